@@ -83,6 +83,6 @@ func Split(r Record, id [16]byte) ([]Fragment, error) { panic("unwritten") }
 // Unpack reads a bundle. It errs with ErrMalformed or ErrTooLarge and never takes more than MaxInflated bytes.
 func Unpack(b []byte) (Ack, []Fragment, error) { panic("unwritten") }
 
-// Assembler puts records together from fragments that come in any order, also twice. Bounded: maxBytes over all
-// unfinished records; the oldest are dropped first (they are sent again, since their boxes... see docs).
-type Assembler struct{}
+// Join puts a record together from all its fragments, in any order (replicate keeps them on disk until they are
+// complete: their boxes' keys are gone once acknowledged). ErrMalformed if one is missing, doubled or does not fit the others.
+func Join(fs []Fragment) (Record, error) { panic("unwritten") }
