@@ -1,38 +1,77 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build goexperiment.jsonv2 || go1.27
+
 package matrix
 
 import (
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
 	"time"
 
-	"maunium.net/go/mautrix/id"
-
-	"tarn/crypto/onionid"
+	"github.com/tidwall/gjson"
+	"maunium.net/go/mautrix/federation/pdu"
 )
 
-// The ids are the Matrix library's (spec: appendices, "Common Namespaced Identifier Grammar").
-type (
-	UserID      = id.UserID
-	RoomID      = id.RoomID
-	EventID     = id.EventID
-	DeviceID    = id.DeviceID
-	RoomVersion = id.RoomVersion
-	ServerName  = onionid.Name
+// Event types that the server itself understands.
+const (
+	TypeCreate            = "m.room.create"
+	TypeMember            = "m.room.member"
+	TypePowerLevels       = "m.room.power_levels"
+	TypeJoinRules         = "m.room.join_rules"
+	TypeHistoryVisibility = "m.room.history_visibility"
+	TypeGuestAccess       = "m.room.guest_access"
+	TypeRedaction         = "m.room.redaction"
+	TypeThirdPartyInvite  = "m.room.third_party_invite"
+	TypeName              = "m.room.name"
+	TypeTopic             = "m.room.topic"
+	TypeAvatar            = "m.room.avatar"
+	TypeCanonicalAlias    = "m.room.canonical_alias"
+	TypeEncryption        = "m.room.encryption"
+	TypeTombstone         = "m.room.tombstone"
+	TypeMessage           = "m.room.message"
+	TypeEncrypted         = "m.room.encrypted"
 )
 
-// StateKey names a piece of a room's state.
-type StateKey struct{ Type, Key string }
+// The memberships.
+const (
+	MemberJoin   = "join"
+	MemberInvite = "invite"
+	MemberLeave  = "leave"
+	MemberBan    = "ban"
+	MemberKnock  = "knock"
+)
 
-// KeyFunc gives the public key by which server signs events under keyID, or ErrUnknownKey.
+// Limits of one event (C-S API, "Size limits"; server-server API, "PDUs").
+const (
+	MaxEvent = 65_536    // bytes of the canonical event with its signatures
+	MaxPrev  = 20        // prev_events
+	MaxAuth  = 10        // auth_events
+	MaxDepth = 1<<53 - 1 // the greatest integer of canonical JSON
+)
+
+var (
+	// ErrFormat: bytes or fields that are no well-formed event of their room version.
+	ErrFormat = errors.New("malformed event")
+	// ErrTooLarge: an event, or a part of it, above its limit.
+	ErrTooLarge = errors.New("event too large")
+	// ErrNotCanonical: the bytes of an event are not their own canonical JSON.
+	ErrNotCanonical = errors.New("event is not in canonical form")
+	// ErrSignature: the event is not signed by the server that must have signed it.
+	ErrSignature = errors.New("event has no valid signature of its server")
+	// ErrUnknownKey: a KeyFunc does not know the key; it may become known later.
+	ErrUnknownKey = errors.New("unknown signing key")
+)
+
+// KeyFunc gives the public key by which server signs events under keyID, or ErrUnknownKey. It must not block on a network.
 type KeyFunc func(server ServerName, keyID string) (ed25519.PublicKey, error)
 
 // Signer is what a node signs its events with.
 type Signer struct {
-	Server ServerName
-	KeyID  string // onionid.KeyID
-	Key    ed25519.PrivateKey
+	Server ServerName         // whose
+	KeyID  string             // onionid.KeyID of Key's public half
+	Key    ed25519.PrivateKey // 64 bytes
 }
 
 // Proto is an event that is to be: everything but hash, signature and id.
@@ -41,53 +80,118 @@ type Proto struct {
 	Sender     UserID
 	Type       string
 	StateKey   *string
-	Content    json.RawMessage
-	Redacts    EventID // also put in content.redacts for versions >= 11
+	Content    json.RawMessage // an object; nil means {}
+	Redacts    EventID         // also put in content.redacts for versions >= 11
 	PrevEvents []EventID
 	AuthEvents []EventID
 	Depth      int64
-	Time       time.Time
+	Time       time.Time // kept in milliseconds
 }
 
 // Event is one immutable, well-formed room event (PDU). Well-formed: canonical JSON within the spec's limits
 // (65,536 bytes, 255-byte ids, 20 prev and 10 auth events). Whether its signature and its place in the room are right, Verify and dag tell.
-type Event struct{ _ int }
-
-// Build hashes and signs p.
-func Build(v RoomVersion, p Proto, s Signer) (*Event, error) { panic("unwritten") }
-
-// Parse reads wire bytes. Bytes that are not their own canonical form are refused; an event whose content hash is
-// wrong becomes its redacted form (spec: server-server API, "Checks performed on receipt of a PDU", 3), Redacted then says so.
-func Parse(v RoomVersion, raw []byte) (*Event, error) { panic("unwritten") }
-
-func (e *Event) ID() EventID              { panic("unwritten") }
-func (e *Event) Room() RoomID             { panic("unwritten") } // of a v12 create event: "!" + its own hash
-func (e *Event) Version() RoomVersion     { panic("unwritten") }
-func (e *Event) Type() string             { panic("unwritten") }
-func (e *Event) StateKey() *string        { panic("unwritten") } // nil: a message event
-func (e *Event) Slot() (StateKey, bool)   { panic("unwritten") } // false: a message event
-func (e *Event) Sender() UserID           { panic("unwritten") }
-func (e *Event) Server() ServerName       { panic("unwritten") } // the sender's
-func (e *Event) Content() json.RawMessage { panic("unwritten") } // not to be changed
-func (e *Event) PrevEvents() []EventID    { panic("unwritten") }
-func (e *Event) AuthEvents() []EventID    { panic("unwritten") } // v12: without the create event
-func (e *Event) Depth() int64             { panic("unwritten") }
-func (e *Event) Time() time.Time          { panic("unwritten") } // origin_server_ts, milliseconds
-func (e *Event) Redacts() EventID         { panic("unwritten") } // "" if none; from content for versions >= 11
-func (e *Event) Membership() string       { panic("unwritten") } // of m.room.member; else ""
-func (e *Event) Raw() []byte              { panic("unwritten") } // canonical wire bytes; not to be changed
-
-// Verify checks the signature of the sender's server.
-func (e *Event) Verify(keys KeyFunc) error { panic("unwritten") }
-
-// Redact is e after a redaction (spec: room version's redaction rules); same id.
-func (e *Event) Redact() *Event { panic("unwritten") }
-
-// Client is e as the Client-Server API shows it ("ClientEvent": event_id, room_id, type, state_key, sender,
-// origin_server_ts, content, redacts for versions <= 10). unsigned may be nil. withRoom: with room_id (not in /sync).
-func (e *Event) Client(unsigned map[string]any, withRoom bool) (json.RawMessage, error) {
-	panic("unwritten")
+type Event struct {
+	pdu     *pdu.PDU // read only; its slices alias nothing of the caller's
+	raw     []byte
+	id      EventID
+	room    RoomID
+	server  ServerName
+	version RoomVersion
 }
 
-// Stripped is e as stripped state (type, state_key, sender, content).
-func (e *Event) Stripped() (json.RawMessage, error) { panic("unwritten") }
+// ID is the event's name: "$" and its reference hash, which covers what a redaction leaves of it.
+func (e *Event) ID() EventID { return e.id }
+
+// Room is the room that the event says it is of; of a v12 create event: "!" + its own hash.
+func (e *Event) Room() RoomID { return e.room }
+
+// Version is the room version by which the event was read.
+func (e *Event) Version() RoomVersion { return e.version }
+
+// Type is the event's type, 1 to 255 bytes.
+func (e *Event) Type() string { return e.pdu.Type }
+
+// StateKey is nil for a message event. Not to be written through.
+func (e *Event) StateKey() *string { return e.pdu.StateKey }
+
+// Slot is the piece of state that the event sets; false: a message event.
+func (e *Event) Slot() (StateKey, bool) {
+	if e.pdu.StateKey == nil {
+		return StateKey{}, false
+	}
+	return StateKey{e.pdu.Type, *e.pdu.StateKey}, true
+}
+
+// Is says whether the event is state of type typ under key.
+func (e *Event) Is(typ, key string) bool {
+	return e.pdu.StateKey != nil && e.pdu.Type == typ && *e.pdu.StateKey == key
+}
+
+// Sender is the user who sent it.
+func (e *Event) Sender() UserID { return e.pdu.Sender }
+
+// Server is the sender's server.
+func (e *Event) Server() ServerName { return e.server }
+
+// Content is the event's content, an object. Not to be changed.
+func (e *Event) Content() json.RawMessage { return json.RawMessage(e.pdu.Content) }
+
+// ContentString is the string under key (a plain top-level key of the content), or "".
+func (e *Event) ContentString(key string) string {
+	if r := gjson.GetBytes(e.pdu.Content, gjson.Escape(key)); r.Type == gjson.String {
+		return r.Str
+	}
+	return ""
+}
+
+// PrevEvents are the event's parents. Not to be changed.
+func (e *Event) PrevEvents() []EventID { return e.pdu.PrevEvents }
+
+// AuthEvents are the events that give the right to send it; v12: without the create event. Not to be changed.
+func (e *Event) AuthEvents() []EventID { return e.pdu.AuthEvents }
+
+// Depth is what the sender says: one more than the greatest of the parents. 0 to 2^53-1. Never believed for more than an order on screen.
+func (e *Event) Depth() int64 { return e.pdu.Depth }
+
+// Time is origin_server_ts, the sender's clock in milliseconds.
+func (e *Event) Time() time.Time { return time.UnixMilli(e.pdu.OriginServerTS) }
+
+// Redacts is the event that a redaction removes, "" if none; from content for versions >= 11. It may be malformed.
+func (e *Event) Redacts() EventID {
+	if e.pdu.Type != TypeRedaction {
+		return ""
+	}
+	if e.version.RedactsInContent() {
+		return EventID(e.ContentString("redacts"))
+	}
+	if e.pdu.Redacts != nil {
+		return *e.pdu.Redacts
+	}
+	return ""
+}
+
+// Membership is what an m.room.member state event says; else "".
+func (e *Event) Membership() string {
+	if e.pdu.Type != TypeMember || e.pdu.StateKey == nil {
+		return ""
+	}
+	return e.ContentString("membership")
+}
+
+// Raw is the canonical wire form, with hash and signatures. Not to be changed.
+func (e *Event) Raw() []byte { return e.raw }
+
+// PDU is the Matrix library's form, for the auth rules in dag. Not to be changed, by anybody: copy it first.
+func (e *Event) PDU() *pdu.PDU { return e.pdu }
+
+// Redacted says whether the event's content hash does not fit its content: somebody redacted it, or spoilt it on its way.
+// Such an event may be replaced by a whole one of the same id. Costs a hash of the event.
+func (e *Event) Redacted() bool { return !e.pdu.VerifyContentHash() }
+
+// authoriser is the server that must have signed a restricted join beside the sender's (room version 8, auth rule 4.2), or "".
+func (e *Event) authoriser() UserID {
+	if e.pdu.Type != TypeMember || !e.version.RestrictedJoins() {
+		return ""
+	}
+	return UserID(e.ContentString("join_authorised_via_users_server"))
+}
