@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sealed
+
+import (
+	"crypto/rand"
+	"fmt"
+
+	"golang.org/x/crypto/chacha20poly1305"
+)
+
+// ReplyOverhead of Reply.Seal in bytes: 24 (nonce) + 16 (tag).
+const ReplyOverhead = chacha20poly1305.NonceSizeX + tagSize
+
+const (
+	replyLabel   = "tarn/1 reply" // HPKE exporter context; SPEC mailbox §3
+	replyKeySize = chacha20poly1305.KeySize
+)
+
+// Reply is the key for the answer to one request (HPKE export), so that who carries the answer can neither read nor
+// forge it. It binds the answer to the very request. Safe for concurrent use.
+type Reply struct{ key [replyKeySize]byte }
+
+// Seal encrypts an answer: a random 24-byte nonce, then XChaCha20-Poly1305; len(plaintext)+ReplyOverhead bytes.
+func (r *Reply) Seal(plaintext []byte) []byte {
+	return r.AppendSeal(make([]byte, 0, len(plaintext)+ReplyOverhead), plaintext)
+}
+
+// AppendSeal appends what Seal makes to dst.
+func (r *Reply) AppendSeal(dst, plaintext []byte) []byte {
+	aead, err := chacha20poly1305.NewX(r.key[:])
+	if err != nil {
+		panic("sealed: " + err.Error()) // the key's size is a constant
+	}
+	var nonce [chacha20poly1305.NonceSizeX]byte
+	rand.Read(nonce[:])
+	return aead.Seal(append(dst, nonce[:]...), nonce[:], plaintext, nil)
+}
+
+// Open decrypts an answer; anything but an unchanged answer to this request is ErrOpen.
+func (r *Reply) Open(box []byte) ([]byte, error) {
+	if len(box) < ReplyOverhead {
+		return nil, ErrOpen
+	}
+	aead, err := chacha20poly1305.NewX(r.key[:])
+	if err != nil {
+		return nil, fmt.Errorf("sealed: %w", err)
+	}
+	out, err := aead.Open(nil, box[:chacha20poly1305.NonceSizeX], box[chacha20poly1305.NonceSizeX:], nil)
+	if err != nil {
+		return nil, ErrOpen
+	}
+	return out, nil
+}
