@@ -4,8 +4,15 @@ package mailbox
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
+	"io"
 	"net"
+	"sync"
+	"time"
+
+	"tarn/crypto/sealed"
 )
 
 // Errors that a store answers, or that its answer shows.
@@ -15,48 +22,208 @@ var (
 	ErrBusy     = errors.New("mailbox: the store is busy")
 	ErrBadReply = errors.New("mailbox: the store answered something that is not an answer")
 	ErrNotYet   = errors.New("mailbox: that digest page is not closed yet")
-	ErrGone     = errors.New("mailbox: that digest page has expired")
+	// ErrGone: the page begins longer ago than a box is kept. A page of a lower level that begins later may still be there.
+	ErrGone = errors.New("mailbox: that digest page has expired")
+	// ErrTooMany: the page has more handles than a store puts into one; the pages of the level below have them.
+	ErrTooMany = errors.New("mailbox: too many handles for a page of that level")
+	// ErrRefused: the store does not understand the request; one of the two programs is newer, or wrong.
+	ErrRefused = errors.New("mailbox: the store refused the request")
 )
+
+// DefaultTimeout ends a transaction whose ctx has no deadline.
+const DefaultTimeout = 2 * time.Minute
 
 // Dialer is package onion's, or its twin's.
 type Dialer interface {
+	// Dial connects to addr, "<56 characters>.onion:port". Connections of different isolation strings share no circuit.
 	Dial(ctx context.Context, addr, isolation string) (net.Conn, error)
-}
-
-// PageAddr names a digest page by time alone: the same for everybody, so that it names no reader.
-// Level 0 is one bucket (Descriptor.Bucket long), level 1 is 60 buckets, level 2 is 1440.
-type PageAddr struct {
-	Level uint8
-	Index uint64 // time / (bucket * LevelSpan)
-	Part  uint16 // 0-based; a page with more handles than fit one answer has several parts
-}
-
-// Page is one signed part of a digest.
-type Page struct {
-	PageAddr
-	Parts   uint16
-	Handles []Handle // sorted
 }
 
 // Client speaks to one store in direct mode: each call is one transaction on its own isolated circuit, UpSize bytes
 // up and DownSize bytes down, whatever it is. Safe for concurrent use.
-type Client struct{}
+type Client struct {
+	addr Address
+	dial Dialer
+
+	mu      sync.Mutex // guards the two below, for the time of copying them
+	current *Descriptor
+	keys    map[uint32]*sealed.PublicKey
+}
 
 // NewClient makes a client; it dials only when called.
-func NewClient(a Address, d Dialer) *Client { panic("unwritten") }
+func NewClient(a Address, d Dialer) *Client { return &Client{addr: a, dial: d} }
+
+// Address is the store's.
+func (c *Client) Address() Address { return c.addr }
+
+// Current is the descriptor that was fetched last, if there is one and it has a key for now. It dials nothing.
+func (c *Client) Current() (Descriptor, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.current == nil {
+		return Descriptor{}, false
+	}
+	_, ok := c.current.keyAt(time.Now())
+	return *c.current, ok
+}
 
 // Descriptor fetches (a transaction like the others) and checks the store's signed descriptor, and keeps it; the
 // other calls err with ErrNoDescriptor until one valid for today is there: the schedule decides when to fetch.
-func (c *Client) Descriptor(ctx context.Context) (Descriptor, error) { panic("unwritten") }
+// Anything but such a descriptor is ErrBadReply (wrapping ErrDescriptor).
+func (c *Client) Descriptor(ctx context.Context) (Descriptor, error) {
+	var up [UpSize]byte
+	DescriptorRequest(&up)
+	down, err := c.transact(ctx, &up)
+	if err != nil {
+		return Descriptor{}, err
+	}
+	switch Clear(down[0]) {
+	case ClearDescriptor:
+	case ClearBusy:
+		return Descriptor{}, ErrBusy
+	case ClearRefused:
+		return Descriptor{}, ErrRefused
+	default:
+		return Descriptor{}, ErrBadReply
+	}
+	d, err := ParseDescriptor(c.addr, down[1:])
+	if err != nil {
+		return Descriptor{}, fmt.Errorf("%w: %w", ErrBadReply, err)
+	}
+	if _, ok := d.keyAt(time.Now()); !ok {
+		return Descriptor{}, fmt.Errorf("%w: it has no key for today (UTC): the store's clock or ours is wrong", ErrNoDescriptor)
+	}
+	keys := make(map[uint32]*sealed.PublicKey, len(d.Keys))
+	for _, k := range d.Keys {
+		if keys[k.Epoch], err = sealed.ParsePublicKey(k.Public); err != nil {
+			return Descriptor{}, fmt.Errorf("%w: %w", ErrBadReply, err)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.current, c.keys = &d, keys
+	return d, nil
+}
 
 // Put writes a box: nil when the store has it durably (also if it had the very same before), ErrExists, ErrFull, ErrBusy.
-func (c *Client) Put(ctx context.Context, id BoxID, box *[BoxSize]byte) error { panic("unwritten") }
+// After any other error the store may have it or not; writing it again is safe.
+func (c *Client) Put(ctx context.Context, id BoxID, box *[BoxSize]byte) error {
+	_, err := c.ask(ctx, Request{Op: OpPut, ID: id, Box: box[:]})
+	return err
+}
 
 // Nothing is a Put that stores nothing; nobody but the store can tell.
-func (c *Client) Nothing(ctx context.Context) error { panic("unwritten") }
+func (c *Client) Nothing(ctx context.Context) error {
+	_, err := c.ask(ctx, Request{Op: OpNothing})
+	return err
+}
 
 // Get reads the box with that handle. Of an absent one it returns random bytes, as the store sent them: only who holds the key can tell.
-func (c *Client) Get(ctx context.Context, h Handle) (*[BoxSize]byte, error) { panic("unwritten") }
+func (c *Client) Get(ctx context.Context, h Handle) (*[BoxSize]byte, error) {
+	body, err := c.ask(ctx, Request{Op: OpGet, Get: h})
+	if err != nil {
+		return nil, err
+	}
+	if !zero(body[BoxSize:]) {
+		return nil, ErrBadReply
+	}
+	return (*[BoxSize]byte)(body), nil
+}
 
-// Digest reads a page and checks its signature, address and order.
-func (c *Client) Digest(ctx context.Context, p PageAddr) (Page, error) { panic("unwritten") }
+// Digest reads a page and checks its signature, address and order. ErrNotYet, ErrGone and ErrTooMany are answers of the
+// store; a page that does not hold is ErrBadReply (wrapping ErrPage).
+func (c *Client) Digest(ctx context.Context, p PageAddr) (Page, error) {
+	body, err := c.ask(ctx, Request{Op: OpDigest, Page: p})
+	if err != nil {
+		return Page{}, err
+	}
+	c.mu.Lock()
+	d := *c.current // ask succeeded, so there is one
+	c.mu.Unlock()
+	page, err := ParsePage(d, p, body)
+	if err != nil {
+		return Page{}, fmt.Errorf("%w: %w", ErrBadReply, err)
+	}
+	return page, nil
+}
+
+// ask makes one sealed transaction and returns the answer's body.
+func (c *Client) ask(ctx context.Context, r Request) ([]byte, error) {
+	c.mu.Lock()
+	var k RequestKey
+	ok := false
+	if c.current != nil {
+		k, ok = c.current.keyAt(time.Now())
+	}
+	key := c.keys[k.Epoch]
+	c.mu.Unlock()
+	if !ok || key == nil {
+		return nil, ErrNoDescriptor
+	}
+	onion, err := c.addr.Onion.Key()
+	if err != nil {
+		return nil, fmt.Errorf("mailbox: %w", err)
+	}
+	var up [UpSize]byte
+	reply, err := SealRequest(&up, r, key, RequestInfo(onion, k.Epoch), k.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	down, err := c.transact(ctx, &up)
+	if err != nil {
+		return nil, err
+	}
+	status, body, err := OpenAnswer(down, reply)
+	if err != nil {
+		return nil, err
+	}
+	switch status {
+	case StatusOK:
+		return body, nil
+	case StatusExists:
+		return nil, ErrExists
+	case StatusFull:
+		return nil, ErrFull
+	case StatusBusy:
+		return nil, ErrBusy
+	case StatusNotYet:
+		return nil, ErrNotYet
+	case StatusGone:
+		return nil, ErrGone
+	case StatusTooMany:
+		return nil, ErrTooMany
+	case StatusRefused:
+		return nil, ErrRefused
+	}
+	return nil, ErrBadReply
+}
+
+// transact is the one exchange that there is: a connection on a circuit of its own, UpSize bytes, DownSize bytes.
+func (c *Client) transact(ctx context.Context, up *[UpSize]byte) (*[DownSize]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, DefaultTimeout) // the earlier of the two deadlines counts
+	defer cancel()
+	// The isolation string is fresh for each transaction: a circuit that two share would tie them together.
+	conn, err := c.dial.Dial(ctx, c.addr.dial(), "mailbox-"+rand.Text())
+	if err != nil {
+		return nil, fmt.Errorf("mailbox: connect: %w", err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() }) // ends a Read or Write that hangs
+	defer stop()
+	if _, err := conn.Write(up[:]); err != nil {
+		return nil, exchangeError(ctx, "send the request", err)
+	}
+	down := new([DownSize]byte)
+	if _, err := io.ReadFull(conn, down[:]); err != nil {
+		return nil, exchangeError(ctx, "read the answer", err)
+	}
+	return down, nil
+}
+
+// exchangeError says ctx's reason when ctx ended the exchange.
+func exchangeError(ctx context.Context, what string, err error) error {
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return fmt.Errorf("mailbox: %s: %w", what, err)
+}

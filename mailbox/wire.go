@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mailbox
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"tarn/crypto/sealed"
+)
+
+// ErrRequest: the bytes are not a request that this program understands.
+var ErrRequest = errors.New("mailbox: malformed request")
+
+// Kind of a request, in its header.
+type Kind byte
+
+// The kinds. Both have the same size, and so have their answers.
+const (
+	KindDescriptor Kind = 1 // random bytes follow; asks for the descriptor, which has the key that all else needs
+	KindSealed     Kind = 2 // an HPKE box follows
+)
+
+// Clear is the first byte of an answer: what kind of answer follows. It is the only byte in clear.
+type Clear byte
+
+// The kinds of answer. After the last three come random bytes: nobody can tell them from a sealed answer but by this byte.
+const (
+	ClearSealed     Clear = 0 // an answer sealed with the request's Reply
+	ClearDescriptor Clear = 1 // a descriptor, zeros
+	ClearStale      Clear = 2 // the store has no key of that epoch (any more)
+	ClearBusy       Clear = 3 // the store is overloaded and did not look at the request
+	ClearRefused    Clear = 4 // another geometry or kind, or the box does not open
+)
+
+// Op is what a sealed request asks for.
+type Op byte
+
+// The operations. SPEC mailbox §3.
+const (
+	OpNothing Op = 0 // cover: the store does nothing and says StatusOK
+	OpPut     Op = 1 // token, id, box
+	OpGet     Op = 2 // the id's first 8 bytes, the handle; zeros
+	OpDigest  Op = 3 // in place of the id: level 1, index 8, part 2; zeros
+)
+
+// Status is the first byte of a sealed answer's plaintext.
+type Status byte
+
+// The statuses. A status other than StatusOK has a body of zeros.
+const (
+	StatusOK      Status = 0 // put: durable. get: the box, or a random filler. digest: the part
+	StatusExists  Status = 1 // put: that handle belongs to another box
+	StatusFull    Status = 2 // put: the quota or the disk is full
+	StatusBusy    Status = 3 // try later
+	StatusNotYet  Status = 4 // digest: the page is not closed yet
+	StatusGone    Status = 5 // digest: boxes of that page may have expired
+	StatusTooMany Status = 6 // digest: more handles than the store puts into one page; its lower level has them
+	StatusRefused Status = 7 // the request makes no sense: unknown op, a part that the page has not got
+)
+
+// Header is the part of a request in clear.
+type Header struct {
+	Kind  Kind
+	Epoch uint32 // of the key that the box is sealed to; 0 for KindDescriptor
+}
+
+// ParseHeader reads the header; another geometry, an unknown kind or an unused bit that is set are ErrRequest.
+func ParseHeader(up *[UpSize]byte) (Header, error) {
+	h := Header{Kind: Kind(up[1]), Epoch: binary.BigEndian.Uint32(up[4:])}
+	switch {
+	case up[0] != Geometry:
+		return Header{}, fmt.Errorf("%w: geometry %d", ErrRequest, up[0])
+	case up[2] != 0 || up[3] != 0:
+		return Header{}, fmt.Errorf("%w: reserved bytes", ErrRequest)
+	case h.Kind == KindDescriptor && h.Epoch == 0, h.Kind == KindSealed:
+		return h, nil
+	}
+	return Header{}, fmt.Errorf("%w: kind %d", ErrRequest, h.Kind)
+}
+
+func putHeader(up *[UpSize]byte, h Header) {
+	up[0], up[1], up[2], up[3] = Geometry, byte(h.Kind), 0, 0
+	binary.BigEndian.PutUint32(up[4:], h.Epoch)
+}
+
+// DescriptorRequest fills up with a request for the descriptor.
+func DescriptorRequest(up *[UpSize]byte) {
+	putHeader(up, Header{Kind: KindDescriptor})
+	rand.Read(up[HeaderSize:])
+}
+
+// Request is the plaintext of a sealed request. Only the fields of its Op count.
+type Request struct {
+	Op    Op
+	Token [TokenSize]byte // put: the deposit right; zero until tokens exist
+	ID    BoxID           // put
+	Box   []byte          // put: BoxSize bytes. After OpenRequest it is part of the opened plaintext.
+	Get   Handle          // get
+	Page  PageAddr        // digest
+}
+
+// Offsets in a request's plaintext.
+const (
+	atToken = 1
+	atID    = atToken + TokenSize
+	atBox   = atID + IDSize
+	atPad   = atBox + BoxSize
+)
+
+// SealRequest fills up with r, sealed to the store's key of that epoch. The reply opens the answer.
+func SealRequest(up *[UpSize]byte, r Request, key *sealed.PublicKey, info []byte, epoch uint32) (*sealed.Reply, error) {
+	plain := make([]byte, RequestSize)
+	plain[0] = byte(r.Op)
+	switch r.Op {
+	case OpNothing:
+	case OpPut:
+		if len(r.Box) != BoxSize {
+			return nil, fmt.Errorf("%w: a box of %d bytes, want %d", ErrRequest, len(r.Box), BoxSize)
+		}
+		copy(plain[atToken:], r.Token[:])
+		copy(plain[atID:], r.ID[:])
+		copy(plain[atBox:], r.Box)
+	case OpGet:
+		copy(plain[atID:], r.Get[:])
+	case OpDigest:
+		plain[atID] = r.Page.Level
+		binary.BigEndian.PutUint64(plain[atID+1:], r.Page.Index)
+		binary.BigEndian.PutUint16(plain[atID+9:], r.Page.Part)
+	default:
+		return nil, fmt.Errorf("%w: operation %d", ErrRequest, r.Op)
+	}
+	box, reply, err := key.Seal(info, plain)
+	if err != nil {
+		return nil, err
+	}
+	putHeader(up, Header{Kind: KindSealed, Epoch: epoch})
+	copy(up[HeaderSize:], box)
+	return reply, nil
+}
+
+// OpenRequest opens the box of a request. A box that does not open is sealed.ErrOpen, without a reply; one that opens
+// to nonsense is ErrRequest, with the reply that the refusal can be sealed with.
+func OpenRequest(up *[UpSize]byte, key *sealed.PrivateKey, info []byte) (Request, *sealed.Reply, error) {
+	plain, reply, err := key.Open(info, up[HeaderSize:])
+	if err != nil {
+		return Request{}, nil, err
+	}
+	r, err := parseRequest(plain)
+	return r, reply, err
+}
+
+// parseRequest reads the plaintext. Every byte that an operation does not use must be zero: nothing can be smuggled
+// along, and a later version can give it a meaning.
+func parseRequest(p []byte) (Request, error) {
+	if len(p) != RequestSize {
+		return Request{}, fmt.Errorf("%w: %d bytes, want %d", ErrRequest, len(p), RequestSize)
+	}
+	r := Request{Op: Op(p[0])}
+	used := atToken
+	switch r.Op {
+	case OpNothing:
+	case OpPut:
+		r.Token = [TokenSize]byte(p[atToken:])
+		r.ID = BoxID(p[atID:])
+		r.Box = p[atBox:atPad]
+		return r, padding(p[atPad:])
+	case OpGet:
+		r.Get = Handle(p[atID:])
+		used = atID + HandleSize
+	case OpDigest:
+		r.Page = PageAddr{p[atID], binary.BigEndian.Uint64(p[atID+1:]), binary.BigEndian.Uint16(p[atID+9:])}
+		used = atID + 11
+	default:
+		return Request{}, fmt.Errorf("%w: operation %d", ErrRequest, r.Op)
+	}
+	if r.Op != OpNothing && !zero(p[atToken:atID]) {
+		return Request{}, fmt.Errorf("%w: a token where none belongs", ErrRequest)
+	}
+	return r, padding(p[used:])
+}
+
+func padding(b []byte) error {
+	if !zero(b) {
+		return fmt.Errorf("%w: padding is not zero", ErrRequest)
+	}
+	return nil
+}
+
+// SealAnswer fills down with a sealed answer. body is at most BodySize bytes; zeros fill it up.
+func SealAnswer(down *[DownSize]byte, reply *sealed.Reply, s Status, body []byte) {
+	plain := make([]byte, AnswerSize)
+	plain[0] = byte(s)
+	copy(plain[1:], body)
+	down[0] = byte(ClearSealed)
+	reply.AppendSeal(down[1:1], plain)
+}
+
+// ClearAnswer fills down with an answer that is not sealed: the descriptor, or (body nil) one of the refusals.
+func ClearAnswer(down *[DownSize]byte, c Clear, body []byte) {
+	down[0] = byte(c)
+	if body == nil {
+		rand.Read(down[1:])
+		return
+	}
+	clear(down[1+copy(down[1:], body):])
+}
+
+// OpenAnswer opens the answer to a sealed request. body is BodySize bytes. What is not an answer is ErrBadReply;
+// ErrBusy, ErrNoDescriptor (the store has no key of that epoch any more) and ErrRefused are answers in clear.
+func OpenAnswer(down *[DownSize]byte, reply *sealed.Reply) (s Status, body []byte, err error) {
+	switch Clear(down[0]) {
+	case ClearSealed:
+	case ClearStale:
+		return 0, nil, fmt.Errorf("%w: it has a new key", ErrNoDescriptor)
+	case ClearBusy:
+		return 0, nil, ErrBusy
+	case ClearRefused:
+		return 0, nil, ErrRefused
+	default:
+		return 0, nil, ErrBadReply
+	}
+	plain, err := reply.Open(down[1:])
+	if err != nil {
+		return 0, nil, ErrBadReply
+	}
+	return Status(plain[0]), plain[1:], nil
+}
