@@ -2,13 +2,32 @@
 
 package ratchet
 
-import "errors"
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"log/slog"
+)
 
-// Sizes in bytes.
+// Sizes in bytes; and the window.
 const (
-	IDSize  = 16
-	KeySize = 32
-	Window  = 2000 // how many indices ahead of the first missing one a receiver accepts
+	IDSize   = 16
+	KeySize  = 32
+	Window   = 2000 // how many indices ahead of the first missing one a receiver accepts
+	Overhead = 16   // what Seal adds to a plaintext
+)
+
+// The labels of the key schedule. Each purpose has its own; testdata/vectors.json has values for all.
+const (
+	labelInitiator = "tarn/1 ratchet initiator" // the chain that the initiator of the contact sends on
+	labelResponder = "tarn/1 ratchet responder"
+	labelCarry     = "tarn/1 ratchet carry" // what of this root goes into the next epoch's
+	labelNext      = "tarn/1 ratchet next"
+	labelSlot      = "tarn/1 ratchet slot"
+	labelID        = "tarn/1 ratchet id"
+	labelKey       = "tarn/1 ratchet key"
+	labelBox       = "tarn/1 ratchet box" // associated data
 )
 
 var (
@@ -16,59 +35,38 @@ var (
 	ErrState = errors.New("ratchet: unreadable state")
 	// ErrOpen: the box is not authentic for that index (also what a filler or a decoy looks like).
 	ErrOpen = errors.New("ratchet: box does not open")
+	// ErrIndex: the index was opened or given up before, or is beyond the window.
+	ErrIndex = errors.New("ratchet: index is done or out of the window")
 )
 
-// Root is the secret that two nodes share for one epoch.
+// Root is the secret that two nodes share for one epoch: 32 bytes that are uniformly random to everybody else. It
+// derives every key of the epoch, so it must not be kept once Sender and Receiver are made.
 type Root [32]byte
 
-// Sender is the sending half of a stream. It is a value: Next returns the state that must be on disk BEFORE the
-// box leaves; an index is never used twice.
-type Sender struct{}
+// String and LogValue keep the secret out of logs.
+func (Root) String() string       { return "[root]" }
+func (Root) LogValue() slog.Value { return slog.StringValue("[root]") }
 
-// Receiver is the receiving half: it knows the ids to look for, and forgets keys of boxes that were opened.
-type Receiver struct{}
+// secret is a chain key k_i or a slot secret s_i.
+type secret [32]byte
 
-// NewSender and NewReceiver derive the chain of one direction: a and b are the two ends' names; the initiator's
-// sender has the label of the responder's receiver.
-func NewSender(root Root, epoch uint32, initiator bool) Sender     { panic("unwritten") }
-func NewReceiver(root Root, epoch uint32, initiator bool) Receiver { panic("unwritten") }
-
-// Slot is one index of a stream: what to call the box and how to seal it.
-type Slot struct {
-	Epoch uint32
-	Index uint64
-	ID    [IDSize]byte
-	key   [KeySize]byte
+// derive is HMAC-SHA256(key, label ‖ more).
+func derive(key *[32]byte, label string, more ...byte) (out [32]byte) {
+	m := hmac.New(sha256.New, key[:])
+	m.Write([]byte(label))
+	m.Write(more)
+	m.Sum(out[:0])
+	return out
 }
 
-// Next is the slot for the next box and the sender after it.
-func (s Sender) Next() (Slot, Sender) { panic("unwritten") }
+func (k *secret) next() secret { return derive((*[32]byte)(k), labelNext) } // k_i -> k_{i+1}
+func (k *secret) slot() secret { return derive((*[32]byte)(k), labelSlot) } // k_i -> s_i
 
-// Epoch and Index of the next box.
-func (s Sender) Epoch() uint32 { panic("unwritten") }
-func (s Sender) Index() uint64 { panic("unwritten") }
-
-// Marshal and ParseSender: versioned, constant size.
-func (s Sender) Marshal() []byte               { panic("unwritten") }
-func ParseSender(b []byte) (Sender, error)     { panic("unwritten") }
-func (r Receiver) Marshal() []byte             { panic("unwritten") } // bounded by Window
-func ParseReceiver(b []byte) (Receiver, error) { panic("unwritten") }
-
-// Seal encrypts plaintext (any constant size) for the slot: ChaCha20-Poly1305, zero nonce (the key is used once),
-// associated data = label, epoch, index, id.
-func (s Slot) Seal(plaintext []byte) []byte { panic("unwritten") }
-
-// Expected lists the next n slots that have not been opened yet, lowest first (bounded by Window).
-func (r *Receiver) Expected(n int) []Slot { panic("unwritten") }
-
-// Open decrypts a box for a slot that Expected gave; the state is unchanged.
-func (s Slot) Open(box []byte) ([]byte, error) { panic("unwritten") }
-
-// Done marks an index as opened: its key is forgotten (forward secrecy). Persist in the transaction that stores what was in the box.
-func (r *Receiver) Done(index uint64) error { panic("unwritten") }
-
-// Next is the lowest index not yet opened; Seen a bitmap of the 256 after it: the ack that rides back.
-func (r *Receiver) Ack() (next uint64, seen [32]byte) { panic("unwritten") }
-
-// Epoch of the stream.
-func (r *Receiver) Epoch() uint32 { panic("unwritten") }
+// chain is k_0 of the stream that the initiator, or else the responder, sends on.
+func (r *Root) chain(epoch uint32, initiator bool) secret {
+	label := labelResponder
+	if initiator {
+		label = labelInitiator
+	}
+	return derive((*[32]byte)(r), label, binary.BigEndian.AppendUint32(nil, epoch)...)
+}
