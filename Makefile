@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+# make demo   builds everything and shows it on this machine (CHECK=1: ends with a verdict)
+# make test   everything that CI checks
+# The rest is for contributors; `make help` lists it.
+
+export GOEXPERIMENT := jsonv2
+export GOFLAGS := -buildvcs=auto
+BIN := build/bin
+PROGRAMS := node mailbox tornet demo
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.1
+FUZZTIME ?= 30s
+
+.PHONY: build demo test quick fmt vet lint race e2e fuzz bench full tools help clean
+
+build: ## the programs, in build/bin
+	@mkdir -p $(BIN)
+	go build -trimpath -o $(BIN)/ $(addprefix ./cmd/,$(PROGRAMS))
+
+demo: tools build ## two homeservers, one mailbox, a private Tor network; CHECK=1 for a verdict
+	$(BIN)/demo $(if $(CHECK),--check)
+
+test: tools fmt vet lint race e2e ## what CI runs
+
+quick: fmt vet ## the tests that need no Tor, without the race detector
+	go test -short ./...
+
+fmt:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt these:"; echo "$$out"; exit 1; }
+
+vet:
+	go vet ./...
+
+lint: build/tools/staticcheck
+	build/tools/staticcheck ./...
+
+build/tools/staticcheck:
+	GOBIN=$(CURDIR)/build/tools GOFLAGS= go install $(STATICCHECK)
+
+race: ## all tests with the race detector
+	go test -race -timeout 20m ./...
+
+e2e: build ## the demo's whole conversation, with kills, as a test
+	$(BIN)/demo --check --dir build/e2e
+
+fuzz: ## every fuzz target for FUZZTIME
+	scripts/fuzz $(FUZZTIME)
+
+bench: ## the figures that the closing notes state
+	go test -run '^$$' -bench . -benchmem ./...
+
+full: tools ## what is too long for CI: 100,000 boxes, long random runs
+	TARN_FULL=1 go test -timeout 120m ./mailbox/... ./replicate/... ./room/... ./dag/...
+
+tools: ## tor, from the system's packages
+	@scripts/need-tor
+
+clean:
+	rm -rf build
+
+help:
+	@grep -E '^[a-z0-9]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12

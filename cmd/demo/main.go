@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command demo shows Tarn whole on one machine, with the real programs: a private Tor network on loopback, one
+// mailbox, two nodes, and an ordinary Matrix client library (mautrix-go) at each node.
+//
+// It introduces the nodes, lets the clients hold a conversation, with one node off for a part of it and with each
+// process killed once, prints the transcript with the time that each message took, and then stays up, so that a
+// person can log in with Element. With --check it ends after the transcript, with exit status 0 only if every message
+// stands exactly once and in order in both timelines, and nothing that names anybody is in the mailbox's data or in a log.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+func main() {
+	check := flag.Bool("check", false, "end after the transcript; exit status 0 only if everything arrived exactly once and in order")
+	dir := flag.String("dir", "build/demo", "where everything is kept; emptied first")
+	bin := flag.String("bin", "build/bin", "the folder of the programs node, mailbox and tornet")
+	limit := flag.Duration("limit", 15*time.Minute, "give up after this time (with --check)")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if *check {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, *limit)
+		defer cancel()
+	}
+	if err := run(ctx, *dir, *bin, *check); err != nil && !(errors.Is(err, context.Canceled) && !*check) {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, dir, bin string, check bool) (err error) {
+	start := time.Now()
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	if bin, err = filepath.Abs(bin); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	s := &stage{dir: dir, bin: bin, start: start}
+	defer func() {
+		s.close()
+		if err != nil {
+			s.printLogs()
+		}
+	}()
+	if err := s.build(ctx); err != nil {
+		return err
+	}
+	p := newPlay(s)
+	if err := p.perform(ctx); err != nil {
+		return err
+	}
+	if err := p.verify(ctx); err != nil {
+		return err
+	}
+	if check {
+		fmt.Println("\nEvery message arrived exactly once and in order; nobody is named in the mailbox or in a log.")
+		return nil
+	}
+	s.invitePerson()
+	<-ctx.Done()
+	return nil
+}

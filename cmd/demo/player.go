@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
+)
+
+// heard is one message as a client's /sync showed it.
+type heard struct {
+	sender id.UserID
+	body   string
+	event  id.EventID
+	at     time.Time
+}
+
+// player is a person at an ordinary Matrix client, who does not give up when the homeserver is away.
+type player struct {
+	c    *mautrix.Client
+	name string
+
+	mu      sync.Mutex
+	invites map[id.RoomID]bool
+	heard   []heard
+	news    chan struct{} // closed and replaced at each change
+}
+
+func newPlayer(ctx context.Context, name string, n *homeserver) (*player, error) {
+	c, err := mautrix.NewClient(n.url, "", "")
+	if err != nil {
+		return nil, err
+	}
+	c.DefaultHTTPRetries = 0
+	p := &player{c: c, name: name, invites: map[id.RoomID]bool{}, news: make(chan struct{})}
+	_, err = c.Login(ctx, &mautrix.ReqLogin{
+		Type: mautrix.AuthTypePassword, Identifier: mautrix.UserIdentifier{Type: mautrix.IdentifierTypeUser, User: n.user},
+		Password: n.password, StoreCredentials: true, InitialDeviceDisplayName: "demo",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s logs in: %w", name, err)
+	}
+	return p, nil
+}
+
+// listen syncs until ctx ends, over all absences of the node, always from the last token.
+func (p *player) listen(ctx context.Context) error {
+	since := ""
+	for ctx.Err() == nil {
+		r, err := p.c.FullSyncRequest(ctx, mautrix.ReqSync{Timeout: 10_000, Since: since})
+		if err != nil {
+			var he mautrix.HTTPError
+			if errors.As(err, &he) && he.Response != nil && he.Response.StatusCode != http.StatusBadGateway {
+				return fmt.Errorf("%s syncs: %w", p.name, err)
+			}
+			pause(ctx, 200*time.Millisecond) // the node is away: a client tries again
+			continue
+		}
+		since = r.NextBatch
+		p.take(r)
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+func (p *player) take(r *mautrix.RespSync) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for room := range r.Rooms.Invite {
+		p.invites[room] = true
+	}
+	for _, room := range r.Rooms.Join {
+		for _, e := range room.Timeline.Events {
+			if e.Type.Type != event.EventMessage.Type {
+				continue
+			}
+			body, _ := e.Content.Raw["body"].(string)
+			p.heard = append(p.heard, heard{e.Sender, body, e.ID, time.Now()})
+		}
+	}
+	close(p.news)
+	p.news = make(chan struct{})
+}
+
+// until waits for a condition on what was heard.
+func (p *player) until(ctx context.Context, what string, limit time.Duration, ok func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		p.mu.Lock()
+		done, news := ok(), p.news
+		p.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s waits for %s: %w", p.name, what, ctx.Err())
+		case <-news:
+		}
+	}
+}
+
+// times counts how often a message was heard, and when first.
+func (p *player) times(body string) (n int, first time.Time) {
+	for _, h := range p.heard {
+		if h.body == body {
+			if n++; n == 1 {
+				first = h.at
+			}
+		}
+	}
+	return n, first
+}
+
+// say sends a message, again and again with the same transaction id until the node has acknowledged it.
+func (p *player) say(ctx context.Context, room id.RoomID, body string) error {
+	txn := p.c.TxnID()
+	for {
+		_, err := p.c.SendMessageEvent(ctx, room, event.EventMessage,
+			&event.MessageEventContent{MsgType: event.MsgText, Body: body}, mautrix.ReqSendEvent{TransactionID: txn})
+		if err == nil {
+			return nil
+		}
+		var he mautrix.HTTPError
+		if errors.As(err, &he) && he.RespError != nil {
+			return fmt.Errorf("%s sends: %w", p.name, err)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		pause(ctx, 200*time.Millisecond)
+	}
+}
+
+// history reads the whole room by /messages, oldest first.
+func (p *player) history(ctx context.Context, room id.RoomID) ([]heard, error) {
+	var out []heard
+	from := ""
+	for {
+		r, err := p.c.Messages(ctx, room, from, "", mautrix.DirectionBackward, nil, 7) // small pages: borders are where events get lost
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range r.Chunk {
+			if e.Type.Type == event.EventMessage.Type {
+				body, _ := e.Content.Raw["body"].(string)
+				out = append([]heard{{sender: e.Sender, body: body, event: e.ID}}, out...)
+			}
+		}
+		if r.End == "" || len(r.Chunk) == 0 {
+			return out, nil
+		}
+		from = r.End
+	}
+}
