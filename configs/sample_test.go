@@ -12,7 +12,6 @@ import (
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 )
 
 var update = flag.Bool("update", false, "write the sample files anew")
@@ -87,7 +86,7 @@ func sample(t *testing.T, v any) string {
 				later = append(later, i)
 				continue
 			}
-			fmt.Fprintf(&sb, "\n%s%s = %s\n", hashed(text), key, literal(t, rv.Field(i)))
+			fmt.Fprintf(&sb, "\n%s%s = %s\n", hashed(text), key, literal(rv.Field(i)))
 		}
 		for _, i := range later {
 			f := rt.Field(i)
@@ -101,27 +100,6 @@ func sample(t *testing.T, v any) string {
 	}
 	table(rv, "")
 	return sb.String()
-}
-
-func literal(t *testing.T, v reflect.Value) string {
-	switch x := v.Interface().(type) {
-	case string:
-		return fmt.Sprintf("%q", x)
-	case bool, int, int64, uint64, float64:
-		return fmt.Sprint(x)
-	case time.Duration:
-		return fmt.Sprintf("%q", x)
-	case fmt.Stringer:
-		return fmt.Sprintf("%q", x)
-	case []string:
-		q := make([]string, len(x))
-		for i := range x {
-			q[i] = fmt.Sprintf("%q", x[i])
-		}
-		return "[" + strings.Join(q, ", ") + "]"
-	}
-	t.Fatalf("no TOML form for %v", v.Type())
-	return ""
 }
 
 // compare fails if the checked-in sample is not what the struct's comments and defaults say, and if it does not load.

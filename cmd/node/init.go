@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/term"
+
+	"tarn/configs"
+	"tarn/internal/durable"
+)
+
+type initResult struct {
+	Address   string     `json:"address"` // the server name
+	ClientURL string     `json:"client_url"`
+	Config    string     `json:"config"`
+	User      userResult `json:"user,omitzero"`
+	Token     string     `json:"registration_token"`
+	Next      []string   `json:"next"`
+}
+
+type listFlag []string
+
+func (l *listFlag) String() string     { return strings.Join(*l, " ") }
+func (l *listFlag) Set(s string) error { *l = append(*l, s); return nil }
+
+// cmdInit makes a node. Order of writes: seeds, then the database with the first user, then the configuration file,
+// last: a crash before it leaves a directory without node.toml, on which init goes on with the same seeds.
+func cmdInit(ctx context.Context, e env, args []string) error {
+	f := newFlags(e, "init")
+	dir := f.String("dir", "", "where the node keeps everything (default: the folder of --config)")
+	user := f.String("user", "", "name of the first user; \"-\": make none")
+	stdin := f.Bool("password-stdin", false, "read the first user's password from the first line of standard input (else one is made and printed)")
+	cfg := configs.DefaultNode()
+	f.StringVar(&cfg.Client.Listen, "listen", cfg.Client.Listen, "address of the Client-Server API")
+	f.BoolVar(&cfg.Client.OpenRegistration, "open-registration", false, "let anybody on this machine make an account")
+	f.BoolVar(&cfg.Client.NoRateLimit, "no-rate-limit", false, "no limits on log-in attempts, for tests")
+	f.StringVar(&cfg.Tor.Mode, "tor", cfg.Tor.Mode, "managed, attach or off")
+	f.StringVar(&cfg.Tor.Program, "tor-program", cfg.Tor.Program, "the tor program")
+	f.StringVar(&cfg.Tor.Control, "tor-control", "", "with --tor attach: tor's control socket or port")
+	f.StringVar(&cfg.Tor.Socks, "tor-socks", "", "with --tor attach: tor's SOCKS socket or port")
+	f.StringVar(&cfg.Tor.TorrcFile, "torrc", "", "a file with more torrc lines (a private network's)")
+	f.StringVar(&cfg.Profile.Name, "profile", cfg.Profile.Name, "instant, balanced, economy, paranoid or custom")
+	f.DurationVar(&cfg.Profile.Frame, "frame", cfg.Profile.Frame, "with --profile custom: mean time between frames")
+	f.IntVar(&cfg.Profile.Digests, "digests", cfg.Profile.Digests, "with --profile custom: digest pages a frame")
+	f.Float64Var(&cfg.Profile.CoverPut, "cover-put", cfg.Profile.CoverPut, "with --profile custom: share of idle slots that write cover")
+	f.DurationVar(&cfg.Profile.AckDelay, "ack-delay", cfg.Profile.AckDelay, "with --profile custom: mean delay of a lone acknowledgement")
+	f.DurationVar(&cfg.Profile.Rewrite, "rewrite", cfg.Profile.Rewrite, "with --profile custom: wait before a box is written again")
+	f.StringVar(&cfg.LogLevel, "log-level", cfg.LogLevel, "debug, info, warn or error")
+	var boxes listFlag
+	f.Var(&boxes, "mailbox", "a mailbox's line, as `mailbox address` prints it; may be repeated")
+	if _, err := f.parse(args, 0, "no arguments"); err != nil {
+		return err
+	}
+	cfg.Mailboxes = append(cfg.Mailboxes, boxes...)
+	file := f.config
+	if *dir != "" {
+		file = filepath.Join(*dir, configName)
+	}
+	file, err := filepath.Abs(file)
+	if err != nil {
+		return err
+	}
+	if cfg.Tor.TorrcFile != "" {
+		if cfg.Tor.TorrcFile, err = filepath.Abs(cfg.Tor.TorrcFile); err != nil {
+			return err
+		}
+	}
+	if err := cfg.Check(); err != nil {
+		return err
+	}
+	if _, err := os.Stat(file); err == nil {
+		return fmt.Errorf("%s exists already: there is a node here", file)
+	}
+	if *user == "" {
+		if *user, err = askUser(e); err != nil {
+			return err
+		}
+	}
+	a := userArgs{Name: *user}
+	if *stdin && *user != "-" {
+		if a.Password, err = firstLine(e.in); err != nil {
+			return err
+		}
+	}
+	res, err := makeNode(ctx, cfg, file, a)
+	if err != nil {
+		return err
+	}
+	return f.show(e, res, func(w io.Writer) { printInit(w, e.err, res) })
+}
+
+// askUser asks the one question, on a terminal only.
+func askUser(e env) (string, error) {
+	if in, ok := e.in.(*os.File); !ok || !term.IsTerminal(int(in.Fd())) {
+		return "", errors.New("--user NAME is needed when nobody can be asked (\"-\" for no user)")
+	}
+	fmt.Fprint(e.err, "Name of the first user (like alice): ")
+	line, err := bufio.NewReader(io.LimitReader(e.in, 300)).ReadString('\n')
+	if err != nil {
+		return "", err
+	}
+	if line = strings.TrimSpace(line); line == "" {
+		return "-", nil
+	}
+	return line, nil
+}
+
+func makeNode(ctx context.Context, cfg configs.Node, file string, a userArgs) (res initResult, err error) {
+	dir := filepath.Dir(file)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return res, err
+	}
+	id, err := newIdentity(dir)
+	if err != nil {
+		return res, err
+	}
+	abs := cfg
+	abs.DataDir = dir
+	n, err := open(abs, io.Discard)
+	if err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	if a.Name != "-" {
+		if res.User, err = n.addUser(a); err != nil {
+			return res, fmt.Errorf("first user: %w", err)
+		}
+	}
+	if res.Token, err = n.accounts.NewRegistrationToken(0); err != nil {
+		return res, err
+	}
+	if err := durable.WriteFile(file, configs.RenderNode(cfg), 0o600); err != nil {
+		return res, err
+	}
+	res.Address, res.ClientURL, res.Config = string(id.name), cfg.Client.URL(), file
+	flag := ""
+	if file != defaultConfig() {
+		flag = " --config " + file
+	}
+	res.Next = []string{"node run" + flag, "node invite" + flag, "node accept" + flag + " LINK"}
+	if len(cfg.Mailboxes) == 0 {
+		res.Next = []string{"node mailbox add" + flag + " LINE", "node run" + flag, "node invite" + flag}
+	}
+	return res, nil
+}
+
+func printInit(out, words io.Writer, r initResult) {
+	fmt.Fprintf(out, "address %s\nclient %s\n", r.Address, r.ClientURL)
+	if r.User.User != "" {
+		printUser(out, r.User)
+	}
+	fmt.Fprintf(out, "token %s\n", r.Token)
+	fmt.Fprint(words, "\nThe node is made. Its address is its name in Matrix; the client URL is the homeserver that you give to Element.\n")
+	if r.User.Password != "" {
+		fmt.Fprint(words, "Log in with the user and password above; they are shown only now.\n")
+	}
+	fmt.Fprint(words, "The token lets one more person register, once, within seven days.\n\nNext:\n")
+	for _, c := range r.Next {
+		fmt.Fprintf(words, "  %s\n", c)
+	}
+}
+
+// newPassword is 80 random bits in an alphabet that is easy to type.
+func newPassword() string { return rand.Text()[:16] }

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"tarn/account"
+	"tarn/bundle"
+	"tarn/clientapi"
+	"tarn/configs"
+	"tarn/internal/control"
+	"tarn/internal/durable"
+	"tarn/mailbox"
+	"tarn/matrix"
+	"tarn/onion"
+	"tarn/replicate"
+	"tarn/room"
+	"tarn/store"
+)
+
+// node is everything that one data directory holds, opened.
+type node struct {
+	cfg      configs.Node
+	id       identity
+	log      *slog.Logger
+	started  time.Time
+	unlock   func() error
+	kv       *store.Badger
+	stream   *store.Stream
+	accounts *account.Accounts
+	rooms    *room.Rooms
+	engine   *replicate.Engine
+	tor      *onion.Tor
+}
+
+// open takes the directory's lock, opens the database and puts the packages together; nothing runs yet.
+func open(cfg configs.Node, logTo io.Writer) (_ *node, err error) {
+	n := &node{cfg: cfg, started: time.Now()}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
+		return nil, err
+	}
+	n.log = slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: level}))
+	if n.id, err = loadIdentity(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	if n.unlock, err = durable.Lock(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	if n.kv, err = store.OpenNode(filepath.Join(cfg.DataDir, "db"), store.Options{Log: n.log}); err != nil {
+		return nil, err
+	}
+	if n.stream, err = store.OpenStream(n.kv); err != nil {
+		return nil, err
+	}
+	if n.accounts, err = account.Open(n.kv, n.stream, account.Options{Server: n.id.name, NoRateLimit: cfg.Client.NoRateLimit}); err != nil {
+		return nil, err
+	}
+	if n.rooms, err = room.Open(n.kv, n.stream, room.Options{
+		Signer: n.id.signer, Certificate: n.id.certificate, Profile: n.profile, EncodeReceipts: encodeReceipts,
+	}); err != nil {
+		return nil, err
+	}
+	torrc, err := cfg.Tor.Torrc()
+	if err != nil {
+		return nil, err
+	}
+	tc := onion.Config{
+		Mode: onion.Mode(cfg.Tor.Mode), Dir: filepath.Join(cfg.DataDir, "tor"), TorPath: cfg.Tor.Program,
+		SocksAddr: cfg.Tor.Socks, Torrc: torrc, Bridges: cfg.Tor.Bridges, Log: n.log,
+	}
+	if path, ok := strings.CutPrefix(cfg.Tor.Control, "unix:"); ok {
+		tc.ControlSocket = path
+	} else {
+		tc.ControlAddr = cfg.Tor.Control
+	}
+	n.tor = onion.New(tc)
+	return n, n.openEngine()
+}
+
+func (n *node) openEngine() (err error) {
+	c := replicate.Config{
+		KV: n.kv, Rooms: n.rooms, Log: n.log,
+		Identity: replicate.Identity{Onion: n.id.onion, Name: n.id.name, Certificate: n.id.certificate},
+		Dial:     func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, n.tor) },
+	}
+	if c.Profile, err = schedule(n.cfg.Profile); err != nil {
+		return err
+	}
+	rand.Read(c.Seed[:])
+	for _, line := range n.cfg.Mailboxes {
+		a, err := mailbox.ParseAddress(line)
+		if err != nil {
+			return err
+		}
+		c.Stores = append(c.Stores, a)
+	}
+	n.engine, err = replicate.New(c)
+	return err
+}
+
+// schedule makes the engine's profile of the configuration's.
+func schedule(p configs.Profile) (replicate.Profile, error) {
+	if p.Name != "custom" {
+		return replicate.ParseProfile(p.Name)
+	}
+	custom := replicate.CustomProfile(p.Frame, p.CoverPut)
+	custom.Digests, custom.AckDelay, custom.Retransmit = p.Digests, p.AckDelay, p.Rewrite
+	custom.RetransmitMax = max(custom.RetransmitMax, p.Rewrite)
+	return custom, custom.Validate()
+}
+
+// profile is a local user's for the member events that room makes.
+func (n *node) profile(user matrix.UserID) (name, avatar string) {
+	p, err := n.accounts.Profile(user)
+	if err != nil {
+		return "", ""
+	}
+	return p.DisplayName, p.AvatarURL
+}
+
+// run serves until ctx ends or a part fails. The Client-Server API does not wait for Tor.
+func (n *node) run(ctx context.Context) error {
+	l, err := net.Listen("tcp", n.cfg.Client.Listen)
+	if err != nil {
+		return fmt.Errorf("Client-Server API: %w", err)
+	}
+	api := clientapi.New(clientapi.Config{
+		Rooms: n.rooms, Accounts: n.accounts, Stream: n.stream, Server: n.id.name, BaseURL: n.cfg.Client.URL(),
+		OpenRegistration: n.cfg.Client.OpenRegistration, NoRateLimit: n.cfg.Client.NoRateLimit, Log: n.log,
+	})
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return api.Serve(ctx, l) })
+	g.Go(func() error { return control.Serve(ctx, filepath.Join(n.cfg.DataDir, socketName), n.methods()) })
+	g.Go(func() error { return n.tor.Run(ctx) })
+	g.Go(func() error { return n.engine.Run(ctx) })
+	g.Go(func() error { return n.kv.Run(ctx) })
+	return g.Wait()
+}
+
+func (n *node) close() error {
+	var errs []error
+	if n.kv != nil {
+		errs = append(errs, n.kv.Close())
+	}
+	if n.unlock != nil {
+		errs = append(errs, n.unlock())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package configs
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"time"
+
+	"tarn/mailbox"
+)
+
+// Node is the configuration of a Tarn node. Paths that do not begin with / are relative to this file's folder.
+// Times are written like "10s", "5m", "24h". What is not set keeps the value shown here.
+type Node struct {
+	// Where the node keeps its keys, rooms and users. One process only.
+	DataDir string `toml:"data_dir"`
+	// The mailboxes where your contacts leave boxes for you: the lines that `mailbox address` prints, of mailboxes
+	// that you or others host. Without one the node can neither receive nor make contacts.
+	Mailboxes []string `toml:"mailboxes"`
+	// What is written to the log: "debug", "info", "warn" or "error". Above debug no line names a user, room, onion or box.
+	LogLevel string `toml:"log_level"`
+	// The Client-Server API: where your Matrix clients connect.
+	Client Client `toml:"client"`
+	// How the node reaches the Tor network.
+	Tor Tor `toml:"tor"`
+	// When the node speaks to mailboxes. It never depends on whether anybody is talking.
+	Profile Profile `toml:"profile"`
+}
+
+// Client is the Client-Server API's part.
+type Client struct {
+	// The address that the Client-Server API listens on. Plain HTTP: keep it on loopback, or behind a TLS proxy.
+	Listen string `toml:"listen"`
+	// The URL that clients are told to use (/.well-known/matrix/client). Empty: http:// and the listen address.
+	BaseURL string `toml:"base_url"`
+	// Let anybody who reaches the address make an account, without a token. Refused unless listen is loopback.
+	OpenRegistration bool `toml:"open_registration"`
+	// Switch the limits on log-in attempts off. For tests and benchmarks.
+	NoRateLimit bool `toml:"no_rate_limit"`
+}
+
+// Profile is the schedule.
+type Profile struct {
+	// "instant", "balanced", "economy", "paranoid", or "custom": then the values below count.
+	Name string `toml:"name"`
+	// Mean time between two frames, at least 20 ms. A frame writes, reads and looks for news, whatever there is to do.
+	Frame time.Duration `toml:"frame"`
+	// How many pages of a mailbox's digest a frame reads, 1 to 8. More than 1 pays when the mailbox's digest bucket is
+	// not longer than the frame.
+	Digests int `toml:"digests"`
+	// Which share of the idle write slots stores a box of random bytes, 0 to 1.
+	CoverPut float64 `toml:"cover_put"`
+	// Mean delay of an acknowledgement that has nothing to ride on.
+	AckDelay time.Duration `toml:"ack_delay"`
+	// How long to wait for an acknowledgement before a box is written again.
+	Rewrite time.Duration `toml:"rewrite"`
+}
+
+// DefaultNode is what a new node begins with.
+func DefaultNode() Node {
+	return Node{
+		DataDir:   ".",
+		Mailboxes: []string{},
+		LogLevel:  "info",
+		Client:    Client{Listen: "127.0.0.1:8008"},
+		Tor:       DefaultTor(),
+		Profile:   Profile{Name: "balanced", Frame: 10 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 5 * time.Minute, Rewrite: 30 * time.Minute},
+	}
+}
+
+// Check that the values are possible.
+func (n *Node) Check() error {
+	if n.DataDir == "" {
+		return fmt.Errorf("data_dir is empty")
+	}
+	for _, m := range n.Mailboxes {
+		if _, err := mailbox.ParseAddress(m); err != nil {
+			return fmt.Errorf("mailboxes: %q: %w", m, err)
+		}
+	}
+	if err := checkLevel(n.LogLevel); err != nil {
+		return err
+	}
+	if err := n.Client.check(); err != nil {
+		return err
+	}
+	if err := n.Tor.Check(); err != nil {
+		return err
+	}
+	return n.Profile.check()
+}
+
+func checkLevel(l string) error {
+	switch l {
+	case "debug", "info", "warn", "error":
+		return nil
+	}
+	return fmt.Errorf(`log_level is %q: it can be "debug", "info", "warn" or "error"`, l)
+}
+
+func (c *Client) check() error {
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return fmt.Errorf(`client.listen is %q: it must be an address and a port, like "127.0.0.1:8008"`, c.Listen)
+	}
+	ip := net.ParseIP(host)
+	loopback := host == "localhost" || ip != nil && ip.IsLoopback()
+	if c.OpenRegistration && !loopback {
+		return fmt.Errorf("client.open_registration is only possible while client.listen is a loopback address, and %q is not: others could make accounts on your node", c.Listen)
+	}
+	if c.BaseURL != "" {
+		if u, err := url.Parse(c.BaseURL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return fmt.Errorf("client.base_url is %q: it must be an http or https URL", c.BaseURL)
+		}
+	}
+	return nil
+}
+
+// URL is what clients are told to use.
+func (c *Client) URL() string {
+	if c.BaseURL != "" {
+		return c.BaseURL
+	}
+	return "http://" + c.Listen
+}
+
+func (p *Profile) check() error {
+	switch p.Name {
+	case "instant", "balanced", "economy", "paranoid":
+		return nil
+	case "custom":
+	default:
+		return fmt.Errorf(`profile.name is %q: it can be "instant", "balanced", "economy", "paranoid" or "custom"`, p.Name)
+	}
+	if p.Frame < 20*time.Millisecond || p.Frame > 24*time.Hour {
+		return fmt.Errorf("profile.frame is %v: it must be between 20ms and 24h", p.Frame)
+	}
+	if p.Digests < 1 || p.Digests > 8 {
+		return fmt.Errorf("profile.digests is %d: it must be between 1 and 8", p.Digests)
+	}
+	if !(p.CoverPut >= 0 && p.CoverPut <= 1) {
+		return fmt.Errorf("profile.cover_put is %v: it must be between 0 and 1", p.CoverPut)
+	}
+	if p.AckDelay <= 0 || p.AckDelay > 24*time.Hour {
+		return fmt.Errorf("profile.ack_delay is %v: it must be above 0 and at most 24h", p.AckDelay)
+	}
+	if p.Rewrite < 2*p.Frame || p.Rewrite > 7*24*time.Hour {
+		return fmt.Errorf("profile.rewrite is %v: it must be at least two frames and at most 168h", p.Rewrite)
+	}
+	return nil
+}
