@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package account
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"tarn/matrix"
+	"tarn/store"
+)
+
+// Tables. Users stand in keys by their localpart. Values are JSON unless a form is given.
+const (
+	tableUser    = store.TableAccount + iota // (user)                -> userRow
+	tableDevice                              // (user, device)        -> deviceRow
+	tableAccess                              // (SHA-256 of token)    -> tokenRow
+	tableRefresh                             // (SHA-256 of token)    -> tokenRow
+	tableInvite                              // (SHA-256 of token)    -> its end, Unix seconds, 8 bytes
+	tableProfile                             // (user)                -> Profile
+	tableData                                // (user, room, type)    -> position, 8 bytes; content
+	tableDataPos                             // (user, position)      -> Key(0, room, type): the index of tableData
+	tableFilter                              // (user, filter id)     -> the filter
+)
+
+type userRow struct {
+	Password    string `json:"password,omitempty"` // PHC string; none: nobody can log in with one
+	Deactivated bool   `json:"deactivated,omitempty"`
+}
+
+// deviceRow: a device and its session. Token rows point here; a token counts only if it stands here too.
+type deviceRow struct {
+	Name    string `json:"name,omitempty"`
+	Seen    int64  `json:"seen,omitempty"` // days since 1970
+	Current pair   `json:"current"`
+	// Previous is the pair that Current replaced, valid until one of Current's tokens is used: the answer that
+	// carried Current may have been lost on its way.
+	Previous *pair `json:"previous,omitempty"`
+}
+
+// pair is the hashes of an access token and a refresh token.
+type pair struct {
+	Access  []byte `json:"access"`
+	Refresh []byte `json:"refresh,omitempty"` // none: the client cannot refresh
+	Ends    int64  `json:"ends,omitempty"`    // of the access token, Unix milliseconds; 0: never
+}
+
+type tokenRow struct {
+	User   string          `json:"user"`
+	Device matrix.DeviceID `json:"device"`
+}
+
+func hashToken(token string) []byte {
+	h := sha256.Sum256([]byte(token))
+	return h[:]
+}
+
+// load reads a JSON row; ErrNotFound if there is none.
+func load[T any](r store.Reader, key []byte) (T, error) {
+	var row T
+	raw, err := r.Get(key)
+	if errors.Is(err, store.ErrNotFound) {
+		return row, ErrNotFound
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &row)
+	}
+	if err != nil {
+		return row, fmt.Errorf("account: reading a row: %w", err)
+	}
+	return row, nil
+}
+
+// save writes a JSON row.
+func save(txn store.Txn, key []byte, row any) error {
+	raw, err := json.Marshal(row)
+	if err != nil {
+		return fmt.Errorf("account: %w", err)
+	}
+	return txn.Set(key, raw)
+}
+
+// compact is JSON without its spaces, as a copy.
+func compact(raw []byte) ([]byte, error) {
+	var out bytes.Buffer
+	if err := json.Compact(&out, raw); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+// count counts rows with the prefix, up to max.
+func count(r store.Reader, prefix []byte, max int) (n int, err error) {
+	err = r.Scan(prefix, nil, func(_, _ []byte) (bool, error) {
+		n++
+		return n < max, nil
+	})
+	return n, err
+}
