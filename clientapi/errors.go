@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clientapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"tarn/account"
+	"tarn/matrix"
+	"tarn/room"
+)
+
+// Error is an answer that is not a 2xx (C-S API, "Standard error response").
+type Error struct {
+	Status     int // of HTTP
+	Code       matrix.Errcode
+	Text       string         // for a person
+	Extra      map[string]any // further keys of the body
+	RetryAfter time.Duration  // of 429
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%d %s: %s", e.Status, e.Code, e.Text) }
+
+func invalid(format string, args ...any) *Error {
+	return &Error{Status: http.StatusBadRequest, Code: matrix.ErrcodeInvalidParam, Text: fmt.Sprintf(format, args...)}
+}
+
+func missing(name string) *Error {
+	return &Error{Status: http.StatusBadRequest, Code: matrix.ErrcodeMissingParam, Text: "missing parameter: " + name}
+}
+
+func forbidden(text string) *Error {
+	return &Error{Status: http.StatusForbidden, Code: matrix.ErrcodeForbidden, Text: text}
+}
+
+func notFound(text string) *Error {
+	return &Error{Status: http.StatusNotFound, Code: matrix.ErrcodeNotFound, Text: text}
+}
+
+// classes is the one table from the packages' errors to what clients read; the first that fits counts.
+// A room that is not known is answered like a room that the user is not in: its existence is not told.
+var classes = []struct {
+	is     error
+	status int
+	code   matrix.Errcode
+	text   string // "": the error's own words
+}{
+	{account.ErrUserInUse, 400, matrix.ErrcodeUserInUse, "this user name is taken"},
+	{account.ErrBadUserName, 400, matrix.ErrcodeInvalidUsername, "a user name may have only a-z, 0-9 and . _ = - / +"},
+	{account.ErrForbidden, 403, matrix.ErrcodeForbidden, "wrong user name or password"},
+	{account.ErrWeakPassword, 400, matrix.ErrcodeWeakPassword, "the password is too short"},
+	{account.ErrUnknownToken, 401, matrix.ErrcodeUnknownToken, "the token is not known or has ended"},
+	{account.ErrSoftLogout, 401, matrix.ErrcodeUnknownToken, "the access token expired: refresh it"},
+	{account.ErrLimited, 429, matrix.ErrcodeLimitExceeded, "too many attempts: wait a little"},
+	{account.ErrBadInvitation, 401, matrix.ErrcodeForbidden, "the registration token is wrong, used or expired"},
+	{account.ErrDeactivated, 403, matrix.ErrcodeUserDeactivated, "this user is deactivated"},
+	{account.ErrNotFound, 404, matrix.ErrcodeNotFound, "there is no such thing"},
+
+	{room.ErrUnknownRoom, 403, matrix.ErrcodeForbidden, "you are not in this room"},
+	{room.ErrNotMember, 403, matrix.ErrcodeForbidden, "you are not in this room"},
+	{room.ErrForbidden, 403, matrix.ErrcodeForbidden, ""},
+	{room.ErrUnknownEvent, 404, matrix.ErrcodeNotFound, "there is no such event, or you may not see it"},
+	{room.ErrNoState, 404, matrix.ErrcodeNotFound, "the room has no such state"},
+	{room.ErrTooLarge, 413, matrix.ErrcodeTooLarge, "an event may have at most 65,536 bytes"},
+	{room.ErrBadVersion, 400, matrix.ErrcodeUnsupportedRoomVersion, "this room version is not supported"},
+	{room.ErrBadEvent, 400, matrix.ErrcodeBadJSON, ""},
+}
+
+// classify makes an answer of any error.
+func classify(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	var m *matrix.Error
+	if errors.As(err, &m) {
+		return &Error{Status: http.StatusBadRequest, Code: m.Code, Text: m.Message}
+	}
+	for _, c := range classes {
+		if !errors.Is(err, c.is) {
+			continue
+		}
+		e := &Error{Status: c.status, Code: c.code, Text: c.text}
+		if e.Text == "" {
+			e.Text = err.Error()
+		}
+		switch {
+		case c.code == matrix.ErrcodeUnknownToken: // C-S API, "Soft logout"
+			e.Extra = map[string]any{"soft_logout": c.is == account.ErrSoftLogout}
+		case c.status == http.StatusTooManyRequests:
+			var l account.Limited
+			if errors.As(err, &l) {
+				e.RetryAfter = l.RetryAfter
+			}
+		}
+		return e
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return &Error{Status: http.StatusServiceUnavailable, Code: matrix.ErrcodeUnknown, Text: "this takes too long: try again"}
+	}
+	return &Error{Status: http.StatusInternalServerError, Code: matrix.ErrcodeUnknown, Text: "internal server error"}
+}
+
+// body is e as JSON.
+func (e *Error) body() map[string]any {
+	b := map[string]any{}
+	for k, v := range e.Extra {
+		b[k] = v
+	}
+	if e.Code != "" {
+		b["errcode"], b["error"] = e.Code, e.Text
+	}
+	if e.Status == http.StatusTooManyRequests {
+		b["retry_after_ms"] = max(e.RetryAfter.Milliseconds(), 1)
+	}
+	return b
+}
+
+func writeError(w http.ResponseWriter, e *Error) {
+	if e.Status == http.StatusTooManyRequests { // C-S API v1.10, "Rate limiting"
+		w.Header().Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(e.RetryAfter.Seconds())))))
+	}
+	writeJSON(w, e.Status, e.body())
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clientapi
+
+import (
+	"bytes"
+	"encoding/json/jsontext"
+	"encoding/json/v2"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"tarn/matrix"
+)
+
+// bodyTimeout ends a client that does not send the body it announced.
+const bodyTimeout = 30 * time.Second
+
+// empty is the body of many answers: {}.
+type empty struct{}
+
+// writeJSON answers. An answer that cannot be written is the client's loss: there is nobody to tell.
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	var b []byte
+	if raw, ok := v.(jsontext.Value); ok {
+		b = raw
+	} else {
+		var err error
+		// What events hold was checked when they came in.
+		b, err = json.Marshal(v, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+		if err != nil {
+			status, b = http.StatusInternalServerError, []byte(`{"errcode":"M_UNKNOWN","error":"internal server error"}`)
+		}
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(b)))
+	h.Set("Cache-Control", "no-store")
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	w.WriteHeader(status)
+	_, _ = w.Write(b)
+}
+
+// body reads the request's body, its route's limit at most.
+func (c *call) body() ([]byte, error) {
+	tooLarge := &Error{Status: http.StatusRequestEntityTooLarge, Code: matrix.ErrcodeTooLarge, Text: "the request is too large"}
+	if c.r.ContentLength > c.limit {
+		return nil, tooLarge
+	}
+	rc := http.NewResponseController(c.w)
+	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
+	var b bytes.Buffer
+	if n := c.r.ContentLength; n > 0 {
+		b.Grow(int(n) + bytes.MinRead)
+	}
+	_, err := b.ReadFrom(http.MaxBytesReader(c.w, c.r.Body, c.limit))
+	_ = rc.SetReadDeadline(time.Time{})
+	var limit *http.MaxBytesError
+	switch {
+	case errors.As(err, &limit):
+		return nil, tooLarge
+	case err != nil && err != io.EOF:
+		return nil, &Error{Status: http.StatusBadRequest, Code: matrix.ErrcodeUnknown, Text: "the request's body did not arrive whole"}
+	}
+	return b.Bytes(), nil
+}
+
+// object reads the body as it is: a JSON object without double names.
+func (c *call) object() (jsontext.Value, error) {
+	b, err := c.body()
+	if err != nil {
+		return nil, err
+	}
+	v := jsontext.Value(bytes.TrimSpace(b))
+	if !v.IsValid() {
+		return nil, notJSON()
+	}
+	if v.Kind() != '{' {
+		return nil, badJSON("the body must be a JSON object")
+	}
+	return v, nil
+}
+
+// decode reads the body into v. An empty body is as good as {} : clients leave it out where all is optional.
+func (c *call) decode(v any) error {
+	b, err := c.body()
+	if err != nil {
+		return err
+	}
+	if len(bytes.TrimSpace(b)) == 0 {
+		return nil
+	}
+	return decode(b, v)
+}
+
+// decode tells what is no JSON (M_NOT_JSON) from what has other types than are asked for (M_BAD_JSON).
+func decode(b []byte, v any) error {
+	err := json.Unmarshal(b, v)
+	if err == nil {
+		return nil
+	}
+	var semantic *json.SemanticError
+	if errors.As(err, &semantic) {
+		if semantic.JSONPointer != "" {
+			return badJSON("wrong type at " + string(semantic.JSONPointer))
+		}
+		return badJSON("the body must be a JSON object")
+	}
+	return notJSON()
+}
+
+func notJSON() *Error {
+	return &Error{Status: http.StatusBadRequest, Code: matrix.ErrcodeNotJSON, Text: "the body is not JSON"}
+}
+
+func badJSON(text string) *Error {
+	return &Error{Status: http.StatusBadRequest, Code: matrix.ErrcodeBadJSON, Text: text}
+}

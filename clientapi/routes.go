@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clientapi
+
+import "net/http"
+
+// where a path stands.
+type where byte
+
+const (
+	root where = iota // as it is
+	old               // /_matrix/client/v3 and its elder name r0, which nio, weechat, Ement, quaternion and Hydrogen still use
+	v1                // /_matrix/client/v1
+)
+
+func (w where) prefixes() []string {
+	switch w {
+	case old:
+		return []string{"/_matrix/client/v3", "/_matrix/client/r0"}
+	case v1:
+		return []string{"/_matrix/client/v1"}
+	default:
+		return []string{""}
+	}
+}
+
+// auth says who may ask.
+type auth byte
+
+const (
+	anyone  auth = iota // no token looked at
+	perhaps             // a token may be there; if it is, it must be good
+	user                // a good access token
+)
+
+// Greatest request bodies, in bytes.
+const (
+	small = 64 << 10  // forms
+	event = 128 << 10 // an event's content: 65,536 at most once canonical; escapes and white space may double it
+	large = 1 << 20   // createRoom with initial_state, account data
+)
+
+type route struct {
+	method string
+	in     where
+	path   string
+	auth   auth
+	body   int64 // greatest body; 0: none is read
+	handle func(*API, *call) (any, error)
+}
+
+// table is every endpoint that there is. What is not here answers 404 M_UNRECOGNIZED.
+var table = []route{
+	// Server: versions.go
+	{"GET", root, "/.well-known/matrix/client", anyone, 0, (*API).wellKnown},
+	{"GET", root, "/_matrix/client/versions", anyone, 0, (*API).versions},
+	{"GET", old, "/capabilities", user, 0, (*API).capabilities},
+
+	// Sessions: login.go, register.go, account.go
+	{"GET", old, "/login", anyone, 0, (*API).loginFlows},
+	{"POST", old, "/login", anyone, small, (*API).login},
+	{"POST", old, "/refresh", anyone, small, (*API).refresh},
+	{"POST", v1, "/refresh", anyone, small, (*API).refresh},
+	{"POST", old, "/logout", user, small, (*API).logout},
+	{"POST", old, "/logout/all", user, small, (*API).logoutAll},
+	{"POST", old, "/register", anyone, small, (*API).registerUser},
+	{"GET", old, "/register/available", anyone, 0, (*API).registerAvailable},
+	{"GET", v1, "/register/m.login.registration_token/validity", anyone, 0, (*API).registrationTokenValid},
+	{"GET", old, "/account/whoami", user, 0, (*API).whoami},
+	{"POST", old, "/account/password", user, small, (*API).changePassword},
+	{"GET", old, "/devices", user, 0, (*API).devices},
+	{"GET", old, "/devices/{device}", user, 0, (*API).device},
+	{"PUT", old, "/devices/{device}", user, small, (*API).renameDevice},
+
+	// Sync and filters: sync.go, filter.go
+	{"GET", old, "/sync", user, 0, (*API).sync},
+	{"POST", old, "/user/{user}/filter", user, small, (*API).addFilter},
+	{"GET", old, "/user/{user}/filter/{filter}", user, 0, (*API).getFilter},
+
+	// Rooms: rooms.go, membership.go, directory.go
+	{"POST", old, "/createRoom", user, large, (*API).createRoom},
+	{"GET", old, "/joined_rooms", user, 0, (*API).joinedRooms},
+	{"POST", old, "/join/{target}", user, small, (*API).joinTarget},
+	{"POST", old, "/rooms/{room}/join", user, small, (*API).joinRoom},
+	{"POST", old, "/rooms/{room}/leave", user, small, (*API).leave},
+	{"POST", old, "/rooms/{room}/invite", user, small, (*API).invite},
+	{"POST", old, "/rooms/{room}/kick", user, small, (*API).kick},
+	{"POST", old, "/rooms/{room}/ban", user, small, (*API).ban},
+	{"POST", old, "/rooms/{room}/unban", user, small, (*API).unban},
+	{"POST", old, "/rooms/{room}/forget", user, small, (*API).forget},
+	{"GET", old, "/directory/room/{alias}", anyone, 0, (*API).resolveAlias},
+
+	// Events: messages.go, state.go
+	{"PUT", old, "/rooms/{room}/send/{type}/{txn}", user, event, (*API).send},
+	{"PUT", old, "/rooms/{room}/redact/{event}/{txn}", user, small, (*API).redact},
+	{"GET", old, "/rooms/{room}/messages", user, 0, (*API).messages},
+	{"GET", old, "/rooms/{room}/context/{event}", user, 0, (*API).context},
+	{"GET", old, "/rooms/{room}/event/{event}", user, 0, (*API).event},
+	{"GET", old, "/rooms/{room}/state", user, 0, (*API).state},
+	{"GET", old, "/rooms/{room}/state/{type}", user, 0, (*API).stateEvent},
+	{"GET", old, "/rooms/{room}/state/{type}/{$}", user, 0, (*API).stateEvent},
+	{"GET", old, "/rooms/{room}/state/{type}/{key}", user, 0, (*API).stateEvent},
+	{"PUT", old, "/rooms/{room}/state/{type}", user, event, (*API).setState},
+	{"PUT", old, "/rooms/{room}/state/{type}/{$}", user, event, (*API).setState},
+	{"PUT", old, "/rooms/{room}/state/{type}/{key}", user, event, (*API).setState},
+	{"GET", old, "/rooms/{room}/members", user, 0, (*API).members},
+	{"GET", old, "/rooms/{room}/joined_members", user, 0, (*API).joinedMembers},
+
+	// Ephemeral: typing.go, receipts.go
+	{"PUT", old, "/rooms/{room}/typing/{user}", user, small, (*API).typing},
+	{"POST", old, "/rooms/{room}/receipt/{type}/{event}", user, small, (*API).receipt},
+	{"POST", old, "/rooms/{room}/read_markers", user, small, (*API).readMarkers},
+
+	// People and their data: profile.go, accountdata.go, pushrules.go
+	{"GET", old, "/profile/{user}", perhaps, 0, (*API).profile},
+	{"GET", old, "/profile/{user}/displayname", perhaps, 0, (*API).displayName},
+	{"PUT", old, "/profile/{user}/displayname", user, small, (*API).setDisplayName},
+	{"GET", old, "/profile/{user}/avatar_url", perhaps, 0, (*API).avatarURL},
+	{"PUT", old, "/profile/{user}/avatar_url", user, small, (*API).setAvatarURL},
+	{"GET", old, "/user/{user}/account_data/{type}", user, 0, (*API).accountData},
+	{"PUT", old, "/user/{user}/account_data/{type}", user, large, (*API).setAccountData},
+	{"GET", old, "/user/{user}/rooms/{room}/account_data/{type}", user, 0, (*API).accountData},
+	{"PUT", old, "/user/{user}/rooms/{room}/account_data/{type}", user, large, (*API).setAccountData},
+	{"GET", old, "/user/{user}/rooms/{room}/tags", user, 0, (*API).tags},
+	{"PUT", old, "/user/{user}/rooms/{room}/tags/{tag}", user, small, (*API).setTag},
+	{"DELETE", old, "/user/{user}/rooms/{room}/tags/{tag}", user, 0, (*API).deleteTag},
+	{"GET", old, "/pushrules", user, 0, (*API).pushRules},
+	{"GET", old, "/pushrules/{$}", user, 0, (*API).pushRules},
+	{"GET", old, "/pushrules/global", user, 0, (*API).pushRulesGlobal},
+	{"GET", old, "/pushrules/global/{$}", user, 0, (*API).pushRulesGlobal},
+	{"GET", old, "/pushrules/global/{kind}/{rule}", user, 0, (*API).pushRule},
+	{"GET", old, "/pushrules/global/{kind}/{rule}/enabled", user, 0, (*API).pushRuleEnabled},
+	{"GET", old, "/pushrules/global/{kind}/{rule}/actions", user, 0, (*API).pushRuleActions},
+}
+
+// routes makes the mux of the table.
+func (a *API) routes() *http.ServeMux {
+	mux := http.NewServeMux()
+	for _, r := range table {
+		for _, prefix := range r.in.prefixes() {
+			mux.Handle(r.method+" "+prefix+r.path, endpoint{a, r})
+		}
+	}
+	return mux
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clientapi
+
+import (
+	"context"
+	"time"
+
+	"tarn/matrix"
+	"tarn/room"
+	"tarn/store"
+)
+
+// maxPoll is the longest that a /sync waits, whatever the client asks for.
+const maxPoll = 5 * time.Minute
+
+// syncQuery is a /sync request.
+type syncQuery struct {
+	since   store.Pos // with initial: 0
+	initial bool      // no since: everything, at once
+	full    bool      // full_state
+	timeout time.Duration
+	filter  *syncFilter
+}
+
+func (a *API) syncQuery(c *call) (q syncQuery, err error) {
+	if s := c.query("since"); s == "" {
+		q.initial = true
+	} else if q.since, err = parseToken(s); err != nil {
+		return q, err
+	} else if q.since > a.stream.Current() {
+		// A token from after a backup was restored: positions that this database never gave. Everything anew heals it.
+		q.since, q.initial = 0, true
+	}
+	switch c.query("full_state") {
+	case "", "false":
+	case "true":
+		q.full = true
+	default:
+		return q, invalid("full_state must be true or false")
+	}
+	ms, err := c.queryInt("timeout", 0)
+	if err != nil {
+		return q, err
+	}
+	q.timeout = time.Duration(min(max(ms, 0), maxPoll.Milliseconds())) * time.Millisecond
+	q.filter, err = a.filterOf(c)
+	return q, err
+}
+
+// sync: GET /sync. It answers at once if there is something, or if since is empty or full_state is asked for; else it
+// sleeps until the stream wakes the user's topic, the timeout ends, the client goes or the server stops.
+//
+// No change is missed: Current is read before the database, so what the answer leaves out has a later position than
+// its next_batch.
+func (a *API) sync(c *call) (any, error) {
+	q, err := a.syncQuery(c)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := c.drain()
+	defer cancel()
+	ctx, cancelTimeout := context.WithTimeout(ctx, q.timeout)
+	defer cancelTimeout()
+	for {
+		upTo := max(a.stream.Current(), q.since)
+		out, err := a.syncOnce(c, q, upTo)
+		if err != nil {
+			return nil, err
+		}
+		if q.initial || q.full || !out.nothing() || ctx.Err() != nil {
+			a.sending.settle(c.r.Context(), c.who)
+			return out, nil
+		}
+		// Nothing up to there was for this client: it need not be looked at again.
+		q.since = upTo
+		if _, err := a.stream.Wait(ctx, string(c.who.User), upTo); err != nil && ctx.Err() == nil {
+			return nil, err
+		}
+		// The session may have ended meanwhile.
+		if _, err := a.accounts.Authenticate(c.token); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// syncOnce collects what there is in (q.since, upTo].
+func (a *API) syncOnce(c *call, q syncQuery, upTo store.Pos) (*syncAnswer, error) {
+	f := &q.filter.Room
+	o := room.SyncOptions{
+		Device: c.who.Device, TimelineLimit: defaultTimeline, FullState: q.full, IncludeLeave: f.IncludeLeave,
+	}
+	if f.Timeline.Limit != nil {
+		o.TimelineLimit = min(*f.Timeline.Limit, maxTimeline)
+	}
+	keepRoom := func(r matrix.RoomID) bool { return allows(f.Rooms, f.NotRooms, string(r)) }
+	if f.Rooms != nil || f.NotRooms != nil {
+		o.KeepRoom = keepRoom
+	}
+	if !f.Timeline.all() {
+		o.KeepTimeline = f.Timeline.keeps
+	}
+	changes, err := a.rooms.Sync(c.who.User, q.since, upTo, o)
+	if err != nil {
+		return nil, err
+	}
+	out := newSyncAnswer(upTo)
+	newly := map[matrix.RoomID]bool{}
+	for i := range changes {
+		ch := &changes[i]
+		if ch.Newly && q.since > 0 {
+			newly[ch.Room] = true
+		}
+		if err := out.add(ch, q.filter); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.addData(c, q, upTo, keepRoom, newly, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// addData puts in the account data. A room that the user came into after since gets all of its own, however old.
+func (a *API) addData(c *call, q syncQuery, upTo store.Pos, keep func(matrix.RoomID) bool, newly map[matrix.RoomID]bool, out *syncAnswer) error {
+	from := q.since
+	if q.full {
+		from = 0
+	}
+	data, err := a.accounts.DataSince(c.who.User, from, upTo)
+	if err != nil {
+		return err
+	}
+	if len(newly) > 0 && from > 0 {
+		all, err := a.accounts.DataSince(c.who.User, 0, upTo)
+		if err != nil {
+			return err
+		}
+		for _, d := range all {
+			if d.Pos <= from && newly[d.Room] {
+				data = append(data, d)
+			}
+		}
+	}
+	f := q.filter
+	rules := false
+	for _, d := range data {
+		ev := dataEvent{Type: d.Type, Content: d.Content}
+		if d.Room == "" {
+			if f.AccountData.keepsType(d.Type) {
+				out.AccountData.Events = append(out.AccountData.Events, ev)
+			}
+			rules = rules || d.Type == dataPushRules
+			continue
+		}
+		if !keep(d.Room) || !f.Room.AccountData.keepsType(d.Type) || !f.Room.AccountData.keepsRoom(d.Room) {
+			continue
+		}
+		j, err := a.joinedEntry(c, d.Room, upTo, out)
+		if err != nil {
+			return err
+		}
+		if j != nil {
+			j.AccountData.Events = append(j.AccountData.Events, ev)
+		}
+	}
+	// Until they can be changed, everybody has the spec's default push rules: they are in a client's first answer.
+	if (q.initial || q.full) && !rules && f.AccountData.keepsType(dataPushRules) {
+		out.AccountData.Events = append(out.AccountData.Events, dataEvent{Type: dataPushRules, Content: defaultRules(c.who.User).raw()})
+	}
+	return nil
+}
+
+// joinedEntry finds the room's entry, or makes one if the user is joined; nil: account data of a room that is not shown.
+func (a *API) joinedEntry(c *call, r matrix.RoomID, upTo store.Pos, out *syncAnswer) (*joinedRoom, error) {
+	if j := out.Rooms.Join[r]; j != nil {
+		return j, nil
+	}
+	if out.Rooms.Leave[r] != nil || out.Rooms.Invite[r] != nil || out.Rooms.Knock[r] != nil {
+		return nil, nil
+	}
+	m, err := a.rooms.Membership(c.who.User, r)
+	if err != nil || m != "join" {
+		return nil, ignoreUnknown(err)
+	}
+	j := newJoinedRoom()
+	j.Timeline.PrevBatch = token(upTo)
+	out.Rooms.Join[r] = j
+	return j, nil
+}

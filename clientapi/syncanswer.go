@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clientapi
+
+import (
+	"encoding/json/jsontext"
+	"errors"
+
+	"tarn/matrix"
+	"tarn/room"
+	"tarn/store"
+)
+
+// syncAnswer is what GET /sync gives. Sections and lists that clients insist on are there even if empty; unread counts
+// are not there, for they are not counted.
+type syncAnswer struct {
+	NextBatch   string            `json:"next_batch"`
+	AccountData eventList         `json:"account_data"`
+	Presence    rawList           `json:"presence"`  // no presence crosses this node: always empty
+	ToDevice    rawList           `json:"to_device"` // likewise, as long as there is no PUT /sendToDevice
+	Rooms       syncRoomsSections `json:"rooms"`
+}
+
+type syncRoomsSections struct {
+	Join   map[matrix.RoomID]*joinedRoom  `json:"join"`
+	Invite map[matrix.RoomID]*invitedRoom `json:"invite"`
+	Knock  map[matrix.RoomID]*knockedRoom `json:"knock,omitempty"`
+	Leave  map[matrix.RoomID]*leftRoom    `json:"leave"`
+}
+
+// dataEvent is an event without an id: account data, typing, receipts.
+type dataEvent struct {
+	Type    string `json:"type"`
+	Content any    `json:"content"`
+}
+
+type eventList struct {
+	Events []dataEvent `json:"events"`
+}
+
+type rawList struct {
+	Events []jsontext.Value `json:"events"`
+}
+
+type timeline struct {
+	Events    []jsontext.Value `json:"events"`
+	Limited   bool             `json:"limited"`
+	PrevBatch string           `json:"prev_batch"`
+}
+
+type summary struct {
+	Heroes  []matrix.UserID `json:"m.heroes,omitempty"`
+	Joined  int             `json:"m.joined_member_count"`
+	Invited int             `json:"m.invited_member_count"`
+}
+
+type joinedRoom struct {
+	Summary     *summary  `json:"summary,omitzero"`
+	State       rawList   `json:"state"`
+	Timeline    timeline  `json:"timeline"`
+	Ephemeral   eventList `json:"ephemeral"` // some clients insist on it, even empty
+	AccountData eventList `json:"account_data"`
+}
+
+type leftRoom struct {
+	State       rawList   `json:"state"`
+	Timeline    timeline  `json:"timeline"`
+	AccountData eventList `json:"account_data"`
+}
+
+type invitedRoom struct {
+	State rawList `json:"invite_state"`
+}
+
+type knockedRoom struct {
+	State rawList `json:"knock_state"`
+}
+
+func newSyncAnswer(upTo store.Pos) *syncAnswer {
+	return &syncAnswer{NextBatch: token(upTo), Rooms: syncRoomsSections{
+		Join: map[matrix.RoomID]*joinedRoom{}, Invite: map[matrix.RoomID]*invitedRoom{},
+		Knock: map[matrix.RoomID]*knockedRoom{}, Leave: map[matrix.RoomID]*leftRoom{},
+	}}
+}
+
+func newJoinedRoom() *joinedRoom { return &joinedRoom{} }
+
+// nothing says that the answer tells a client nothing new.
+func (s *syncAnswer) nothing() bool {
+	r := &s.Rooms
+	return len(r.Join)+len(r.Invite)+len(r.Knock)+len(r.Leave)+len(s.AccountData.Events) == 0
+}
+
+// add puts a room's change into the one section that its membership names.
+func (s *syncAnswer) add(ch *room.Change, f *syncFilter) error {
+	switch ch.Membership {
+	case "invite":
+		s.Rooms.Invite[ch.Room] = &invitedRoom{rawList{ch.Invite}}
+		return nil
+	case "knock":
+		s.Rooms.Knock[ch.Room] = &knockedRoom{rawList{ch.Invite}}
+		return nil
+	}
+	events, err := clientEvents(ch.Timeline, false)
+	if err != nil {
+		return err
+	}
+	state, err := stateEvents(f.Room.State.events(ch.State), false)
+	if err != nil {
+		return err
+	}
+	t := timeline{Events: events, Limited: ch.Limited, PrevBatch: token(ch.PrevBatch)}
+	if ch.Membership != "join" { // leave, ban
+		s.Rooms.Leave[ch.Room] = &leftRoom{State: rawList{state}, Timeline: t}
+		return nil
+	}
+	j := newJoinedRoom()
+	j.State.Events, j.Timeline = state, t
+	j.Ephemeral.Events = ephemeral(ch, &f.Room.Ephemeral)
+	// With a filter a change may come down to nothing.
+	if len(events)+len(state)+len(j.Ephemeral.Events) == 0 && !ch.Limited && !ch.Newly {
+		return nil
+	}
+	if ch.Joined > 0 {
+		j.Summary = &summary{Heroes: ch.Heroes, Joined: ch.Joined, Invited: ch.Invited}
+	}
+	s.Rooms.Join[ch.Room] = j
+	return nil
+}
+
+// ephemeral makes m.typing and m.receipt of a change.
+func ephemeral(ch *room.Change, f *eventFilter) (out []dataEvent) {
+	if !f.keepsRoom(ch.Room) {
+		return nil
+	}
+	if ch.TypingNew && f.keepsType("m.typing") {
+		out = append(out, dataEvent{"m.typing", map[string]any{"user_ids": ch.Typing}})
+	}
+	if len(ch.Receipts) > 0 && f.keepsType("m.receipt") {
+		out = append(out, dataEvent{"m.receipt", receiptContent(ch.Receipts)})
+	}
+	return out
+}
+
+type receiptData struct {
+	Time   int64  `json:"ts"`
+	Thread string `json:"thread_id,omitzero"`
+}
+
+// receiptContent: event id → receipt type → user → when. A user with an unthreaded and a threaded receipt on one event
+// gets one of them shown: the unthreaded, which says more.
+func receiptContent(rs []room.Receipt) map[matrix.EventID]map[string]map[matrix.UserID]receiptData {
+	out := map[matrix.EventID]map[string]map[matrix.UserID]receiptData{}
+	for _, r := range rs {
+		if out[r.Event] == nil {
+			out[r.Event] = map[string]map[matrix.UserID]receiptData{}
+		}
+		byType := out[r.Event]
+		if byType[r.Type] == nil {
+			byType[r.Type] = map[matrix.UserID]receiptData{}
+		}
+		if old, found := byType[r.Type][r.User]; found && old.Thread == "" {
+			continue
+		}
+		byType[r.Type][r.User] = receiptData{r.Time.UnixMilli(), r.Thread}
+	}
+	return out
+}
+
+// ignoreUnknown: a room of which only account data is known.
+func ignoreUnknown(err error) error {
+	if errors.Is(err, room.ErrUnknownRoom) || errors.Is(err, room.ErrNotMember) {
+		return nil
+	}
+	return err
+}
