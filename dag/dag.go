@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build goexperiment.jsonv2 || go1.27
+
 package dag
 
-import "tarn/matrix"
+import (
+	"errors"
+	"fmt"
 
-// State is what holds in a room at one point: immutable by convention, shared freely.
-type State map[matrix.StateKey]matrix.EventID
+	"tarn/matrix"
+)
 
 // Status is what became of an event.
 type Status byte
@@ -17,12 +21,45 @@ const (
 	Rejected   Status = 3 // fails the auth rules: kept so that its children are not asked for again, never used
 )
 
-// View is what the graph reads of one room; room implements it over a transaction.
+// String is the status in a word.
+func (s Status) String() string {
+	switch s {
+	case Accepted:
+		return "accepted"
+	case SoftFailed:
+		return "soft-failed"
+	case Rejected:
+		return "rejected"
+	}
+	return fmt.Sprintf("status %d", byte(s))
+}
+
+var (
+	// ErrNotAllowed: the authorization rules say no. Every reason for a rejection or a soft failure wraps it.
+	ErrNotAllowed = errors.New("not allowed in this room")
+	// ErrIncomplete: an event that must be held is not; the store is damaged, or the caller broke an invariant.
+	ErrIncomplete = errors.New("an event that others lean on is missing")
+	// ErrOtherRoom: the event is not of this room, or of another version than the room. A caller's mistake or a peer's lie; nothing is stored.
+	ErrOtherRoom = errors.New("event of another room")
+	// ErrHeld: the event is held already.
+	ErrHeld = errors.New("event is held already")
+)
+
+// View is what the graph reads of one room; room implements it over a transaction. Its answers do not change during a call.
 type View interface {
 	// Event returns nil if the event is not held (or is itself waiting for parents).
 	Event(matrix.EventID) (*matrix.Event, Status, error)
-	// StateAfter is the state after a held event (for Rejected ones: the state before it).
+	// StateAfter is the state after a held event (for Rejected ones: the state before it). It is nil for an event that
+	// is held as an outlier only (InsertOutlier), whose state nobody knows; an event that follows it is Missing it.
+	// The map is not changed by anybody; handing out the same map for the same state makes comparisons cheap.
 	StateAfter(matrix.EventID) (State, error)
+}
+
+// Referencer may be implemented by a View that can hold an event before its parents (a room joined by a snapshot, whose
+// history comes later): Referenced says whether an Accepted event that is held has id among its prev_events. Such an
+// event, when it is inserted, is no head.
+type Referencer interface {
+	Referenced(id matrix.EventID) (bool, error)
 }
 
 // Room is what is known of a room before an event is inserted.
@@ -37,37 +74,31 @@ type Room struct {
 type Insertion struct {
 	Missing []matrix.EventID // not empty: parents or auth events that are not held; nothing else is set
 	Status  Status
-	Why     error // of SoftFailed and Rejected
-	Before  State // at the event
-	After   State // after it
+	Why     error // of SoftFailed and Rejected; wraps ErrNotAllowed
+	Before  State // at the event; never nil
+	After   State // after it; Before's map if it changes nothing
 	Heads   []matrix.EventID
 	Current State // resolved over Heads; == Room.Current's map if unchanged
 }
 
-// Insert decides an event's fate (spec: server-server API, "Checks performed on receipt of a PDU", 4-6; its
-// signature was verified before). Pure: the caller stores the result in one transaction. An event already held must not be inserted.
-func Insert(v View, r Room, ev *matrix.Event) (Insertion, error) { panic("unwritten") }
-
-// InsertOutlier checks an event of a snapshot by its auth events alone (rules 4.x): parents are not needed.
-func InsertOutlier(v View, version matrix.RoomVersion, ev *matrix.Event) (Status, error, []matrix.EventID) {
-	panic("unwritten")
-}
-
-// AuthEvents selects the auth events of a new event from the state (spec: "Auth events selection"; v12: not the create event).
-func AuthEvents(version matrix.RoomVersion, s State, p matrix.Proto) []matrix.EventID {
-	panic("unwritten")
-}
-
-// Allowed checks ev against a state (spec: authorization rules of the version), with the library's panics turned into errors.
-func Allowed(v View, version matrix.RoomVersion, s State, ev *matrix.Event) error { panic("unwritten") }
-
-// Resolve is state resolution v2 or v2.1, as the version says.
-func Resolve(v View, version matrix.RoomVersion, sets []State) (State, error) { panic("unwritten") }
-
-// AuthChain is every event that ids' events lean on, themselves not included, in no order.
-func AuthChain(v View, ids []matrix.EventID) ([]matrix.EventID, error) { panic("unwritten") }
-
 // Create finds the room's create event in a state (v12: by the room id).
 func Create(room matrix.RoomID, version matrix.RoomVersion, s State) (matrix.EventID, bool) {
-	panic("unwritten")
+	if version.RoomIDIsCreateEventID() {
+		id := matrix.CreateEventID(version, room)
+		return id, id != ""
+	}
+	id, ok := s[matrix.StateKey{Type: matrix.TypeCreate}]
+	return id, ok
+}
+
+// event is the view's, or ErrIncomplete.
+func event(v View, id matrix.EventID) (*matrix.Event, Status, error) {
+	ev, status, err := v.Event(id)
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading an event: %w", err)
+	}
+	if ev == nil {
+		return nil, 0, ErrIncomplete
+	}
+	return ev, status, nil
 }
