@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"tarn/mailbox"
+)
+
+// Grouping of deposits: one sync for all that come within groupWait, or for groupMax of them.
+const (
+	groupWait = 5 * time.Millisecond
+	groupMax  = 256 // boxes: 2 MiB
+)
+
+// deposit is a box that waits for its commit; done gets its one result.
+type deposit struct {
+	box  Box
+	done chan error
+}
+
+// put hands a box to the committer and waits until it is durable or refused. The caller owns data until it returns.
+func (s *Server) put(id mailbox.BoxID, data *[mailbox.BoxSize]byte) error {
+	d := deposit{Box{id, data}, make(chan error, 1)}
+	select {
+	case s.deposits <- d:
+		return <-d.done
+	default:
+		return mailbox.ErrBusy // the queue holds one for each connection, so this is a stuck disk
+	}
+}
+
+// commitLoop is the one writer. It ends when the deposits' channel is closed and all that it held is answered.
+func (s *Server) commitLoop() {
+	group := make([]deposit, 0, groupMax)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for d := range s.deposits {
+		group = append(group[:0], d)
+		timer.Reset(groupWait)
+		for open := true; open && len(group) < groupMax; {
+			select {
+			case d, ok := <-s.deposits:
+				if open = ok; ok {
+					group = append(group, d)
+				}
+			case <-timer.C:
+				open = false
+			}
+		}
+		s.commit(group)
+	}
+}
+
+// commit writes a group. Order of steps, and what being killed at each one means:
+//
+//  1. The bucket is chosen and held open: nothing is written, nobody has an answer.
+//  2. The engine syncs the boxes and their digest rows: they are there, unacknowledged; the sender writes them again
+//     and is told OK, because they are identical.
+//  3. The bucket may close and the answers go out: everything is on the disk.
+func (s *Server) commit(group []deposit) {
+	// Sorted, so that neither the order in the files nor the places in the value log tell who came first.
+	slices.SortFunc(group, func(a, b deposit) int { return bytes.Compare(a.box.ID[:], b.box.ID[:]) })
+	boxes, errs := make([]Box, len(group)), make([]error, len(group))
+	for i, d := range group {
+		boxes[i] = d.box
+	}
+	now := time.Now()
+	bucket := s.clock.begin(now)
+	if start, _ := (mailbox.PageAddr{Index: bucket}).Times(s.cfg.Bucket); start.After(now) {
+		now = start // the clock went back: the promise counts from what the digest says
+	}
+	err := s.engine.Put(bucket, now.Add(s.cfg.TTL), boxes, errs)
+	s.clock.end()
+	if err != nil {
+		s.fault("store boxes", err)
+	}
+	for i, d := range group {
+		if err != nil {
+			errs[i] = mailbox.ErrBusy
+		}
+		d.done <- errs[i]
+	}
+}
+
+// fault logs a failure of the machine (disk, key files), at most one line a second for each process.
+func (s *Server) fault(what string, err error) {
+	s.faultMu.Lock()
+	defer s.faultMu.Unlock()
+	s.faults++
+	if now := time.Now(); now.Sub(s.faultAt) >= time.Second {
+		s.faultAt = now
+		s.cfg.Log.Error("mailbox: cannot "+what, "err", err, "faults", s.faults)
+	}
+}
+
+// sweepLoop forgets what has expired and makes and destroys request keys, until ctx ends.
+func (s *Server) sweepLoop(ctx context.Context) {
+	every := min(max(s.cfg.ExpiryUnit/4, 50*time.Millisecond), time.Minute)
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			if err := s.sweep(now); err != nil {
+				s.fault("forget what has expired", err)
+			}
+		}
+	}
+}
+
+// sweep does what is due at now. First the pages of those boxes are declared gone, durably, then the boxes go: a
+// crash between the two leaves boxes that no page lists, for the next sweep.
+func (s *Server) sweep(now time.Time) error {
+	err := s.keys.rotate(now)
+	last, ok, err2 := s.engine.Expiring(now)
+	if err = errors.Join(err, err2); err2 != nil || !ok {
+		return err
+	}
+	if err2 := s.clock.forget(last + 1); err2 != nil {
+		return errors.Join(err, err2)
+	}
+	return errors.Join(err, s.engine.Expire(now))
+}

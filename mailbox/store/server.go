@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"tarn/internal/durable"
+	"tarn/mailbox"
+)
+
+// Schema is the version of the directory's form that this program writes.
+const Schema = 1
+
+// Defaults of Config.
+const (
+	DefaultTTL        = 14 * 24 * time.Hour
+	DefaultBucket     = 10 * time.Second
+	DefaultExpiryUnit = 24 * time.Hour
+	DefaultQuota      = 10 << 30 // bytes
+	DefaultMaxConns   = 512
+	DefaultTimeout    = time.Minute
+	DefaultAnswerTime = 25 * time.Millisecond
+)
+
+// Config says what a store is. A zero value is replaced by the default.
+type Config struct {
+	// Dir is where everything lies; made with mode 0700. Empty is allowed with Engine: then nothing is kept.
+	Dir string
+	// Onion is the key of the onion service: it signs the descriptor, and requests are bound to it. Required.
+	Onion ed25519.PrivateKey
+
+	TTL        time.Duration // a box is kept at least this long; whole milliseconds
+	Bucket     time.Duration // of the digest; cannot change once the directory exists; whole milliseconds
+	ExpiryUnit time.Duration // boxes are forgotten together, this many at a time; cannot change either
+	Quota      int64         // bytes of disk for boxes
+	Reserve    int64         // bytes of the file system that stay free (0: package store's default, 64 MiB)
+
+	MaxConns int           // connections at once; each needs about 50 kB
+	Timeout  time.Duration // of a connection's whole life
+	// AnswerTime is how long every answer takes at least, from the last byte of the request. It is longer than nearly
+	// all work, so that who watches connections cannot tell a write from a read, or a hit from a miss.
+	// Negative: not at all (benchmarks).
+	AnswerTime time.Duration
+
+	// Engine keeps the boxes; nil: Days in Dir. The server closes it.
+	Engine Engine
+	// Log gets faults of the machine; nil: nothing.
+	Log *slog.Logger
+}
+
+// Server is one store. It is served by Run.
+type Server struct {
+	cfg    Config
+	engine Engine
+	clock  *bucketClock
+	keys   *requestKeys
+	pages  *pages
+	unlock func() error
+
+	deposits chan deposit
+	conns    conns
+	buffers  sync.Pool // of *buffers
+
+	faultMu sync.Mutex // guards the two below
+	faults  int64
+	faultAt time.Time
+}
+
+func (c *Config) defaults() error {
+	if len(c.Onion) != ed25519.PrivateKeySize {
+		return errors.New("mailbox store: no onion key")
+	}
+	set := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	set(&c.TTL, DefaultTTL)
+	set(&c.Bucket, DefaultBucket)
+	set(&c.ExpiryUnit, DefaultExpiryUnit)
+	set(&c.Timeout, DefaultTimeout)
+	set(&c.AnswerTime, DefaultAnswerTime)
+	if c.Quota == 0 {
+		c.Quota = DefaultQuota
+	}
+	if c.MaxConns == 0 {
+		c.MaxConns = DefaultMaxConns
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case c.ExpiryUnit < time.Millisecond || c.ExpiryUnit%time.Millisecond != 0:
+		return fmt.Errorf("mailbox store: an expiry unit of %v", c.ExpiryUnit)
+	case c.Quota < BoxCost || c.Reserve < 0 || c.MaxConns < 1 || c.Timeout < 0:
+		return errors.New("mailbox store: an impossible quota, reserve, number of connections or time limit")
+	case c.Dir == "" && c.Engine == nil:
+		return errors.New("mailbox store: no directory")
+	}
+	return nil
+}
+
+// New opens the store: it takes the directory's lock (durable.ErrLocked), finishes what a crash left undone, and
+// forgets what has expired. It starts nothing but the databases' own goroutines; Close, or Run's end, ends them.
+func New(cfg Config) (_ *Server, err error) {
+	if err := cfg.defaults(); err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg: cfg, engine: cfg.Engine, unlock: func() error { return nil },
+		deposits: make(chan deposit, cfg.MaxConns),
+		conns:    newConns(cfg.MaxConns),
+		buffers:  sync.Pool{New: func() any { return new(buffers) }},
+	}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	if err := s.openDir(); err != nil {
+		return nil, err
+	}
+	if s.engine == nil {
+		s.engine, err = OpenDays(DaysConfig{Dir: s.path("days"), Unit: cfg.ExpiryUnit, Quota: cfg.Quota, Reserve: cfg.Reserve, Log: cfg.Log})
+		if err != nil {
+			return nil, err
+		}
+	}
+	signing := ed25519.NewKeyFromSeed(cfg.Onion.Seed()) // replaced below unless nothing is kept
+	if cfg.Dir != "" {
+		if signing, err = loadSeed(s.path("signing.seed")); err != nil {
+			return nil, err
+		}
+	}
+	now := time.Now()
+	last, _, err := s.engine.Last()
+	if err != nil {
+		return nil, err
+	}
+	if s.clock, err = openClock(s.path("clock.json"), cfg.Bucket, last, now); err != nil {
+		return nil, err
+	}
+	about := mailbox.Descriptor{Bucket: cfg.Bucket, TTL: cfg.TTL, Signing: signing.Public().(ed25519.PublicKey)}
+	if s.keys, err = openKeys(s.path("keys"), cfg.Onion, about); err != nil {
+		return nil, err
+	}
+	s.pages = newPages(s.engine, s.clock, signing, s.onion(), cfg.Bucket, cfg.TTL)
+	return s, s.sweep(now)
+}
+
+// path is a file in the directory, or "" if nothing is kept.
+func (s *Server) path(name string) string {
+	if s.cfg.Dir == "" {
+		return ""
+	}
+	return filepath.Join(s.cfg.Dir, name)
+}
+
+func (s *Server) onion() ed25519.PublicKey { return s.cfg.Onion.Public().(ed25519.PublicKey) }
+
+// about is store.json.
+type about struct {
+	Schema     int   `json:"schema"`
+	UnitMillis int64 `json:"expiry_unit_ms"`
+	BucketMS   int64 `json:"bucket_ms"`
+}
+
+// openDir makes or checks the directory.
+func (s *Server) openDir() error {
+	if s.cfg.Dir == "" {
+		return nil
+	}
+	if err := os.MkdirAll(s.cfg.Dir, 0o700); err != nil {
+		return fmt.Errorf("mailbox store: %w", err)
+	}
+	unlock, err := durable.Lock(s.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("mailbox store: %w", err)
+	}
+	s.unlock = unlock
+	want := about{Schema, s.cfg.ExpiryUnit.Milliseconds(), s.cfg.Bucket.Milliseconds()}
+	b, err := os.ReadFile(s.path("store.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		if b, err = json.Marshal(want); err == nil {
+			err = durable.WriteFile(s.path("store.json"), append(b, '\n'), 0o600)
+		}
+		if err != nil {
+			return fmt.Errorf("mailbox store: %w", err)
+		}
+		return nil
+	}
+	var have about
+	if err == nil {
+		err = json.Unmarshal(b, &have)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: store.json: %w", ErrSchema, err)
+	case have.Schema > Schema:
+		return fmt.Errorf("%w: a newer version of this program wrote it (schema %d; this one knows %d): upgrade", ErrSchema, have.Schema, Schema)
+	case have.Schema < 1:
+		return fmt.Errorf("%w: store.json has schema %d", ErrSchema, have.Schema)
+	case have != want:
+		return fmt.Errorf("%w: it was made with an expiry unit of %v and buckets of %v, which cannot change (now configured: %v and %v)", ErrSchema,
+			time.Duration(have.UnitMillis)*time.Millisecond, time.Duration(have.BucketMS)*time.Millisecond, s.cfg.ExpiryUnit, s.cfg.Bucket)
+	}
+	return nil
+}
+
+// Address is what others are told.
+func (s *Server) Address() mailbox.Address { return AddressOf(s.cfg.Onion) }
+
+// Usage is how full it is: sums only.
+func (s *Server) Usage() Usage { return s.engine.Usage() }
+
+// Faults is how often the machine failed the store (disk, key files) since it was opened.
+func (s *Server) Faults() int64 {
+	s.faultMu.Lock()
+	defer s.faultMu.Unlock()
+	return s.faults
+}
+
+// Run serves ln until ctx ends or ln fails, and returns when every connection has ended, every deposit is answered,
+// and the databases are closed. It can be called once.
+func (s *Server) Run(ctx context.Context, ln net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var loops sync.WaitGroup
+	loops.Go(s.commitLoop)
+	sweeper, stopSweeper := context.WithCancel(context.Background())
+	loops.Go(func() { s.sweepLoop(sweeper) })
+
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	err := s.acceptLoop(ctx, ln)
+	stop()
+	ln.Close()
+	s.conns.drain(drainTime)
+	close(s.deposits) // no connection is left that could send
+	stopSweeper()
+	loops.Wait()
+	return errors.Join(err, s.Close())
+}
+
+// Close gives back what New took, for who does not call Run.
+func (s *Server) Close() error {
+	var err error
+	if s.engine != nil {
+		err = s.engine.Close()
+		s.engine = nil
+	}
+	err = errors.Join(err, s.unlock())
+	s.unlock = func() error { return nil }
+	return err
+}
