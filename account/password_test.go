@@ -35,7 +35,7 @@ func TestHashVerifiesOnlyItsPassword(t *testing.T) {
 
 // TestPHCKnownAnswer: a vector of the reference implementation (phc-winner-argon2, src/test.c, Argon2id, t=2, m=2^16, p=1).
 func TestPHCKnownAnswer(t *testing.T) {
-	const stored = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHApl8ArZWb2GRPPc"
+	const stored = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc"
 	if good, old := newHasher().verify(stored, "password"); !good || !old {
 		t.Errorf("good %v, old %v; want both", good, old)
 	}
