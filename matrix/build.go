@@ -27,7 +27,7 @@ func Build(v RoomVersion, p Proto, s Signer) (*Event, error) {
 	if !Supported(v) {
 		return nil, fmt.Errorf("%w %q", ErrVersion, v)
 	}
-	if _, server, err := ParseUserID(p.Sender); err != nil {
+	if _, server, err := splitUserID(p.Sender); err != nil {
 		return nil, fmt.Errorf("sender: %w", err)
 	} else if server != s.Server {
 		return nil, fmt.Errorf("%w: the sender is not of the signing server", ErrFormat)

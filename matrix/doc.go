@@ -14,7 +14,8 @@
 // Invariants:
 //   - Parse(v, raw).Raw() equals raw, byte for byte, unless the content hash was wrong; then the event is its redacted form.
 //   - Every id, type and state key is at most 255 bytes, an event at most 65,536, prev_events at most 20, auth_events at most 10.
-//   - Server names are onions: a sender whose server part is no v3 onion address is refused.
+//   - Server names are onions: a sender or member whose server part has not the form of a v3 onion address is refused.
+//     That the address is a real one, its certificate shows, without which [Event.Verify] knows no key.
 //   - An Event is never changed after it was made; any number of goroutines may read it.
 //
 // Limits, honestly: signatures are not covered by the event's id, so two nodes can hold the same event with different extra

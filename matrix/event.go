@@ -130,7 +130,7 @@ func (e *Event) Is(typ, key string) bool {
 // Sender is the user who sent it.
 func (e *Event) Sender() UserID { return e.pdu.Sender }
 
-// Server is the sender's server.
+// Server is the sender's server: of an onion's form, real if Verify was content.
 func (e *Event) Server() ServerName { return e.server }
 
 // Content is the event's content, an object. Not to be changed.

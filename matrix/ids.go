@@ -53,8 +53,22 @@ var (
 )
 
 // ParseUserID splits u and checks its length, its characters (the historical set: appendices, "Historical User IDs")
-// and that its server is an onion. The localpart may be empty in old rooms and is let through.
+// and that its server is an onion. The localpart may be empty in old rooms and is let through. Costs about a signature's
+// verification (onionid.Parse): for what people type, not for each event.
 func ParseUserID(u UserID) (localpart string, server ServerName, err error) {
+	localpart, server, err = splitUserID(u)
+	if err != nil {
+		return "", "", err
+	}
+	if _, err := onionid.Parse(string(server)); err != nil {
+		return "", "", fmt.Errorf("%w: %w", ErrUserID, err)
+	}
+	return localpart, server, nil
+}
+
+// splitUserID is ParseUserID with the form of the onion alone looked at. In events that is enough: no certificate, and so
+// no key, is ever known for a name that is not a real one.
+func splitUserID(u UserID) (localpart string, server ServerName, err error) {
 	s := string(u)
 	if len(s) > MaxID {
 		return "", "", fmt.Errorf("%w: %d bytes", ErrUserID, len(s))
@@ -63,14 +77,24 @@ func ParseUserID(u UserID) (localpart string, server ServerName, err error) {
 		return "", "", ErrUserID
 	}
 	localpart, rest, found := strings.Cut(s[1:], ":")
-	if !found || !utf8.ValidString(localpart) || strings.IndexByte(localpart, 0) >= 0 {
+	if !found || !onionForm(rest) || !utf8.ValidString(localpart) || strings.IndexByte(localpart, 0) >= 0 {
 		return "", "", ErrUserID
 	}
-	server, err = onionid.Parse(rest)
-	if err != nil {
-		return "", "", fmt.Errorf("%w: %w", ErrUserID, err)
+	return localpart, ServerName(rest), nil
+}
+
+// onionForm: 56 characters of lower-case base32 and ".onion".
+func onionForm(s string) bool {
+	key, ok := strings.CutSuffix(s, ".onion")
+	if !ok || len(key) != 56 {
+		return false
 	}
-	return localpart, server, nil
+	for i := range len(key) {
+		if c := key[i]; (c < 'a' || c > 'z') && (c < '2' || c > '7') {
+			return false
+		}
+	}
+	return true
 }
 
 // NewUserID makes the id of a new user. The localpart must obey the current grammar (appendices, "User Identifiers"):

@@ -101,7 +101,7 @@ func check(v RoomVersion, p *pdu.PDU) error {
 		// Covered by nothing: whoever forwards the event could write in it. Tarn's nodes send none.
 		return fmt.Errorf("%w: unsigned", ErrFormat)
 	}
-	if _, _, err := ParseUserID(p.Sender); err != nil {
+	if _, _, err := splitUserID(p.Sender); err != nil {
 		return fmt.Errorf("sender: %w", err)
 	}
 	if p.Redacts != nil && len(*p.Redacts) > MaxID {
@@ -118,7 +118,7 @@ func check(v RoomVersion, p *pdu.PDU) error {
 		return checkCreate(v, p)
 	case p.Type == TypeMember && p.StateKey != nil:
 		// Not asked for by the auth rules; but everybody reads a server from it.
-		if _, _, err := ParseUserID(UserID(*p.StateKey)); err != nil {
+		if _, _, err := splitUserID(UserID(*p.StateKey)); err != nil {
 			return fmt.Errorf("state_key of a member: %w", err)
 		}
 	}
@@ -174,7 +174,7 @@ func finish(v RoomVersion, p *pdu.PDU, raw []byte, id EventID) (*Event, error) {
 			return nil, fmt.Errorf("%w: computing the event id: %w", ErrFormat, err)
 		}
 	}
-	_, server, err := ParseUserID(p.Sender)
+	_, server, err := splitUserID(p.Sender)
 	if err != nil {
 		return nil, fmt.Errorf("sender: %w", err)
 	}

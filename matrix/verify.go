@@ -33,7 +33,7 @@ func (e *Event) Verify(keys KeyFunc) error {
 	if by == "" {
 		return nil
 	}
-	_, server, err := ParseUserID(by)
+	_, server, err := splitUserID(by)
 	if err != nil {
 		return fmt.Errorf("%w: join_authorised_via_users_server: %w", ErrSignature, err)
 	}

@@ -317,16 +317,20 @@ func (b *Branch) Put(ev *matrix.Event) {
 	if !b.Bare {
 		after = b.Room.Current
 	}
+	if _, twice := b.View.Events[ev.ID()]; !twice { // two branches can do the same at the same time
+		*b.Ord = append(*b.Ord, ev)
+	}
 	b.View.Put(ev, dag.Accepted, after)
-	*b.Ord = append(*b.Ord, ev)
 }
 
 // PutRejected makes ev the line's head although the rules forbid it there, as a bad server would: the state stays as it is.
 func (b *Branch) PutRejected(ev *matrix.Event) {
 	b.Room.Heads = []matrix.EventID{ev.ID()}
 	b.Depth++
+	if _, twice := b.View.Events[ev.ID()]; !twice {
+		*b.Ord = append(*b.Ord, ev)
+	}
 	b.View.Put(ev, dag.Rejected, b.Room.Current)
-	*b.Ord = append(*b.Ord, ev)
 }
 
 // Must is Send that panics: for the parts of a test that are not its question.
