@@ -8,34 +8,50 @@ import (
 	"tarn/mailbox"
 )
 
-// Size of a bundle: exactly one box's plaintext.
+// Size of a bundle in bytes: exactly one box's plaintext.
 const Size = mailbox.PayloadSize
 
 // Limits, checked before memory is taken.
 const (
 	MaxRecord    = 4 << 20  // bytes of one reassembled record
 	MaxInflated  = 64 << 10 // bytes of all records of one bundle after decompression
-	MaxFragments = 4096
+	MaxFragments = 4096     // of one record
+	MaxPieces    = 1024     // records and fragments in one bundle
 )
 
-// Errors of Unpack and the Assembler.
+// The layout's sizes in bytes.
+const (
+	version     = 1
+	ackSize     = 4 + 8 + 32
+	headSize    = 1 + 1 + ackSize + 8 + 2 + 4 + 2 // up to the pieces: 62
+	flagKEM     = 1 << 0                          // a KEM block follows the head
+	capacity    = Size - headSize                 // for pieces, compressed or not: 8130
+	pieceHead   = 1 + 3 + recordIDSize + 2 + 2    // the most that a piece has in front of its bytes
+	maxFragment = capacity - pieceHead            // bytes of a fragment that Split makes: 8106
+
+	recordIDSize = 16
+)
+
+// Errors of everything here that reads.
 var (
+	// ErrMalformed: the bytes are not what this package writes.
 	ErrMalformed = errors.New("bundle: malformed")
-	ErrTooLarge  = errors.New("bundle: exceeds a limit")
+	// ErrTooLarge: something exceeds a limit of this package.
+	ErrTooLarge = errors.New("bundle: exceeds a limit")
 )
 
 // Type of a record.
 type Type byte
 
-// The record types (docs/SPEC.md). An unknown type is skipped: it is for a newer peer.
+// The record types (docs/SPEC.md). An unknown type is skipped by who dispatches records: it is for a newer peer. 0 is no type.
 const (
-	TypeEvents      Type = 1 // room id, room version, raw events of one room
-	TypeSnapshot    Type = 2 // an invite with its room's state
-	TypeCertificate Type = 3 // an onionid.Certificate
-	TypeWant        Type = 4 // room id, event ids asked for
-	TypeHeads       Type = 5 // room id, forward extremities
-	TypeReceipts    Type = 6 // room id, read receipts
-	TypeContact     Type = 7 // a node's own particulars: stores, profile of reachability
+	TypeEvents      Type = 1 // room id, room version, raw events of one room: Events
+	TypeSnapshot    Type = 2 // an invite with its room's state: Snapshot
+	TypeCertificate Type = 3 // an onionid.Certificate: Certificate
+	TypeWant        Type = 4 // room id, event ids asked for: Want
+	TypeHeads       Type = 5 // room id, forward extremities: Heads
+	TypeReceipts    Type = 6 // room id, read receipts: Receipts
+	TypeContact     Type = 7 // a node's own particulars: Contact
 )
 
 // Record is one typed piece, of at most MaxRecord bytes.
@@ -44,45 +60,41 @@ type Record struct {
 	Data []byte
 }
 
-// Ack acknowledges boxes of the other direction: every index below Next, and those of the 256 from Next on whose bit is set.
+// Ack acknowledges boxes of the other direction: every index below Next, and those of the 256 from Next on whose bit
+// is set (see Has). It is what ratchet.Receiver.Ack says. The zero Ack acknowledges nothing.
 type Ack struct {
 	Epoch uint32
 	Next  uint64
 	Seen  [32]byte
+
+	// Floor is about the direction that the bundle itself travels in: its sender will not write boxes of this epoch
+	// below it any more (they were acknowledged, or given up and sealed anew under a higher index), so the receiver
+	// need not wait for them: ratchet.Receiver.Skip. 0 says nothing.
+	Floor uint64
+}
+
+// Has tells whether the box with that index (of Epoch) is acknowledged. Bit j (j%8, counted from the lowest, of byte
+// j/8) of Seen stands for index Next+j.
+func (a Ack) Has(index uint64) bool {
+	if index < a.Next {
+		return true
+	}
+	j := index - a.Next
+	return j < uint64(len(a.Seen))*8 && a.Seen[j/8]>>(j%8)&1 == 1
 }
 
 // Fragment is a piece of a record (or a whole one: Count 1) as it lies in a bundle.
 type Fragment struct {
 	Type         Type
-	ID           [16]byte // of the record, random; unused when Count is 1
+	ID           [recordIDSize]byte // of the record, random; zero and unused when Count is 1
 	Index, Count uint16
 	Data         []byte
 }
 
-// Packer fills one bundle.
-type Packer struct{}
-
-// NewPacker begins a bundle with its ack block (zero value: nothing received yet).
-func NewPacker(a Ack) *Packer { panic("unwritten") }
-
-// Add puts a whole record in if it (compressed with what is there) still fits; false: it does not, the bundle is unchanged.
-func (p *Packer) Add(r Record) bool { panic("unwritten") }
-
-// AddFragment is Add for one fragment.
-func (p *Packer) AddFragment(f Fragment) bool { panic("unwritten") }
-
-// Empty tells whether nothing but the ack is in it.
-func (p *Packer) Empty() bool { panic("unwritten") }
-
-// Pack gives exactly Size bytes.
-func (p *Packer) Pack() []byte { panic("unwritten") }
-
-// Split cuts a record into fragments each of which fits an otherwise empty bundle, whatever it holds.
-func Split(r Record, id [16]byte) ([]Fragment, error) { panic("unwritten") }
-
-// Unpack reads a bundle. It errs with ErrMalformed or ErrTooLarge and never takes more than MaxInflated bytes.
-func Unpack(b []byte) (Ack, []Fragment, error) { panic("unwritten") }
-
-// Join puts a record together from all its fragments, in any order (replicate keeps them on disk until they are
-// complete: their boxes' keys are gone once acknowledged). ErrMalformed if one is missing, doubled or does not fit the others.
-func Join(fs []Fragment) (Record, error) { panic("unwritten") }
+// Record is the record of which f is the whole; false if it is a part.
+func (f Fragment) Record() (Record, bool) {
+	if f.Count != 1 {
+		return Record{}, false
+	}
+	return Record{Type: f.Type, Data: f.Data}, true
+}

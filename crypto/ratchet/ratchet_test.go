@@ -457,3 +457,22 @@ func FuzzParseReceiver(f *testing.F) {
 		reparse(t, r)
 	})
 }
+
+func TestCopiesAreIndependent(t *testing.T) {
+	a := NewReceiver(testRoot("copy"), 0, false)
+	fresh := a.Expected(40)
+	a = reparse(t, a)
+	for n := range 20 {
+		a := a
+		a.Expected(n) // a cache that ends at n, perhaps with room behind it
+		b := a
+		mustDone(t, &b, uint64(n))
+		got := b.Expected(1 + n + 5)
+		if !slices.Equal(a.Expected(n+7), fresh[:n+7]) {
+			t.Fatalf("Done(%d) on a copy shows in the original", n)
+		}
+		if !slices.Equal(b.Expected(len(got)), got) || got[n].Index != uint64(n+1) {
+			t.Fatalf("looking at the original shows in the copy, after Done(%d)", n)
+		}
+	}
+}
