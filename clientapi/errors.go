@@ -61,6 +61,10 @@ var classes = []struct {
 	{account.ErrBadInvitation, 401, matrix.ErrcodeForbidden, "the registration token is wrong, used or expired"},
 	{account.ErrDeactivated, 403, matrix.ErrcodeUserDeactivated, "this user is deactivated"},
 	{account.ErrNotFound, 404, matrix.ErrcodeNotFound, "there is no such thing"},
+	{account.ErrTooLarge, 413, matrix.ErrcodeTooLarge, ""},
+	{account.ErrBadJSON, 400, matrix.ErrcodeBadJSON, "the body must be a JSON object"},
+	{account.ErrBadDevice, 400, matrix.ErrcodeInvalidParam, "the device id is too long, or has characters that it may not have"},
+	{account.ErrLongPassword, 400, matrix.ErrcodeInvalidParam, "the password is too long"},
 
 	{room.ErrUnknownRoom, 403, matrix.ErrcodeForbidden, "you are not in this room"},
 	{room.ErrNotMember, 403, matrix.ErrcodeForbidden, "you are not in this room"},
@@ -70,6 +74,7 @@ var classes = []struct {
 	{room.ErrTooLarge, 413, matrix.ErrcodeTooLarge, "an event may have at most 65,536 bytes"},
 	{room.ErrBadVersion, 400, matrix.ErrcodeUnsupportedRoomVersion, "this room version is not supported"},
 	{room.ErrBadEvent, 400, matrix.ErrcodeBadJSON, ""},
+	{room.ErrAliasInUse, 400, matrix.ErrcodeRoomInUse, "this alias is taken"},
 }
 
 // classify makes an answer of any error.

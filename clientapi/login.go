@@ -67,9 +67,6 @@ func (a *API) login(c *call) (any, error) {
 	if q.Password == nil {
 		return nil, missing("password")
 	}
-	if len(q.Device) > matrix.MaxID {
-		return nil, invalid("device_id is too long")
-	}
 	user, err := a.identify(q.Identifier, q.User)
 	if err != nil {
 		return nil, err
@@ -110,15 +107,12 @@ func (a *API) identify(i *identifier, user string) (matrix.UserID, error) {
 	return id, nil
 }
 
-// maxName is the greatest length of a device's or person's name, in bytes.
-const maxName = 512
-
 // clip shortens a name that only people read.
 func clip(s string) string {
-	if len(s) <= maxName {
+	if len(s) <= account.MaxName {
 		return s
 	}
-	return strings.ToValidUTF8(s[:maxName], "")
+	return strings.ToValidUTF8(s[:account.MaxName], "")
 }
 
 // refresh: POST /refresh.

@@ -12,9 +12,6 @@ import (
 	"tarn/room"
 )
 
-// Greatest lengths in bytes: a member event must hold both.
-const maxAvatarURL = 1024
-
 // profileAnswer has only what is set.
 type profileAnswer struct {
 	DisplayName string `json:"displayname,omitzero"`
@@ -85,8 +82,8 @@ func (a *API) setDisplayName(c *call) (any, error) {
 	if err := c.decode(&q); err != nil {
 		return nil, err
 	}
-	if len(q.Value) > maxName {
-		return nil, invalid("displayname is longer than %d bytes", maxName)
+	if len(q.Value) > account.MaxName {
+		return nil, invalid("displayname is longer than %d bytes", account.MaxName)
 	}
 	return empty{}, a.setProfile(c, func(p *account.Profile) { p.DisplayName = q.Value })
 }
@@ -99,8 +96,8 @@ func (a *API) setAvatarURL(c *call) (any, error) {
 	if err := c.decode(&q); err != nil {
 		return nil, err
 	}
-	if len(q.Value) > maxAvatarURL {
-		return nil, invalid("avatar_url is longer than %d bytes", maxAvatarURL)
+	if len(q.Value) > account.MaxAvatarURL {
+		return nil, invalid("avatar_url is longer than %d bytes", account.MaxAvatarURL)
 	}
 	if q.Value != "" && !strings.HasPrefix(q.Value, "mxc://") {
 		return nil, invalid("avatar_url must be an mxc:// URI")
@@ -115,16 +112,13 @@ func (a *API) setProfile(c *call, change func(*account.Profile)) error {
 		return err
 	}
 	defer a.edit(c.who.User)()
-	p, err := a.accounts.Profile(c.who.User)
-	if err != nil && !errors.Is(err, account.ErrNotFound) {
-		return err
-	}
-	before := p
-	change(&p)
-	if p == before {
-		return nil
-	}
-	if err := a.accounts.SetProfile(c.who.User, p); err != nil {
+	var before, p account.Profile
+	err := a.accounts.ChangeProfile(c.who.User, func(now *account.Profile) {
+		before = *now
+		change(now)
+		p = *now
+	})
+	if err != nil || p == before {
 		return err
 	}
 	rooms, err := a.rooms.Joined(c.who.User)

@@ -36,8 +36,8 @@ func (a *API) registerUser(c *call) (any, error) {
 	if err := c.decode(&q); err != nil {
 		return nil, err
 	}
-	if len(q.Device) > matrix.MaxID {
-		return nil, invalid("device_id is too long")
+	if len(q.Device) > account.MaxDeviceID { // before the token is spent
+		return nil, account.ErrBadDevice
 	}
 	// "The server must check the user name before the client goes through the stages": so that a token is not spent in vain.
 	if q.Username != "" {
