@@ -36,26 +36,30 @@ func socksConnectTo(ctx context.Context, c net.Conn, host string, port int, user
 }
 
 func socksHandshake(c net.Conn, host string, port int, user string) error {
-	// Everything in one write: the server is tor on this computer, and accepts exactly this.
-	b := []byte{socksVersion, 1, socksUserPass}
-	b = append(append(append(b, 1, byte(len(user))), user...), 1, '0') // RFC 1929: version 1, user, password "0"
-	b = append(append(b, socksVersion, socksConnect, 0, socksDomain, byte(len(host))), host...)
-	b = append(b, byte(port>>8), byte(port))
-	if _, err := c.Write(b); err != nil {
-		return fmt.Errorf("SOCKS request: %w", err)
-	}
-	var method, auth [2]byte
-	if _, err := io.ReadFull(c, method[:]); err != nil {
+	// One step at a time: tor drops what it gets before it has answered.
+	var answer [2]byte
+	if _, err := c.Write([]byte{socksVersion, 1, socksUserPass}); err != nil {
 		return fmt.Errorf("SOCKS greeting: %w", err)
 	}
-	if method != [2]byte{socksVersion, socksUserPass} {
+	if _, err := io.ReadFull(c, answer[:]); err != nil {
+		return fmt.Errorf("SOCKS greeting: %w", err)
+	}
+	if answer != [2]byte{socksVersion, socksUserPass} {
 		return errors.New("SOCKS: the server refuses isolation by user (is it a Tor SocksPort?)")
 	}
-	if _, err := io.ReadFull(c, auth[:]); err != nil {
+	b := append([]byte{1, byte(len(user))}, user...) // RFC 1929: version 1, user, password "0"
+	if _, err := c.Write(append(b, 1, '0')); err != nil {
 		return fmt.Errorf("SOCKS user: %w", err)
 	}
-	if auth[1] != 0 {
+	if _, err := io.ReadFull(c, answer[:]); err != nil {
+		return fmt.Errorf("SOCKS user: %w", err)
+	}
+	if answer[1] != 0 {
 		return errors.New("SOCKS: the server refuses our user (is it a Tor SocksPort?)")
+	}
+	b = append([]byte{socksVersion, socksConnect, 0, socksDomain, byte(len(host))}, host...)
+	if _, err := c.Write(append(b, byte(port>>8), byte(port))); err != nil {
+		return fmt.Errorf("SOCKS request: %w", err)
 	}
 	var reply [4]byte
 	if _, err := io.ReadFull(c, reply[:]); err != nil {
