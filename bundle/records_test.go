@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"reflect"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"tarn/mailbox"
+	"tarn/matrix"
+)
+
+// coder is a record type: something that encodes itself, and its decoder.
+type coder interface{ Record() (Record, error) }
+
+func parse[T coder](f func([]byte) (T, error)) func([]byte) (coder, error) {
+	return func(b []byte) (coder, error) { return f(b) }
+}
+
+var parsers = map[Type]func([]byte) (coder, error){
+	TypeEvents:      parse(ParseEvents),
+	TypeSnapshot:    parse(ParseSnapshot),
+	TypeCertificate: parse(ParseCertificate),
+	TypeWant:        parse(ParseWant),
+	TypeHeads:       parse(ParseHeads),
+	TypeReceipts:    parse(ParseReceipts),
+	TypeContact:     parse(ParseContact),
+}
+
+// Two store addresses of real keys (rend-spec-v3's examples).
+var storeAddresses = []string{
+	"tarn-mailbox:1:pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd",
+	"tarn-mailbox:1:sp3k262uwy4r2k3ycr5awluarykdpag6a7y33jxop4cs2lu5uz5sseqd",
+}
+
+func mustAddress(tb interface{ Fatal(...any) }, s string) mailbox.Address {
+	a, err := mailbox.ParseAddress(s)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return a
+}
+
+// drawID draws an id with the sigil, of 2 to 255 bytes.
+func drawID(t *rapid.T, sigil string) string {
+	return sigil + rapid.StringMatching(`[ -~é漢]{1,84}`).Draw(t, "id")
+}
+
+func drawIDs(t *rapid.T) (ids []matrix.EventID) {
+	for range rapid.IntRange(0, 30).Draw(t, "ids") {
+		ids = append(ids, matrix.EventID(drawID(t, "$")))
+	}
+	return ids
+}
+
+func drawRaws(t *rapid.T, top int) (raws [][]byte) {
+	for range rapid.IntRange(0, 9).Draw(t, "raws") {
+		raws = append(raws, stuff(t, rapid.IntRange(1, top).Draw(t, "size"), "raw"))
+	}
+	return raws
+}
+
+func drawRecord(t *rapid.T) coder {
+	room, version := matrix.RoomID(drawID(t, "!")), matrix.RoomVersion(rapid.StringMatching(`[a-z0-9.-]{0,32}`).Draw(t, "version"))
+	switch rapid.IntRange(1, 7).Draw(t, "type") {
+	case 1:
+		return Events{Room: room, Version: version, Raw: drawRaws(t, maxEvent)}
+	case 2:
+		return Snapshot{Room: room, Version: version, Event: matrix.EventID(drawID(t, "$")), Heads: drawIDs(t),
+			Events: drawRaws(t, maxEvent), State: drawIDs(t), Certificates: drawRaws(t, maxCertificate)}
+	case 3:
+		return Certificate(stuff(t, rapid.IntRange(1, maxCertificate).Draw(t, "size"), "certificate"))
+	case 4:
+		return Want{Room: room, Events: drawIDs(t)}
+	case 5:
+		return Heads{Room: room, Heads: drawIDs(t)}
+	case 6:
+		rs := Receipts{Room: room}
+		for range rapid.IntRange(0, 20).Draw(t, "receipts") {
+			rs.Receipts = append(rs.Receipts, Receipt{
+				User: matrix.UserID(drawID(t, "@")), Event: matrix.EventID(drawID(t, "$")), Type: "m.read",
+				Thread: rapid.SampledFrom([]string{"", "main", "$x"}).Draw(t, "thread"),
+				Time:   time.UnixMilli(rapid.Int64Range(0, maxMillis).Draw(t, "time")),
+			})
+		}
+		return rs
+	default:
+		c := Contact{Serial: rapid.Uint64Range(0, 1<<63-1).Draw(t, "serial"), Name: rapid.StringMatching(`[ -~é]{0,80}`).Draw(t, "name"), Profile: "balanced"}
+		for range rapid.IntRange(0, 3).Draw(t, "stores") {
+			c.Stores = append(c.Stores, mustAddress(t, rapid.SampledFrom(storeAddresses).Draw(t, "store")))
+		}
+		return c
+	}
+}
+
+func TestRecordsRoundTripThroughABundle(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := drawRecord(t)
+		r, err := in.Record()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fs, err := Split(r, [16]byte(stuff(t, 16, "id")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var arrived []Fragment
+		for _, f := range fs {
+			p := NewPacker(Ack{})
+			if !p.AddFragment(f) {
+				t.Fatal("does not fit")
+			}
+			_, got, err := Unpack(p.Pack())
+			if err != nil {
+				t.Fatal(err)
+			}
+			arrived = append(arrived, got...)
+		}
+		back, err := Join(arrived)
+		if err != nil || back.Type != r.Type {
+			t.Fatalf("type %d, %v", back.Type, err)
+		}
+		out, err := parsers[back.Type](back.Data)
+		if err != nil || !reflect.DeepEqual(in, out) {
+			t.Fatalf("%v\n in %#v\nout %#v", err, in, out)
+		}
+	})
+}
+
+// samples is one record of each type.
+func samples(tb testing.TB) (out []Record) {
+	s := newSampler(11)
+	ids := []matrix.EventID{"$one", "$two"}
+	for _, c := range []coder{
+		Events{Room: "!r", Version: "12", Raw: [][]byte{s.message(), s.message()}},
+		Snapshot{Room: "!r", Version: "12", Event: "$e", Heads: ids, Events: [][]byte{s.message()}, State: ids, Certificates: [][]byte{s.bytes(129)}},
+		Certificate(s.bytes(129)),
+		Want{Room: "!r", Events: ids},
+		Heads{Room: "!r", Heads: ids},
+		Receipts{Room: "!r", Receipts: []Receipt{{User: "@a:b", Event: "$e", Type: "m.read", Thread: "main", Time: time.UnixMilli(1764000000000)}}},
+		Contact{Serial: 300, Stores: []mailbox.Address{mustAddress(tb, storeAddresses[0])}, Name: "Alice's node", Profile: "balanced"},
+	} {
+		r, err := c.Record()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func TestATruncatedOrLengthenedRecordIsRefused(t *testing.T) {
+	for _, r := range samples(t) {
+		if r.Type == TypeCertificate {
+			continue // opaque: any size will do, onionid looks at it
+		}
+		for n := range r.Data {
+			if c, err := parsers[r.Type](r.Data[:n]); !errors.Is(err, ErrMalformed) {
+				t.Fatalf("type %d, the first %d bytes: %v, %v", r.Type, n, c, err)
+			}
+		}
+		if _, err := parsers[r.Type](append(bytes.Clone(r.Data), 0)); !errors.Is(err, ErrMalformed) {
+			t.Errorf("type %d, a byte more: %v", r.Type, err)
+		}
+	}
+}
+
+func TestCountsAreCheckedBeforeMemoryIsTaken(t *testing.T) {
+	room := appendBytes([]byte(nil), "!r")
+	events := appendBytes(room, "12")
+	snapshot := appendBytes(events, "$e")
+	number := binary.AppendUvarint
+	for what, c := range map[string]struct {
+		t    Type
+		data []byte
+		want error
+	}{
+		"events, 2^60":                {TypeEvents, number(events, 1<<60), ErrTooLarge},
+		"events, 65,536 of nothing":   {TypeEvents, number(events, maxEvents), ErrMalformed},
+		"event of 65,537":             {TypeEvents, append(number(number(events, 1), maxEvent+1), make([]byte, maxEvent+1)...), ErrTooLarge},
+		"empty event":                 {TypeEvents, append(number(number(events, 2), 0), 0, 0), ErrMalformed},
+		"heads of a snapshot":         {TypeSnapshot, number(snapshot, maxIDs), ErrMalformed},
+		"state of a snapshot":         {TypeSnapshot, number(number(number(snapshot, 0), 0), maxIDs), ErrMalformed},
+		"certificates of a snapshot":  {TypeSnapshot, number(number(number(number(snapshot, 0), 0), 0), 1<<40), ErrTooLarge},
+		"want, 1025":                  {TypeWant, append(number(room, MaxWant+1), make([]byte, 4000)...), ErrTooLarge},
+		"want, more than bytes":       {TypeWant, append(number(room, 1000), make([]byte, 2999)...), ErrMalformed},
+		"heads, 2^63":                 {TypeHeads, number(room, 1<<63), ErrTooLarge},
+		"receipts, more than bytes":   {TypeReceipts, append(number(room, 1000), make([]byte, 9999)...), ErrMalformed},
+		"stores, 17":                  {TypeContact, number([]byte{1}, MaxStores+1), ErrTooLarge},
+		"room id of 256 bytes":        {TypeWant, append(appendBytes([]byte(nil), "!"+strings.Repeat("x", 255)), 0), ErrTooLarge},
+		"room id with another sigil":  {TypeWant, append(appendBytes([]byte(nil), "#r"), 0), ErrMalformed},
+		"room id, sigil alone":        {TypeWant, append(appendBytes([]byte(nil), "!"), 0), ErrMalformed},
+		"room id, not UTF-8":          {TypeWant, append(appendBytes([]byte(nil), "!\xff"), 0), ErrMalformed},
+		"room id with a line break":   {TypeWant, append(appendBytes([]byte(nil), "!a\nb"), 0), ErrMalformed},
+		"room id with a zero byte":    {TypeWant, append(appendBytes([]byte(nil), "!a\x00"), 0), ErrMalformed},
+		"certificate of 1025":         {TypeCertificate, make([]byte, 1025), ErrTooLarge},
+		"certificate of nothing":      {TypeCertificate, nil, ErrMalformed},
+		"private receipt":             {TypeReceipts, append(appendBytes(appendBytes(appendBytes(number(room, 1), "@a:b"), "$e"), "m.read.private"), 0, 0), ErrMalformed},
+		"receipt after year 287,396":  {TypeReceipts, number(appendBytes(appendBytes(appendBytes(appendBytes(number(room, 1), "@a:b"), "$e"), "m.read"), ""), maxMillis+1), ErrTooLarge},
+		"store address with a blank":  {TypeContact, append(appendBytes([]byte{1, 1}, storeAddresses[0]+" "), 0, 0), ErrMalformed},
+		"store address, wrong letter": {TypeContact, append(appendBytes([]byte{1, 1}, storeAddresses[0][:70]+"e"), 0, 0), ErrMalformed},
+		"name with an escape":         {TypeContact, append(appendBytes([]byte{1, 0}, "\x1b[31m"), 0), ErrMalformed},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		got, err := parsers[c.t](c.data)
+		runtime.ReadMemStats(&after)
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, %v", what, got, err)
+		}
+		if took := after.TotalAlloc - before.TotalAlloc; took > 100_000 {
+			t.Errorf("%s: it took %d bytes", what, took)
+		}
+	}
+}
+
+func TestWhatADecoderRefusesIsNotEncoded(t *testing.T) {
+	many := make([]matrix.EventID, MaxWant+1)
+	for i := range many {
+		many[i] = "$e"
+	}
+	for what, c := range map[string]struct {
+		coder
+		want error
+	}{
+		"no room":             {Events{Version: "12"}, ErrMalformed},
+		"empty event":         {Events{Room: "!r", Raw: [][]byte{{}}}, ErrMalformed},
+		"large event":         {Events{Room: "!r", Raw: [][]byte{make([]byte, maxEvent+1)}}, ErrTooLarge},
+		"long version":        {Events{Room: "!r", Version: matrix.RoomVersion(strings.Repeat("1", 33))}, ErrTooLarge},
+		"large record":        {Events{Room: "!r", Raw: slicesOf(65, make([]byte, maxEvent))}, ErrTooLarge},
+		"no invite":           {Snapshot{Room: "!r"}, ErrMalformed},
+		"bad head":            {Snapshot{Room: "!r", Event: "$e", Heads: []matrix.EventID{"x"}}, ErrMalformed},
+		"large certificate":   {Snapshot{Room: "!r", Event: "$e", Certificates: [][]byte{make([]byte, 1025)}}, ErrTooLarge},
+		"no certificate":      {Certificate(nil), ErrMalformed},
+		"too many wanted":     {Want{Room: "!r", Events: many}, ErrTooLarge},
+		"too many heads":      {Heads{Room: "!r", Heads: many}, ErrTooLarge},
+		"long head":           {Heads{Room: "!r", Heads: []matrix.EventID{matrix.EventID("$" + strings.Repeat("x", 255))}}, ErrMalformed},
+		"private receipt":     {Receipts{Room: "!r", Receipts: []Receipt{{User: "@a:b", Event: "$e", Type: "m.read.private"}}}, ErrMalformed},
+		"receipt before 1970": {Receipts{Room: "!r", Receipts: []Receipt{{User: "@a:b", Event: "$e", Type: "m.read", Time: time.UnixMilli(-1)}}}, ErrTooLarge},
+		"no user":             {Receipts{Room: "!r", Receipts: []Receipt{{Event: "$e", Type: "m.read", Time: time.UnixMilli(1)}}}, ErrMalformed},
+		"no store":            {Contact{Stores: make([]mailbox.Address, 1)}, ErrMalformed},
+		"too many stores":     {Contact{Stores: slicesOf(17, mustAddress(t, storeAddresses[0]))}, ErrTooLarge},
+		"long name":           {Contact{Name: strings.Repeat("x", 256)}, ErrTooLarge},
+	} {
+		if r, err := c.Record(); !errors.Is(err, c.want) || r.Data != nil {
+			t.Errorf("%s: %d bytes, %v", what, len(r.Data), err)
+		}
+	}
+}
+
+func slicesOf[T any](n int, v T) (out []T) {
+	for range n {
+		out = append(out, v)
+	}
+	return out
+}
+
+// fuzzRecord: a decoder never panics, errs with our errors, and accepts one encoding only.
+func fuzzRecord(f *testing.F, t Type) {
+	for _, r := range samples(f) {
+		f.Add(r.Data)
+	}
+	f.Add([]byte{})
+	f.Add(append(binary.AppendUvarint(appendBytes([]byte(nil), "!r"), 1<<40), 1, 2, 3))
+	f.Fuzz(func(tt *testing.T, b []byte) {
+		c, err := parsers[t](b)
+		if err != nil {
+			if !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrTooLarge) {
+				tt.Fatal(err)
+			}
+			return
+		}
+		r, err := c.Record()
+		if err != nil || r.Type != t || !bytes.Equal(r.Data, b) {
+			tt.Fatalf("read %#v, written otherwise: %v", c, err)
+		}
+	})
+}
+
+func FuzzParseEvents(f *testing.F)      { fuzzRecord(f, TypeEvents) }
+func FuzzParseSnapshot(f *testing.F)    { fuzzRecord(f, TypeSnapshot) }
+func FuzzParseCertificate(f *testing.F) { fuzzRecord(f, TypeCertificate) }
+func FuzzParseWant(f *testing.F)        { fuzzRecord(f, TypeWant) }
+func FuzzParseHeads(f *testing.F)       { fuzzRecord(f, TypeHeads) }
+func FuzzParseReceipts(f *testing.F)    { fuzzRecord(f, TypeReceipts) }
+func FuzzParseContact(f *testing.F)     { fuzzRecord(f, TypeContact) }
