@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"tarn/configs"
+	"tarn/internal/control"
+	"tarn/internal/durable"
+	"tarn/mailbox"
+	"tarn/mailbox/store"
+	"tarn/onion"
+)
+
+// running is everything of a mailbox at work.
+type running struct {
+	cfg     configs.Mailbox
+	log     *slog.Logger
+	tor     *onion.Tor
+	store   *store.Server
+	listen  net.Listener
+	unlock  func() error
+	started time.Time
+}
+
+// cmdRun runs the mailbox until a signal.
+func cmdRun(ctx context.Context, e env, args []string) (err error) {
+	f := newFlags(e, "run")
+	if err := f.parse(args); err != nil {
+		return err
+	}
+	cfg, err := loadConfig(f.config)
+	if err != nil {
+		return err
+	}
+	m, err := open(ctx, cfg, newLog(e, cfg.LogLevel))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.unlock()) }()
+	fmt.Fprintf(e.err, "Address: %s\n", m.store.Address())
+	if cfg.Tor.Mode == string(onion.Off) {
+		fmt.Fprintln(e.err, "Tor is off in the configuration: nobody can reach this mailbox.")
+	} else {
+		go m.sayTor(ctx, e)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return m.runTor(ctx) })
+	g.Go(func() error { return m.store.Run(ctx, m.listen) })
+	g.Go(func() error {
+		return control.Serve(ctx, filepath.Join(cfg.DataDir, socketName), map[string]control.Handler{
+			"status": func(context.Context, json.RawMessage) (any, error) { return m.status(), nil },
+		})
+	})
+	return g.Wait()
+}
+
+// open takes the directory and opens everything; nothing runs yet.
+func open(ctx context.Context, cfg configs.Mailbox, log *slog.Logger) (_ *running, err error) {
+	key, err := loadKey(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	m := &running{cfg: cfg, log: log, started: time.Now()}
+	if m.unlock, err = durable.Lock(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			m.unlock()
+		}
+	}()
+	tc, err := torConfig(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	m.tor = onion.New(tc)
+	m.store, err = store.New(store.Config{
+		Dir: filepath.Join(cfg.DataDir, "store"), Onion: key, TTL: cfg.TTL, Bucket: cfg.DigestBucket, ExpiryUnit: cfg.ExpiryUnit,
+		Quota: int64(cfg.Quota), Reserve: int64(cfg.Reserve), MaxConns: cfg.MaxConnections, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	var opts []onion.ListenOption
+	if cfg.PowRate > 0 {
+		opts = append(opts, onion.ProofOfWork(cfg.PowRate, min(2*cfg.PowRate, 65535)))
+	}
+	if cfg.Tor.Mode == string(onion.Off) {
+		m.listen = newSilence()
+	} else if m.listen, err = m.tor.Listen(ctx, key, mailbox.Port, opts...); err != nil {
+		return nil, errors.Join(err, m.store.Close())
+	}
+	return m, nil
+}
+
+// runTor keeps tor until ctx ends; a Tor that is off has nothing to do.
+func (m *running) runTor(ctx context.Context) error {
+	if m.cfg.Tor.Mode == string(onion.Off) {
+		<-ctx.Done()
+		return nil
+	}
+	return m.tor.Run(ctx)
+}
+
+// sayTor tells the person at the terminal how the connection to Tor comes along, a line a change.
+func (m *running) sayTor(ctx context.Context, e env) {
+	said := ""
+	for {
+		changed := m.tor.Changed()
+		s := torStatus(m.tor.Status())
+		line := "Tor: " + s.Summary
+		if s.Percent > 0 && s.Percent < 100 {
+			line += fmt.Sprintf(" (%d %%)", s.Percent)
+		}
+		if s.Published {
+			line += "; the mailbox is published"
+		}
+		line = strings.TrimSuffix(line+". "+s.Advice, " ")
+		if line != said {
+			fmt.Fprintln(e.err, line)
+			said = line
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// silence is the listener of a mailbox without a network: nobody comes.
+type silence struct {
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newSilence() *silence { return &silence{closed: make(chan struct{})} }
+
+func (s *silence) Accept() (net.Conn, error) {
+	<-s.closed
+	return nil, net.ErrClosed
+}
+
+func (s *silence) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return nil
+}
+
+func (s *silence) Addr() net.Addr { return onion.Addr("off") }

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package configs
+
+import (
+	_ "embed"
+	"fmt"
+	"math"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"tarn/mailbox"
+)
+
+// Mailbox is the configuration of a Tarn mailbox. Paths that do not begin with / are relative to this file's folder.
+// Times are written like "10s", "5m", "24h", sizes like "500MiB", "10GiB". What is not set keeps the value shown here.
+type Mailbox struct {
+	// Where the mailbox keeps its key and its boxes. One process only.
+	DataDir string `toml:"data_dir"`
+	// What is written to the log: "debug", "info", "warn" or "error". No line at any level tells of a request.
+	LogLevel string `toml:"log_level"`
+	// The most disk that boxes may take, at least 16MiB. When it is reached, writers are told that the mailbox is full
+	// until boxes expire. A box takes 8.5 KiB; a node at the balanced profile writes about 2,600 a day.
+	Quota Bytes `toml:"quota"`
+	// How much of the file system stays free, whatever the quota says; at least 64MiB.
+	Reserve Bytes `toml:"reserve"`
+	// How long a box is kept: at least this, and up to an expiry_unit longer. At most 8784h.
+	TTL time.Duration `toml:"ttl"`
+	// Boxes are forgotten together, this many hours' worth at a time: their key is destroyed and their files are
+	// deleted. Each unit of the ttl is an open database of some 2 MiB of memory. Cannot change later.
+	ExpiryUnit time.Duration `toml:"expiry_unit"`
+	// The public list of new boxes is published in pieces of this length, 50ms to 1h, whole milliseconds. It is the
+	// same for everybody; shorter means quicker delivery and more work for everybody. Cannot change later.
+	DigestBucket time.Duration `toml:"digest_bucket"`
+	// Connections served at once, 1 to 10000. Each takes about 50 kB of memory while it lasts.
+	MaxConnections int `toml:"max_connections"`
+	// While more than this many connections a second arrive, tor asks newcomers for a proof of work, 0 to 65535.
+	// 0: never. Worth setting (for instance 30) for a mailbox whose address is public.
+	PowRate int `toml:"pow_rate"`
+	// How the mailbox reaches the Tor network.
+	Tor Tor `toml:"tor"`
+}
+
+// DefaultMailbox is what a new mailbox begins with.
+func DefaultMailbox() Mailbox {
+	return Mailbox{
+		DataDir:        ".",
+		LogLevel:       "info",
+		Quota:          10 << 30,
+		Reserve:        256 << 20,
+		TTL:            14 * 24 * time.Hour,
+		ExpiryUnit:     24 * time.Hour,
+		DigestBucket:   10 * time.Second,
+		MaxConnections: 512,
+		Tor:            DefaultTor(),
+	}
+}
+
+// maxUnits bounds the open databases: ttl / expiry_unit.
+const maxUnits = 100
+
+// Check that the values are possible.
+func (m *Mailbox) Check() error {
+	if m.DataDir == "" {
+		return fmt.Errorf("data_dir is empty")
+	}
+	if err := checkLevel(m.LogLevel); err != nil {
+		return err
+	}
+	switch {
+	case m.Quota < 16<<20:
+		return fmt.Errorf("quota is %v: it must be at least 16MiB", m.Quota)
+	case m.Reserve < 64<<20:
+		return fmt.Errorf("reserve is %v: it must be at least 64MiB", m.Reserve)
+	case m.DigestBucket < mailbox.MinBucket || m.DigestBucket > mailbox.MaxBucket || m.DigestBucket%time.Millisecond != 0:
+		return fmt.Errorf("digest_bucket is %v: it must be between %v and %v, in whole milliseconds", m.DigestBucket, mailbox.MinBucket, mailbox.MaxBucket)
+	case m.TTL < m.DigestBucket || m.TTL > mailbox.MaxTTL || m.TTL%time.Millisecond != 0:
+		return fmt.Errorf("ttl is %v: it must be between digest_bucket and %v, in whole milliseconds", m.TTL, mailbox.MaxTTL)
+	case m.ExpiryUnit < 100*time.Millisecond || m.ExpiryUnit > 31*24*time.Hour || m.ExpiryUnit%time.Millisecond != 0:
+		return fmt.Errorf("expiry_unit is %v: it must be between 100ms and 744h, in whole milliseconds", m.ExpiryUnit)
+	case m.TTL/m.ExpiryUnit > maxUnits:
+		return fmt.Errorf("ttl is %v and expiry_unit %v: more than %d units would be open at once", m.TTL, m.ExpiryUnit, maxUnits)
+	case m.MaxConnections < 1 || m.MaxConnections > 10000:
+		return fmt.Errorf("max_connections is %d: it must be between 1 and 10000", m.MaxConnections)
+	case m.PowRate < 0 || m.PowRate > 65535:
+		return fmt.Errorf("pow_rate is %d: it must be between 0 and 65535", m.PowRate)
+	}
+	return m.Tor.Check()
+}
+
+//go:embed mailbox.toml
+var mailboxSample string
+
+// RenderMailbox writes m as a configuration file: the sample, with its comments, and m's values.
+func RenderMailbox(m Mailbox) []byte { return render(mailboxSample, reflect.ValueOf(m)) }
+
+// Bytes is a size, written like "500MiB"; without a unit it is bytes.
+type Bytes int64
+
+var byteUnits = []struct {
+	name string
+	size Bytes
+}{
+	{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10},
+	{"TB", 1e12}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"B", 1},
+}
+
+// String is the shortest exact form in binary units.
+func (b Bytes) String() string {
+	for _, u := range byteUnits[:4] {
+		if b != 0 && b%u.size == 0 {
+			return strconv.FormatInt(int64(b/u.size), 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(b), 10) + "B"
+}
+
+// UnmarshalText reads a size; negative ones, fractions and what exceeds 63 bits are errors.
+func (b *Bytes) UnmarshalText(text []byte) error {
+	s := strings.TrimSpace(string(text))
+	unit := Bytes(1)
+	for _, u := range byteUnits {
+		if digits, ok := strings.CutSuffix(s, u.name); ok {
+			s, unit = strings.TrimSpace(digits), u.size
+			break
+		}
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 || n > math.MaxInt64/int64(unit) {
+		return fmt.Errorf("%q is not a size like 500MiB or 10GiB", text)
+	}
+	*b = Bytes(n) * unit
+	return nil
+}
+
+// Set makes Bytes a flag.Value.
+func (b *Bytes) Set(s string) error { return b.UnmarshalText([]byte(s)) }
