@@ -26,8 +26,8 @@ const (
 	headSize    = 1 + 1 + ackSize + 8 + 2 + 4 + 2 // up to the pieces: 62
 	flagKEM     = 1 << 0                          // a KEM block follows the head
 	capacity    = Size - headSize                 // for pieces, compressed or not: 8130
-	pieceHead   = 1 + 3 + recordIDSize + 2 + 2    // the most that a piece has in front of its bytes
-	maxFragment = capacity - pieceHead            // bytes of a fragment that Split makes: 8106
+	pieceHead   = 1 + 2 + recordIDSize + 2 + 2    // the most that a fragment of less than 8 KiB has in front of its bytes
+	maxFragment = capacity - pieceHead            // bytes of a fragment that Split makes: 8107
 
 	recordIDSize = 16
 )

@@ -116,9 +116,14 @@ func TestSplitAndJoinRefuseWhatExceedsALimit(t *testing.T) {
 	if _, err := Split(Record{Data: make([]byte, 1)}, [16]byte{}); !errors.Is(err, ErrMalformed) {
 		t.Errorf("type 0: %v", err)
 	}
-	fs, err := Split(Record{Type: 1, Data: make([]byte, MaxRecord)}, [16]byte{})
+	fs, err := Split(Record{Type: 1, Data: newSampler(1).bytes(MaxRecord)}, [16]byte{})
 	if err != nil || len(fs) > MaxFragments {
 		t.Fatalf("the largest record: %d fragments, %v", len(fs), err)
+	}
+	for _, f := range fs {
+		if !NewPacker(Ack{}).AddFragment(f) {
+			t.Fatalf("fragment %d of the largest, incompressible record does not fit", f.Index)
+		}
 	}
 	if r, err := Join(fs); err != nil || len(r.Data) != MaxRecord {
 		t.Fatalf("the largest record: %v", err)
