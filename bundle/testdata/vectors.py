@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+# Makes vectors.json with other software than Tarn's (and the zstd command): python3 vectors.py > vectors.json
+import json, struct, subprocess
+
+def num(n):
+    out = b""
+    while n >= 128:
+        out, n = out + bytes([n & 127 | 128]), n >> 7
+    return out + bytes([n])
+
+def s(x):
+    x = x if isinstance(x, bytes) else x.encode()
+    return num(len(x)) + x
+
+def many(xs):
+    return num(len(xs)) + b"".join(s(x) for x in xs)
+
+room, ev = "!kEr0jYqGwBCcuoQ7ubnUcUDHk7Ul6lQa6iIEVh0bAYM", ["$first", "$second"]
+raws = [b'{"type":"m.room.create"}', b'{"type":"m.room.member"}']
+store = "tarn-mailbox:1:pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd"
+records = {
+    1: s(room) + s("12") + many(raws),
+    2: s(room) + s("12") + s("$second") + many(ev) + many(raws) + many(ev[:1]) + many([bytes(range(129))]),
+    3: bytes(range(129)),
+    4: s(room) + many(ev),
+    5: s(room) + many(ev),
+    6: s(room) + num(1) + s("@bob:example") + s("$first") + s("m.read") + s("main") + num(1764000000000),
+    7: num(300) + many([store]) + s("Bob's node") + s("balanced"),
+}
+
+def piece(t, data, ident=None, index=0, count=1):
+    if count == 1:
+        return bytes([t]) + num(len(data) << 1) + data
+    return bytes([t]) + num(len(data) << 1 | 1) + ident + num(index) + num(count) + data
+
+def bundle(epoch, nxt, seen, floor, z, ilen, raw, kem=None):
+    b = bytes([1, 1 if kem is not None else 0]) + struct.pack(">IQ", epoch, nxt) + seen + struct.pack(">QHIH", floor, len(z), ilen, len(raw))
+    if kem is not None:
+        b += struct.pack(">H", len(kem)) + kem
+    return (b + z + raw).ljust(8192, b"\0")
+
+def zstd(b):
+    return subprocess.run(["zstd", "-19", "--no-check", f"--stream-size={len(b)}", "-c"], input=b, capture_output=True, check=True).stdout
+
+seen = bytes([0x06]) + bytes(30) + bytes([0x80])
+ident = bytes(range(0x10, 0x20))
+want, part = piece(4, records[4]), piece(2, b"a part of it", ident, 130, 300)
+compressed = b"".join(piece(t, r) for t, r in records.items()) * 20
+bundles = [
+    dict(name="nothing but an ack", pieces=0, bundle=bundle(7, 1000, seen, 900, b"", 0, b"")),
+    dict(name="a want and a fragment, as they are", pieces=2, bundle=bundle(7, 1000, seen, 900, b"", 0, want + part)),
+    dict(name="all records twenty times, compressed; a want behind", pieces=141, bundle=bundle(0, 0, bytes(32), 0, zstd(compressed), len(compressed), want)),
+    dict(name="a want behind a KEM block", pieces=1, bundle=bundle(1, 2, seen, 1, b"", 0, want, bytes(1216))),
+]
+for b in bundles:
+    assert len(b["bundle"]) == 8192
+    b["bundle"] = b["bundle"].rstrip(b"\0").hex()  # the zeros at the end are left out
+print(json.dumps(dict(records={t: r.hex() for t, r in records.items()}, bundles=bundles), indent=1))
