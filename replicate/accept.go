@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"tarn/bundle"
+	"tarn/crypto/onionid"
+	"tarn/crypto/ratchet"
+	"tarn/crypto/sealed"
+	"tarn/mailbox"
+	"tarn/store"
+)
+
+// acceptState is how far the following of a link is.
+type acceptState byte
+
+// The states, as stored.
+const (
+	acceptSeeking  acceptState = 1 // the payload is not found yet
+	acceptReplying acceptState = 2 // the reply is sealed and kept, not deposited yet
+	acceptFailed   acceptState = 3
+)
+
+// accept is a link that we follow. Guarded by the engine's mutex.
+type accept struct {
+	link    Link
+	state   acceptState
+	created time.Time
+	reason  string // of a failure
+
+	// From the payload on:
+	name      onionid.Name
+	stores    []mailbox.Address
+	promise   [32]byte
+	sealedAt  time.Time
+	root      ratchet.Root
+	numberKey [32]byte
+	replyID   mailbox.BoxID
+	reply     []byte // the sealed box, the same at every try
+
+	due   time.Time
+	tries int
+	busy  bool
+}
+
+func (a *accept) marshal() []byte {
+	w := writer{}
+	w.u8(rowVersion)
+	w.u8(byte(a.state))
+	w.str(string(a.link.Store.Onion))
+	w.time(a.link.Expiry)
+	w.time(a.created)
+	w.str(a.reason)
+	w.flag(a.reply != nil)
+	if a.reply != nil {
+		w.str(string(a.name))
+		w.stores(a.stores)
+		w.raw(a.promise[:])
+		w.time(a.sealedAt)
+		w.raw(a.root[:])
+		w.raw(a.numberKey[:])
+		w.raw(a.replyID[:])
+		w.raw(a.reply)
+	}
+	return w.b
+}
+
+func parseAccept(voucher [32]byte, b []byte) (*accept, error) {
+	r := reader{b: b}
+	r.version()
+	a := &accept{state: acceptState(r.u8())}
+	a.link = Link{Store: mailbox.Address{Onion: r.name()}, Voucher: voucher, Expiry: r.time()}
+	a.created, a.reason = r.time(), r.str(255)
+	if r.flag() {
+		a.name, a.stores, a.promise, a.sealedAt = r.name(), r.stores(), r.key32(), r.time()
+		a.root, a.numberKey = r.key32(), r.key32()
+		copy(a.replyID[:], r.raw(mailbox.IDSize))
+		a.reply = slices.Clone(r.raw(mailbox.BoxSize))
+	}
+	if a.state < acceptSeeking || a.state > acceptFailed || a.state == acceptReplying && a.reply == nil {
+		r.bad = true
+	}
+	return a, r.end()
+}
+
+// open tells whether the link's store is still needed.
+func (a *accept) open() bool { return a.state == acceptSeeking || a.state == acceptReplying }
+
+func (a *accept) fetchDue(at mailbox.Address, now time.Time) bool {
+	return a.state == acceptSeeking && a.link.Store == at && !a.busy && !a.due.After(now)
+}
+
+func (a *accept) replyDue(at mailbox.Address, now time.Time) bool {
+	return a.state == acceptReplying && a.link.Store == at && !a.busy && !a.due.After(now)
+}
+
+// Accept begins to follow a link. It is durable when Accept returns; the rest happens on the schedule, Contacts shows
+// how far it is. ErrExpired, ErrOwnLink, ErrFollowed, ErrNoStore, ErrTooMany.
+func (e *Engine) Accept(ctx context.Context, l Link) (ContactStatus, error) {
+	if err := ctx.Err(); err != nil {
+		return ContactStatus{}, err
+	}
+	if _, err := l.Store.Onion.Key(); err != nil {
+		return ContactStatus{}, fmt.Errorf("%w: %w", ErrLink, err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := time.Now()
+	switch {
+	case e.invites[l.Voucher] != nil:
+		return ContactStatus{}, ErrOwnLink
+	case e.accepts[l.Voucher] != nil:
+		return e.acceptStatus(e.accepts[l.Voucher], now), ErrFollowed
+	case !now.Before(l.Expiry):
+		return ContactStatus{}, ErrExpired
+	case len(e.own) == 0:
+		return ContactStatus{}, ErrNoStore
+	}
+	for _, c := range e.contacts {
+		if c.voucher == l.Voucher {
+			if c.initiator {
+				return ContactStatus{}, ErrOwnLink
+			}
+			return ContactStatus{}, ErrFollowed
+		}
+	}
+	open := 0
+	for _, a := range e.accepts {
+		if a.open() {
+			open++
+		}
+	}
+	if open >= maxLinks || len(e.accepts) >= 4*maxLinks {
+		return ContactStatus{}, ErrTooMany
+	}
+	a := &accept{link: l, state: acceptSeeking, created: now, due: now}
+	if err := e.saveAccept(a); err != nil {
+		return ContactStatus{}, err
+	}
+	e.accepts[l.Voucher] = a
+	e.reroute()
+	return e.acceptStatus(a, now), nil
+}
+
+func (e *Engine) saveAccept(a *accept) error {
+	if err := e.kv.Update(func(txn store.Txn) error {
+		return txn.Set(store.Key(tableAccept, a.link.Voucher[:]), a.marshal())
+	}); err != nil {
+		return fmt.Errorf("keep the following of a link: %w", err)
+	}
+	return nil
+}
+
+// failAccept ends it with words for a person.
+func (e *Engine) failAccept(a *accept, reason string) {
+	old := *a
+	a.state, a.reason = acceptFailed, reason
+	a.reply, a.root, a.numberKey = nil, ratchet.Root{}, [32]byte{}
+	if err := e.saveAccept(a); err != nil {
+		e.log.Warn("ending the following of a link", "err", err)
+		*a = old // it is tried again
+		return
+	}
+	e.reroute()
+}
+
+// fetchPayload looks for the payload in the link's store.
+func (e *Engine) fetchPayload(a *accept) job {
+	at := payloadPlace(a.link.Voucher)
+	a.busy = true
+	var got *[mailbox.BoxSize]byte
+	return job{
+		do: func(ctx context.Context, m Mailbox) error {
+			var err error
+			got, err = m.Get(ctx, at.id.Handle())
+			return err
+		},
+		done: func(err error) {
+			now := time.Now()
+			p := e.profile.Load()
+			a.busy = false
+			if e.accepts[a.link.Voucher] != a || a.state != acceptSeeking {
+				return
+			}
+			if errors.Is(err, errNotSent) {
+				a.due = now
+				return
+			}
+			var content []byte
+			if err == nil {
+				content, err = at.open(got)
+			}
+			switch {
+			case err == nil && sha256.Sum256(content) == a.link.Voucher:
+				if err := e.answer(a, content, now); err != nil {
+					e.log.Debug("a link's payload", "err", err)
+				}
+			case err == nil, errors.Is(err, ErrPayload):
+				e.failAccept(a, "What lies under this link is not what its maker put there; ask for a new link.")
+			case !now.Before(a.link.Expiry):
+				e.failAccept(a, "The link has expired; ask for a new one.")
+			default:
+				// Not deposited yet, or the store does not answer.
+				a.tries++
+				a.due = now.Add(e.jitter(backoff(2*p.Frame, a.tries, p.Retransmit)))
+			}
+		},
+	}
+}
+
+// answer checks the payload and makes the reply, once: what leaves is what is on disk, at every try.
+func (e *Engine) answer(a *accept, content []byte, now time.Time) error {
+	p, err := parsePayload(content)
+	switch {
+	case err != nil:
+		e.failAccept(a, "What lies under this link is not authentic; ask for a new link.")
+		return err
+	case p.name == e.self.Name:
+		e.failAccept(a, "This link was made by this node; give it to the other one.")
+		return ErrOwnLink
+	case !now.Before(p.expiry) || !p.expiry.Equal(a.link.Expiry):
+		e.failAccept(a, "The link has expired; ask for a new one.")
+		return ErrExpired
+	}
+	key, err := sealed.ParsePublicKey(p.key)
+	if err != nil {
+		return err
+	}
+	if err := e.rooms.AddCertificate(p.certificate); err != nil {
+		return fmt.Errorf("keep a contact's certificate: %w", err)
+	}
+	r := reply{name: e.self.Name, contribution: random32(), certificate: e.self.Certificate, stores: e.own}
+	answer, _, err := key.Seal(replyInfo(a.link.Voucher), r.marshal(e.self.Key, a.link.Voucher))
+	if err != nil {
+		return fmt.Errorf("seal a reply: %w", err)
+	}
+	s, err := agree(a.link.Voucher, p.replySecret, r.contribution, p.name, e.self.Name, answer)
+	if err != nil {
+		return err
+	}
+	at := replyPlace(a.link.Voucher, p.replySecret)
+	box, err := at.seal(answer)
+	if err != nil {
+		return err
+	}
+	next := *a
+	next.state, next.name, next.stores, next.promise, next.sealedAt = acceptReplying, p.name, p.stores, p.promise, now
+	next.root, next.numberKey, next.replyID, next.reply = s.root, s.numberKey, at.id, box[:]
+	next.tries, next.due = 0, now
+	if err := e.saveAccept(&next); err != nil {
+		return err
+	}
+	*a = next
+	return nil
+}
+
+// deliverReply writes the reply. Once the store has it the contact exists, in ONE Update with the end of the
+// following. A crash between the store's answer and that Update writes the reply again, identically: the store says
+// OK again. If the store has another box there, somebody else was faster: the link was used.
+func (e *Engine) deliverReply(a *accept) job {
+	a.busy = true
+	box := (*[mailbox.BoxSize]byte)(a.reply)
+	return job{
+		do: func(ctx context.Context, m Mailbox) error { return m.Put(ctx, a.replyID, box) },
+		done: func(err error) {
+			now := time.Now()
+			p := e.profile.Load()
+			a.busy = false
+			switch {
+			case e.accepts[a.link.Voucher] != a || a.state != acceptReplying:
+			case err == nil:
+				row := contactRow{state: contactActive, created: now, voucher: a.link.Voucher, stores: a.stores, told: slices.Clone(e.own),
+					numberKey: a.numberKey, promise: a.promise}
+				err := e.begin(newContact(a.name, row), a.root, a.sealedAt, func(txn store.Txn) error {
+					return txn.Delete(store.Key(tableAccept, a.link.Voucher[:]))
+				})
+				if err != nil {
+					e.log.Warn("making a contact", "err", err)
+					a.due = now.Add(e.jitter(p.Frame))
+					return
+				}
+				delete(e.accepts, a.link.Voucher)
+				e.reroute()
+			case errors.Is(err, errNotSent):
+				a.due = now
+			case errors.Is(err, mailbox.ErrExists):
+				e.failAccept(a, "The link was already used; ask for a new one.")
+			case !now.Before(a.link.Expiry):
+				e.failAccept(a, "The link expired before the answer could be delivered; ask for a new one.")
+			default:
+				a.tries++
+				a.due = now.Add(e.jitter(backoff(p.Frame, a.tries, p.Retransmit)))
+			}
+		},
+	}
+}
+
+// takeHello reads the inviter's nonce: the number that both people can compare follows from it.
+func (e *Engine) takeHello(c *contact, data []byte) (effect, error) {
+	if len(data) != 32 {
+		return effect{}, refuse(bundle.ErrMalformed)
+	}
+	nonce := [32]byte(data)
+	row := c.contactRow
+	changed := false
+	return effect{
+		write: func(txn store.Txn) error {
+			row, changed = c.contactRow, false
+			if c.initiator || promiseOf(nonce) != c.promise {
+				e.log.Warn("a contact's first word does not keep its link's promise")
+				return nil
+			}
+			row.number, changed = numberOf(c.numberKey, nonce), true
+			return txn.Set(store.Key(tableContact, string(c.name)), row.marshal())
+		},
+		apply: func() {
+			if changed {
+				c.contactRow = row
+			}
+		},
+	}, nil
+}
+
+// takeStores keeps the stores that a contact has now.
+func (e *Engine) takeStores(c *contact, data []byte) (effect, error) {
+	p, err := bundle.ParseContact(data)
+	if err != nil {
+		return effect{}, refuse(err)
+	}
+	if len(p.Stores) == 0 || len(p.Stores) > maxStores {
+		return effect{}, refuse(bundle.ErrTooLarge)
+	}
+	var row contactRow
+	changed := false
+	return effect{
+		write: func(txn store.Txn) error {
+			row, changed = c.contactRow, false
+			if p.Serial <= row.serial {
+				return nil // it came late
+			}
+			row.stores, row.serial, changed = p.Stores, p.Serial, true
+			return txn.Set(store.Key(tableContact, string(c.name)), row.marshal())
+		},
+		apply: func() {
+			if changed {
+				c.contactRow = row
+				e.reroute()
+			}
+		},
+	}, nil
+}
+
+// tellStores queues our stores for the contacts that know others. New calls it; it is durable with what was told.
+func (e *Engine) tellStores(now time.Time) error {
+	for _, c := range e.contacts {
+		if slices.Equal(c.told, e.own) || len(e.own) == 0 {
+			continue
+		}
+		rec, err := bundle.Contact{Serial: uint64(now.UnixMilli()), Stores: e.own}.Record()
+		if err != nil {
+			return fmt.Errorf("tell a contact our mailboxes: %w", err)
+		}
+		row := c.contactRow
+		row.told = slices.Clone(e.own)
+		err = e.kv.Update(func(txn store.Txn) error {
+			return errors.Join(
+				txn.Set(store.Key(tableContact, string(c.name)), row.marshal()),
+				store.Enqueue(txn, string(c.name), store.ItemRecord, append([]byte{byte(rec.Type)}, rec.Data...)))
+		})
+		if err != nil {
+			return fmt.Errorf("tell a contact our mailboxes: %w", err)
+		}
+		c.contactRow = row
+	}
+	return nil
+}

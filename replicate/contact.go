@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"tarn/bundle"
+	"tarn/crypto/onionid"
+	"tarn/crypto/ratchet"
+	"tarn/mailbox"
+	"tarn/store"
+)
+
+// Limits of one contact.
+const (
+	maxUnacked = 1000           // boxes: half of the peer's Window
+	lookahead  = ratchet.Window // handles of boxes that we wait for
+	maxInbox   = 2000           // received records not worked off: beyond, no more boxes are fetched
+	maxWants   = 2000           // events to ask for
+	maxPartial = 16 << 20       // bytes of received fragments of unfinished records
+	maxSets    = 32             // unfinished records
+)
+
+// contactState is how far a contact is.
+type contactState byte
+
+// The states, as stored. There is one; a link on its way is an invite or an accept.
+const (
+	contactActive contactState = 1
+)
+
+// contact is another node that we share a stream pair with. Guarded by the engine's mutex.
+type contact struct {
+	name onionid.Name
+	contactRow
+
+	sender   ratchet.Sender
+	packed   uint64     // outbox items up to this seq are in boxes or fragments
+	ackSent  bundle.Ack // what the newest box acknowledged
+	receiver ratchet.Receiver
+
+	boxes     map[uint64]*box // unacknowledged, by index
+	highAcked uint64          // the index after the highest one acknowledged since the engine began
+	mapped    uint64          // expected slots are in the engine's map below this index
+	fragments int             // rows that wait for a box
+	ackDue    time.Time       // zero: nothing to acknowledge alone
+	headsDue  time.Time
+	headsAt   int // which shared room the next summary begins with
+	inbox     int // rows
+	partial   map[[16]byte]*assembly
+	bytes     int // of partial
+	wants     map[wantKey]*want
+	given     map[onionid.Name]bool // servers whose certificates were put into boxes for it
+}
+
+// contactRow is what is kept of a contact beside its streams.
+type contactRow struct {
+	state     contactState
+	initiator bool // we made the link
+	created   time.Time
+	lastHeard time.Time
+	voucher   [32]byte          // of the link that made the contact
+	stores    []mailbox.Address // where boxes for it are left
+	serial    uint64            // of the newest word about them
+	told      []mailbox.Address // our stores, as it was told
+	numberKey [32]byte          // with the inviter's nonce it gives the number that people compare
+	promise   [32]byte          // acceptor: SHA-256 of that nonce, as the link's payload promised
+	number    string            // "" until the nonce is known
+}
+
+func (c *contactRow) marshal() []byte {
+	w := writer{}
+	w.u8(rowVersion)
+	w.u8(byte(c.state))
+	w.flag(c.initiator)
+	w.time(c.created)
+	w.time(c.lastHeard)
+	w.raw(c.voucher[:])
+	w.stores(c.stores)
+	w.uvarint(c.serial)
+	w.stores(c.told)
+	w.raw(c.numberKey[:])
+	w.raw(c.promise[:])
+	w.str(c.number)
+	return w.b
+}
+
+func parseContact(b []byte) (contactRow, error) {
+	r := reader{b: b}
+	r.version()
+	c := contactRow{state: contactState(r.u8()), initiator: r.flag(), created: r.time(), lastHeard: r.time(), voucher: r.key32(),
+		stores: r.stores(), serial: r.uvarint(), told: r.stores(), numberKey: r.key32(), promise: r.key32(), number: r.str(32)}
+	if c.state != contactActive {
+		r.bad = true
+	}
+	return c, r.end()
+}
+
+// senderRow is the sending half with what must change in the same write.
+func senderRow(s ratchet.Sender, packed uint64, ack bundle.Ack) []byte {
+	w := writer{}
+	w.u8(rowVersion)
+	w.bytes(s.Marshal())
+	w.uvarint(packed)
+	w.uvarint(uint64(ack.Epoch))
+	w.uvarint(ack.Next)
+	w.raw(ack.Seen[:])
+	return w.b
+}
+
+func parseSender(b []byte) (s ratchet.Sender, packed uint64, ack bundle.Ack, err error) {
+	r := reader{b: b}
+	r.version()
+	state := r.bytes(ratchet.SenderSize)
+	packed = r.uvarint()
+	ack.Epoch = uint32(r.uvarint())
+	ack.Next = r.uvarint()
+	ack.Seen = r.key32()
+	if err := r.end(); err != nil {
+		return s, 0, ack, err
+	}
+	s, err = ratchet.ParseSender(state)
+	return s, packed, ack, err
+}
+
+// newContact is an empty one.
+func newContact(name onionid.Name, row contactRow) *contact {
+	return &contact{name: name, contactRow: row, boxes: map[uint64]*box{}, partial: map[[16]byte]*assembly{},
+		wants: map[wantKey]*want{}, given: map[onionid.Name]bool{}}
+}
+
+// ack is what a box for the contact acknowledges.
+func (c *contact) ack() bundle.Ack {
+	next, seen := c.receiver.Ack()
+	return bundle.Ack{Epoch: c.receiver.Epoch(), Next: next, Seen: seen}
+}
+
+// lowest is the lowest unacknowledged index, or the next one to be used.
+func (c *contact) lowest() uint64 {
+	low := c.sender.Index()
+	for i := range c.boxes {
+		low = min(low, i)
+	}
+	return low
+}
+
+// expect puts the handles of the boxes that may come next into the engine's map. All of the window is there, so that
+// a box is known whenever a digest lists it; it is refilled in steps, for that costs a hash a slot.
+func (e *Engine) expect(c *contact) {
+	next, _ := c.receiver.Ack()
+	if c.mapped > 0 && c.mapped >= next+lookahead-lookahead/4 {
+		return
+	}
+	for _, s := range c.receiver.Expected(lookahead) {
+		if s.Index < c.mapped {
+			continue
+		}
+		e.expected[mailbox.BoxID(s.ID).Handle()] = ref{contact: c, index: s.Index}
+		c.mapped = s.Index + 1
+	}
+}
+
+// slotFor finds the slot of an index that is not opened yet.
+func (c *contact) slotFor(index uint64) (ratchet.Slot, bool) {
+	for _, s := range c.receiver.Expected(lookahead) {
+		if s.Index == index {
+			return s, true
+		}
+	}
+	return ratchet.Slot{}, false
+}
+
+// load reads all rows. Each table is read in one pass; box bytes stay on the disk.
+func (e *Engine) load() error {
+	now := time.Now()
+	err := e.kv.View(func(r store.Reader) error {
+		if err := scan(r, tableContact, func(k *store.KeyReader, v []byte) error {
+			name := onionid.Name(k.String())
+			row, err := parseContact(v)
+			if err != nil || k.Err() != nil {
+				return errors.Join(err, k.Err())
+			}
+			e.contacts[name] = newContact(name, row)
+			return nil
+		}); err != nil {
+			return err
+		}
+		for _, c := range e.contacts {
+			if err := e.loadContact(r, c, now); err != nil {
+				return err
+			}
+		}
+		return e.loadFirstContacts(r)
+	})
+	if err != nil {
+		return err
+	}
+	e.reroute()
+	for _, c := range e.contacts {
+		e.expect(c)
+		// Acknowledgements that waited when the node went down.
+		if c.ackSent != c.ack() {
+			c.ackDue = now.Add(e.exp(e.profile.Load().AckDelay))
+		}
+		c.headsDue = now.Add(e.exp(e.profile.Load().Heads))
+	}
+	if err := e.kv.View(e.loadDepots); err != nil {
+		return err
+	}
+	return e.tellStores(now)
+}
+
+func (e *Engine) loadContact(r store.Reader, c *contact, now time.Time) error {
+	peer := string(c.name)
+	b, err := r.Get(store.Key(tableSender, peer))
+	if err != nil {
+		return fmt.Errorf("sending half: %w", err)
+	}
+	if c.sender, c.packed, c.ackSent, err = parseSender(b); err != nil {
+		return fmt.Errorf("sending half: %w", err)
+	}
+	if b, err = r.Get(store.Key(tableReceiver, peer)); err != nil {
+		return fmt.Errorf("receiving half: %w", err)
+	}
+	if c.receiver, err = ratchet.ParseReceiver(b); err != nil {
+		return fmt.Errorf("receiving half: %w", err)
+	}
+	if err := scanOf(r, tableBoxMeta, peer, func(k *store.KeyReader, v []byte) error {
+		epoch, index := k.Uint64(), k.Uint64()
+		bx, err := parseBox(v)
+		if err != nil || k.Err() != nil || epoch != uint64(c.sender.Epoch()) {
+			return errors.Join(ErrRow, err, k.Err())
+		}
+		bx.index, bx.due = index, now
+		c.boxes[index] = bx
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := scanOf(r, tableFragment, peer, func(*store.KeyReader, []byte) error { c.fragments++; return nil }); err != nil {
+		return err
+	}
+	if err := scanOf(r, tableInbox, peer, func(*store.KeyReader, []byte) error { c.inbox++; return nil }); err != nil {
+		return err
+	}
+	if err := loadPartial(r, c); err != nil {
+		return err
+	}
+	if err := scanOf(r, tableGiven, peer, func(k *store.KeyReader, _ []byte) error {
+		c.given[onionid.Name(k.String())] = true
+		return k.Err()
+	}); err != nil {
+		return err
+	}
+	return scanOf(r, tableWant, peer, func(k *store.KeyReader, v []byte) error {
+		w, err := parseWant(v)
+		if err != nil {
+			return err
+		}
+		w.due = now
+		c.wants[w.wantKey] = w
+		return nil
+	})
+}
+
+// scan reads a whole table; the key reader stands at the first part.
+func scan(r store.Reader, table byte, fn func(*store.KeyReader, []byte) error) error {
+	return r.Scan([]byte{table}, nil, func(k, v []byte) (bool, error) {
+		if err := fn(store.ReadKey(k), v); err != nil {
+			return false, fmt.Errorf("table %#x: %w", table, err)
+		}
+		return true, nil
+	})
+}
+
+// scanOf reads one contact's rows of a table; the key reader stands after the contact's name.
+func scanOf(r store.Reader, table byte, peer string, fn func(*store.KeyReader, []byte) error) error {
+	return r.Scan(store.Key(table, peer), nil, func(k, v []byte) (bool, error) {
+		kr := store.ReadKey(k)
+		_ = kr.String()
+		if err := fn(kr, v); err != nil {
+			return false, fmt.Errorf("table %#x: %w", table, err)
+		}
+		return true, nil
+	})
+}
+
+// contactTables are those whose keys begin with a contact's name.
+var contactTables = []byte{tableContact, tableSender, tableReceiver, tableBoxMeta, tableBox, tableItem, tableFragment,
+	tableInbox, tableAssembly, tableGiven, tableWant}
+
+// erase deletes all rows of a contact but its outbox and what was received and not worked off yet (keepInbox).
+func erase(txn store.Txn, name onionid.Name, keepInbox bool) error {
+	for _, t := range contactTables {
+		if keepInbox && (t == tableInbox || t == tableAssembly) {
+			continue
+		}
+		if err := eraseOf(txn, t, string(name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func eraseOf(txn store.Txn, table byte, peer string) error {
+	return txn.Scan(store.Key(table, peer), nil, func(k, _ []byte) (bool, error) {
+		return true, txn.Delete(append([]byte(nil), k...))
+	})
+}

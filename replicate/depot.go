@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"tarn/mailbox"
+)
+
+// Mailbox is one store as the engine uses it: *mailbox.Client, or a test's. Each call is one transaction, of one size
+// up and one size down. Safe for concurrent use. A call without a valid descriptor errs with mailbox.ErrNoDescriptor
+// and makes no connection.
+type Mailbox interface {
+	Descriptor(ctx context.Context) (mailbox.Descriptor, error)
+	Put(ctx context.Context, id mailbox.BoxID, box *[mailbox.BoxSize]byte) error
+	Nothing(ctx context.Context) error
+	Get(ctx context.Context, h mailbox.Handle) (*[mailbox.BoxSize]byte, error)
+	Digest(ctx context.Context, p mailbox.PageAddr) (mailbox.Page, error)
+}
+
+var _ Mailbox = (*mailbox.Client)(nil)
+
+// depot is a store that the node knows: its own, where contacts drop boxes, or one of a contact's. Guarded by the
+// engine's mutex but for bucket and client.
+type depot struct {
+	address    mailbox.Address
+	client     Mailbox
+	own        bool
+	descriptor *descriptor
+	bucket     atomic.Int64 // nanoseconds; 0 until a descriptor was read
+
+	follow follower                 // own stores: how far the digest was read
+	todo   map[mailbox.Handle]*todo // own stores: boxes listed for us
+	decoys decoys                   // handles seen lately
+
+	lastOK, lastFail time.Time
+	lastErr          error
+}
+
+// descriptor is what the engine keeps of one.
+type descriptor struct {
+	bucket, ttl time.Duration
+	epochs      []uint32
+}
+
+// covers tells whether it has a key for the day of now.
+func (d *descriptor) covers(now time.Time) bool {
+	today := mailbox.Epoch(now)
+	for _, e := range d.epochs {
+		if e == today {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *depot) setDescriptor(m mailbox.Descriptor, now time.Time) {
+	n := &descriptor{bucket: m.Bucket, ttl: m.TTL}
+	for _, k := range m.Keys {
+		n.epochs = append(n.epochs, k.Epoch)
+	}
+	if !n.covers(now) {
+		// The clocks disagree by a day and more, or the store is behind with its keys: use what it has until the day
+		// changes, the client knows its tolerance.
+		n.epochs = append(n.epochs, mailbox.Epoch(now))
+	}
+	d.descriptor = n
+	d.bucket.Store(int64(m.Bucket))
+}
+
+// outcome notes how a transaction with the store ended.
+func (d *depot) outcome(err error, now time.Time) {
+	switch {
+	case err == nil, errors.Is(err, mailbox.ErrExists), errors.Is(err, mailbox.ErrNotYet), errors.Is(err, mailbox.ErrGone):
+		d.lastOK, d.lastErr = now, nil
+	case errors.Is(err, errBadBox):
+		d.lastOK = now
+	default:
+		d.lastFail, d.lastErr = now, err
+		if errors.Is(err, mailbox.ErrNoDescriptor) {
+			d.descriptor = nil
+		}
+	}
+}
+
+// words is the last error as a person can act on it; "" if the last transaction went well.
+func (d *depot) words() string {
+	switch err := d.lastErr; {
+	case err == nil:
+		return ""
+	case errors.Is(err, mailbox.ErrFull):
+		return "The mailbox is full: ask its operator for more space, or use another mailbox."
+	case errors.Is(err, mailbox.ErrBusy):
+		return "The mailbox is busy; the next slots try again."
+	case errors.Is(err, mailbox.ErrBadReply), errors.Is(err, mailbox.ErrPage), errors.Is(err, mailbox.ErrDescriptor):
+		return "The mailbox answers something that is not an answer: its program may be broken or of another version."
+	case errors.Is(err, mailbox.ErrNoDescriptor):
+		return "The mailbox has not given its keys of today yet; check both computers' clocks if this stays."
+	case errors.Is(err, context.DeadlineExceeded):
+		return "The mailbox does not answer in time."
+	default:
+		return "The mailbox cannot be reached; it may be switched off, or Tor is not up here."
+	}
+}

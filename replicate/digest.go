@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"tarn/mailbox"
+	"tarn/store"
+)
+
+// follower knows which buckets of one store's digest were read. It reads the newest bucket, for speed, and the oldest
+// gap, for completeness, by turns; a gap by the largest page that is closed.
+type follower struct {
+	begun   bool
+	saved   uint64             // the cursor on disk; 0: none
+	head    uint64             // buckets from here on were not looked at
+	gaps    []span             // buckets below head that are not read nor being read, ascending, apart
+	pending []span             // those that are being read
+	open    []mailbox.PageAddr // parts after the first of pages in pending: to be read next
+	back    bool               // whose turn: the oldest gap's
+
+	// slack is how long after its end (by our clock) a bucket is closed at the store; it is learnt, and negative if
+	// our clock is behind. smooth counts the pages that came since the store last said "not yet".
+	slack  time.Duration
+	smooth int
+}
+
+// span is buckets, from included, to not.
+type span struct{ from, to uint64 }
+
+const (
+	maxGaps  = 256 // beyond, the two oldest gaps are joined and a few pages are read twice
+	maxOpen  = 64  // parts
+	maxSlack = mailbox.SkewTolerance
+)
+
+// cursor is the first bucket that was not read.
+func (f *follower) cursor() uint64 {
+	c := f.head
+	if len(f.gaps) > 0 {
+		c = f.gaps[0].from
+	}
+	for _, p := range f.pending {
+		c = min(c, p.from)
+	}
+	return c
+}
+
+// advance makes the buckets that closed since the last time a gap.
+func (f *follower) advance(now uint64) {
+	if f.head < now {
+		f.unreadAgain(span{f.head, now})
+		f.head = now
+	}
+}
+
+// rewind makes everything from a bucket on unread.
+func (f *follower) rewind(to uint64) {
+	if f.begun && to < f.head {
+		f.unreadAgain(span{to, f.head})
+	}
+}
+
+// unreadAgain adds a gap.
+func (f *follower) unreadAgain(s span) {
+	var out []span
+	for _, g := range f.gaps {
+		if g.to < s.from || g.from > s.to {
+			out = append(out, g)
+			continue
+		}
+		s = span{min(s.from, g.from), max(s.to, g.to)}
+	}
+	i, _ := slices.BinarySearchFunc(out, s.from, func(g span, from uint64) int { return cmp.Compare(g.from, from) })
+	f.gaps = slices.Insert(out, i, s)
+	for len(f.gaps) > maxGaps {
+		f.gaps[1].from = f.gaps[0].from
+		f.gaps = f.gaps[1:]
+	}
+}
+
+// take removes buckets from the gaps.
+func (f *follower) take(s span) {
+	var out []span
+	for _, g := range f.gaps {
+		if g.to <= s.from || g.from >= s.to {
+			out = append(out, g)
+			continue
+		}
+		if g.from < s.from {
+			out = append(out, span{g.from, s.from})
+		}
+		if g.to > s.to {
+			out = append(out, span{s.to, g.to})
+		}
+	}
+	f.gaps = out
+}
+
+// settle ends the reading of a page: read to its end, or to be read again.
+func (f *follower) settle(s span, read bool) {
+	if i := slices.Index(f.pending, s); i >= 0 {
+		f.pending = slices.Delete(f.pending, i, i+1)
+	}
+	if !read {
+		f.unreadAgain(s)
+	}
+}
+
+// unread counts the gap buckets within a range.
+func (f *follower) unread(from, to uint64) (n uint64) {
+	for _, g := range f.gaps {
+		if lo, hi := max(g.from, from), min(g.to, to); lo < hi {
+			n += hi - lo
+		}
+	}
+	return n
+}
+
+// next is the page to read, which is pending from now on until it is settled; false: everything that is closed was
+// read or is being read. perBucket is how many handles a bucket has, about: it tells how many parts a large page has.
+func (f *follower) next(perBucket float64) (mailbox.PageAddr, bool) {
+	f.back = !f.back
+	if n := len(f.open); n > 0 && (f.back || len(f.gaps) == 0 || n >= maxOpen) {
+		p := f.open[0]
+		f.open = f.open[1:]
+		return p, true
+	}
+	if len(f.gaps) == 0 {
+		return mailbox.PageAddr{}, false
+	}
+	b := f.gaps[len(f.gaps)-1].to - 1
+	if f.back {
+		b = f.gaps[0].from
+	}
+	best, gain := mailbox.PageAddr{Index: b}, 0.0
+	for level := uint8(0); level < mailbox.Levels; level++ {
+		size := mailbox.LevelSpan(level)
+		p := mailbox.PageAddr{Level: level, Index: b / size}
+		from, to, ok := p.Buckets()
+		if !ok || to > f.head {
+			break
+		}
+		parts := 1 + float64(size)*perBucket/mailbox.PageHandles
+		if g := float64(f.unread(from, to)) / parts; g > gain {
+			best, gain = p, g
+		}
+	}
+	from, to, _ := best.Buckets()
+	f.take(span{from, to})
+	f.pending = append(f.pending, span{from, to})
+	return best, true
+}
+
+// notYet learns that a page which ended that long before the request was not closed.
+func (f *follower) notYet(ended, bucket time.Duration) {
+	f.slack = min(max(f.slack, ended+bucket/4), maxSlack)
+	f.smooth = 0
+}
+
+// came learns that a page came: maybe the next can be asked for sooner. The longer nothing was too early, the bolder.
+func (f *follower) came(bucket time.Duration) {
+	f.smooth++
+	f.slack = max(f.slack-min(bucket/64<<min(f.smooth/8, 12), bucket*60), -maxSlack)
+}
+
+// begin sets where a follower starts, once the store's bucket and TTL are known: where it stopped, but not before
+// what the store still has; at a new store with the newest bucket, for nothing older can be for us.
+func (f *follower) begin(closed uint64, d *descriptor) {
+	f.begun = true
+	f.head = closed - min(closed, 2)
+	if f.saved > 0 {
+		f.head = max(f.saved, closed-min(closed, uint64(d.ttl/d.bucket)))
+	}
+}
+
+// chooseDigest reads the next page of one of our stores' digests.
+func (e *Engine) chooseDigest(st *depot, now time.Time) (job, bool) {
+	if !st.own {
+		return job{}, false
+	}
+	f := &st.follow
+	bucket := st.descriptor.bucket
+	closed := mailbox.BucketAt(now.Add(-f.slack), bucket)
+	if !f.begun {
+		f.begin(closed, st.descriptor)
+	}
+	f.advance(closed)
+	p, ok := f.next(st.decoys.perBucket)
+	if !ok {
+		return job{}, false
+	}
+	from, to, _ := p.Buckets()
+	_, end := p.Times(bucket)
+	var page mailbox.Page
+	return job{
+		do: func(ctx context.Context, m Mailbox) error {
+			var err error
+			page, err = m.Digest(ctx, p)
+			return err
+		},
+		done: func(err error) {
+			switch {
+			case err == nil:
+				if p.Level == 0 {
+					f.came(bucket)
+				}
+				if err := e.readPage(st, page, bucket); err != nil {
+					e.log.Warn("keeping a digest page", "err", err)
+					f.settle(span{from, to}, false)
+				}
+			case errors.Is(err, mailbox.ErrGone):
+				f.settle(span{from, to}, true)
+			default:
+				if errors.Is(err, mailbox.ErrNotYet) {
+					f.notYet(now.Sub(end), bucket)
+				}
+				f.settle(span{from, to}, false)
+			}
+		},
+	}, true
+}
+
+// readPage looks for boxes of ours in a page. The matches and, once the page was read to its last part, the cursor
+// behind it are durable in one Update; a crash before reads the page again.
+func (e *Engine) readPage(st *depot, page mailbox.Page, bucket time.Duration) error {
+	from, to, ok := page.Buckets()
+	if !ok {
+		return nil
+	}
+	f := &st.follow
+	begin, end := page.Times(bucket)
+	var found []*todo
+	for _, h := range page.Handles {
+		r, ok := e.expected[h]
+		if !ok || st.todo[h] != nil {
+			continue
+		}
+		if r.invite != nil && begin.After(r.invite.expiry) {
+			continue // answered after the link expired
+		}
+		found = append(found, &todo{handle: h, ref: r, listed: begin})
+	}
+	f.settle(span{from, to}, true)
+	if page.Part+1 < page.Parts {
+		next := page.PageAddr
+		next.Part++
+		f.pending = append(f.pending, span{from, to})
+		f.open = append(f.open, next)
+	}
+	if len(found) > 0 {
+		err := e.kv.Update(func(txn store.Txn) error {
+			for _, t := range found {
+				if err := txn.Set(todoKey(st, t.handle), t.marshal()); err != nil {
+					return err
+				}
+			}
+			return txn.Set(store.Key(tableDigest, string(st.address.Onion)), binary.BigEndian.AppendUint64(nil, f.cursor()))
+		})
+		if err != nil {
+			return err
+		}
+		f.saved = f.cursor()
+	}
+	for _, t := range found {
+		st.todo[t.handle] = t
+	}
+	st.decoys.add(page, begin, end, e.rng)
+	return nil
+}
+
+// cursorEvery is how often a cursor is saved though nothing was found.
+const cursorEvery = 30 * time.Second
+
+// saveCursors keeps how far the digests were read. Losing it only costs reading again. The caller holds mu.
+func (e *Engine) saveCursors() error {
+	err := e.kv.Update(func(txn store.Txn) error {
+		for _, st := range e.depots {
+			if f := &st.follow; st.own && f.begun && f.cursor() != f.saved {
+				if err := txn.Set(store.Key(tableDigest, string(st.address.Onion)), binary.BigEndian.AppendUint64(nil, f.cursor())); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, st := range e.depots {
+		st.follow.saved = st.follow.cursor()
+	}
+	return nil
+}
+
+// loadDepots reads the cursors and the boxes that are still to be fetched; those of no contact any more are left out.
+func (e *Engine) loadDepots(r store.Reader) error {
+	for _, st := range e.depots {
+		if !st.own {
+			continue
+		}
+		name := string(st.address.Onion)
+		switch b, err := r.Get(store.Key(tableDigest, name)); {
+		case err == nil && len(b) == 8:
+			st.follow.saved = binary.BigEndian.Uint64(b)
+		case err == nil:
+			return fmt.Errorf("digest cursor: %w", ErrRow)
+		case !errors.Is(err, store.ErrNotFound):
+			return err
+		}
+		err := scanOf(r, tableTodo, name, func(k *store.KeyReader, v []byte) error {
+			h := k.String()
+			listed, err := parseTodo(v)
+			if err != nil || k.Err() != nil || len(h) != mailbox.HandleSize {
+				return errors.Join(ErrRow, err, k.Err())
+			}
+			handle := mailbox.Handle([]byte(h))
+			if rf, ok := e.expected[handle]; ok {
+				st.todo[handle] = &todo{handle: handle, ref: rf, listed: listed}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// decoys are handles that the digest showed lately, with their time, for the GETs of idle slots.
+type decoys struct {
+	seen      []decoy // ascending in time, nearly
+	perBucket float64 // handles, averaged
+}
+
+type decoy struct {
+	handle mailbox.Handle
+	at     time.Time
+}
+
+// maxDecoys bounds what is kept of a store: 32 KiB.
+const maxDecoys = 1024
+
+func (d *decoys) add(p mailbox.Page, begin, end time.Time, rng *rand.Rand) {
+	span := float64(mailbox.LevelSpan(p.Level))
+	d.perBucket += (float64(len(p.Handles))*float64(p.Parts)/span - d.perBucket) / 16
+	hs := p.Handles
+	if len(hs) > maxDecoys/4 {
+		hs = slices.Clone(hs)
+		rng.Shuffle(len(hs), func(i, j int) { hs[i], hs[j] = hs[j], hs[i] })
+		hs = hs[:maxDecoys/4]
+	}
+	for _, h := range hs {
+		d.seen = append(d.seen, decoy{h, begin.Add(time.Duration(rng.Float64() * float64(end.Sub(begin))))})
+	}
+	slices.SortStableFunc(d.seen, func(a, b decoy) int {
+		if c := a.at.Compare(b.at); c != 0 {
+			return c
+		}
+		return bytes.Compare(a.handle[:], b.handle[:])
+	})
+	if n := len(d.seen) - maxDecoys; n > 0 {
+		d.seen = slices.Delete(d.seen, 0, n)
+	}
+}
+
+// pick is a handle about as old as a box is when it is really read: after its bucket closed, a DIGEST slot and a GET
+// slot came. False: none is known.
+func (d *decoys) pick(now time.Time, bucket, frame time.Duration, rng *rand.Rand) (mailbox.Handle, bool) {
+	if len(d.seen) == 0 {
+		return mailbox.Handle{}, false
+	}
+	age := time.Duration(rng.Float64()*float64(bucket)) + time.Duration((rng.ExpFloat64()+rng.ExpFloat64())*float64(frame))
+	at := now.Add(-age)
+	i, _ := slices.BinarySearchFunc(d.seen, at, func(x decoy, t time.Time) int { return x.at.Compare(t) })
+	if i == len(d.seen) || i > 0 && rng.IntN(2) == 0 {
+		i--
+	}
+	h := d.seen[max(i, 0)].handle
+	return h, true
+}

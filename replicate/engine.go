@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tarn/crypto/onionid"
+	"tarn/dag"
+	"tarn/mailbox"
+	"tarn/matrix"
+	"tarn/room"
+	"tarn/store"
+)
+
+// Errors of this package beside ErrLink, ErrProfile and ErrRow.
+var (
+	ErrConfig    = errors.New("replicate: impossible configuration")
+	ErrNoStore   = errors.New("replicate: the node has no mailbox of its own; add one first")
+	ErrExpired   = errors.New("replicate: the link has expired; ask for a new one")
+	ErrOwnLink   = errors.New("replicate: this link was made by this node; give it to the other one")
+	ErrFollowed  = errors.New("replicate: this link was accepted before; see the contacts")
+	ErrNoContact = errors.New("replicate: no contact has that name")
+	ErrTooMany   = errors.New("replicate: too many open links; wait until some are used or expire")
+)
+
+// Rooms is what the engine needs of *room.Rooms: where items come from and where received records go. Safe for
+// concurrent use; what returns nil is durable.
+type Rooms interface {
+	Raw(room matrix.RoomID, id matrix.EventID) ([]byte, error)
+	MayHave(server matrix.ServerName, room matrix.RoomID, id matrix.EventID) (bool, error)
+	Status(room matrix.RoomID, id matrix.EventID) (dag.Status, error)
+	Heads(room matrix.RoomID) ([]matrix.EventID, error)
+	Shared(server matrix.ServerName) ([]matrix.RoomID, error)
+	Snapshot(room matrix.RoomID, event matrix.EventID) (*room.Snapshot, error)
+	Ingest(ctx context.Context, from matrix.ServerName, room matrix.RoomID, events [][]byte) (room.Ingested, error)
+	IngestSnapshot(ctx context.Context, from matrix.ServerName, s *room.Snapshot) error
+	IngestReceipts(from matrix.ServerName, room matrix.RoomID, rs []room.Receipt) error
+	AddCertificate(c onionid.Certificate) error
+	Certificate(server matrix.ServerName) (onionid.Certificate, bool, error)
+}
+
+var _ Rooms = (*room.Rooms)(nil)
+
+// Identity is who the node is.
+type Identity struct {
+	Key         ed25519.PrivateKey // of the onion: signs first contacts, nothing else here
+	Name        onionid.Name
+	Certificate onionid.Certificate // of the event-signing key, by Key
+}
+
+// Config of an engine.
+type Config struct {
+	KV       store.KV
+	Rooms    Rooms
+	Identity Identity
+	Stores   []mailbox.Address             // own mailboxes, where contacts drop boxes for us: at most 8
+	Dial     func(mailbox.Address) Mailbox // makes a client for a store; it connects only when called
+	Profile  Profile
+	Seed     [32]byte // of the schedule's ChaCha8; drawn from crypto/rand by main, fixed in tests
+	Log      *slog.Logger
+}
+
+// Engine is one node's replication. Safe for concurrent use.
+type Engine struct {
+	kv    store.KV
+	rooms Rooms
+	self  Identity
+	log   *slog.Logger
+	dial  func(mailbox.Address) Mailbox
+
+	profile atomic.Pointer[Profile]
+	routes  atomic.Pointer[routes]
+	clock   *rand.Rand // the schedule's alone
+	trace   func(slot) // tests: hears every transaction at its beginning
+	counts  counts
+	active  atomic.Int64
+	slots   sync.WaitGroup
+	wake    chan struct{} // the inbox has something new
+
+	// mu guards everything below, and the order of this package's writes to its own tables. It is held over an Update
+	// (a disk sync), never over the network or package room's Ingest.
+	mu       sync.Mutex
+	rng      *rand.Rand // for choices of content
+	own      []mailbox.Address
+	depots   map[mailbox.Address]*depot
+	contacts map[onionid.Name]*contact
+	invites  map[[32]byte]*invite
+	accepts  map[[32]byte]*accept
+	expected map[mailbox.Handle]ref // the boxes that we wait for
+	retries  map[string]*retry      // inbox rows that could not be worked off yet
+}
+
+// routes are the stores that slots go to, sorted, so that a seed gives the same ones again.
+type routes struct{ own, read, write []*depot }
+
+// counts are aggregates for status and tests: sums over all contacts, since the node began.
+type counts struct {
+	dropped, late            atomic.Int64 // slots
+	garbage                  atomic.Int64 // GET answers that were no box of ours
+	malformed                atomic.Int64 // authentic boxes or records that do not parse
+	refused                  atomic.Int64 // records that package room refused for good
+	exists, resealed, unsent atomic.Int64
+	rewrites, opened         atomic.Int64
+}
+
+// New reads the engine's rows; it starts nothing and needs no network.
+func New(c Config) (*Engine, error) {
+	if err := c.Profile.Validate(); err != nil {
+		return nil, err
+	}
+	switch {
+	case c.KV == nil || c.Rooms == nil || c.Dial == nil:
+		return nil, fmt.Errorf("%w: KV, Rooms and Dial are needed", ErrConfig)
+	case len(c.Identity.Key) != ed25519.PrivateKeySize || onionid.FromKey(c.Identity.Key.Public().(ed25519.PublicKey)) != c.Identity.Name:
+		return nil, fmt.Errorf("%w: the onion key is not the name's", ErrConfig)
+	case len(c.Stores) > maxStores:
+		return nil, fmt.Errorf("%w: %d mailboxes, at most %d", ErrConfig, len(c.Stores), maxStores)
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	content := sha256.Sum256(append([]byte("tarn/1 content choices"), c.Seed[:]...))
+	e := &Engine{
+		kv: c.KV, rooms: c.Rooms, self: c.Identity, log: c.Log, dial: c.Dial,
+		clock: rand.New(rand.NewChaCha8(c.Seed)), rng: rand.New(rand.NewChaCha8(content)),
+		wake:     make(chan struct{}, 1),
+		depots:   map[mailbox.Address]*depot{},
+		contacts: map[onionid.Name]*contact{},
+		invites:  map[[32]byte]*invite{},
+		accepts:  map[[32]byte]*accept{},
+		expected: map[mailbox.Handle]ref{},
+		retries:  map[string]*retry{},
+	}
+	p := c.Profile
+	e.profile.Store(&p)
+	for _, a := range c.Stores {
+		if _, err := a.Onion.Key(); err != nil {
+			return nil, fmt.Errorf("%w: mailbox address: %w", ErrConfig, err)
+		}
+		if !slices.Contains(e.own, a) {
+			e.own = append(e.own, a)
+		}
+	}
+	if err := e.load(); err != nil {
+		return nil, fmt.Errorf("replicate: read the contacts: %w", err)
+	}
+	return e, nil
+}
+
+// Run keeps the schedule until ctx ends; then it waits for the transactions under way.
+func (e *Engine) Run(ctx context.Context) error {
+	var work sync.WaitGroup
+	work.Go(func() { e.workInbox(ctx) })
+	e.runSchedule(ctx)
+	work.Wait()
+	e.slots.Wait()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.saveCursors(); err != nil {
+		return fmt.Errorf("replicate: save the digest cursors: %w", err)
+	}
+	return nil
+}
+
+// SetProfile changes the schedule from the next tick on. It is not kept on disk: the configuration is the caller's.
+func (e *Engine) SetProfile(p Profile) error {
+	if err := p.Validate(); err != nil {
+		return err
+	}
+	e.profile.Store(&p)
+	return nil
+}
+
+// reroute computes the known stores anew. The caller holds mu (or is New).
+func (e *Engine) reroute() {
+	var r routes
+	seen := map[*depot]byte{}
+	add := func(set *[]*depot, bit byte, a mailbox.Address) {
+		d := e.depots[a]
+		if d == nil {
+			d = &depot{address: a, client: e.dial(a), todo: map[mailbox.Handle]*todo{}, own: slices.Contains(e.own, a)}
+			e.depots[a] = d
+		}
+		if seen[d]&bit == 0 {
+			seen[d] |= bit
+			*set = append(*set, d)
+		}
+	}
+	for _, a := range e.own {
+		add(&r.own, 1, a)
+		add(&r.read, 2, a)
+		add(&r.write, 4, a)
+	}
+	for _, c := range e.contacts {
+		for _, a := range c.stores {
+			add(&r.write, 4, a)
+		}
+	}
+	for _, a := range e.accepts {
+		if a.open() {
+			add(&r.read, 2, a.link.Store)
+			add(&r.write, 4, a.link.Store)
+		}
+	}
+	for a, d := range e.depots {
+		if seen[d] == 0 {
+			delete(e.depots, a)
+		}
+	}
+	for _, set := range [][]*depot{r.own, r.read, r.write} {
+		slices.SortFunc(set, func(a, b *depot) int { return cmp.Compare(a.address.Onion, b.address.Onion) })
+	}
+	e.routes.Store(&r)
+}
+
+// exp is an exponential delay for content (never for a slot's time). The caller holds mu.
+func (e *Engine) exp(mean time.Duration) time.Duration {
+	return time.Duration(e.rng.ExpFloat64() * float64(mean))
+}

@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"tarn/bundle"
+	"tarn/mailbox"
+	"tarn/store"
+)
+
+// errBadBox: a store gave something that is not the box we know is there.
+var errBadBox = errors.New("replicate: the answer is not the box")
+
+// Fetching one box.
+const (
+	fetchTries   = 8  // then it is left to the sender's rewrite
+	probeOneIn   = 16 // an idle GET asks for a contact's next box though no digest listed it: heals a digest that hides one
+	probeHoleOne = 4  // more often while a later box has come
+)
+
+// ref says whose box a handle is.
+type ref struct {
+	contact *contact
+	index   uint64
+	invite  *invite // instead of a contact: the reply to a link of ours
+}
+
+// todo is a box that a digest listed for us.
+type todo struct {
+	handle mailbox.Handle
+	ref
+	listed    time.Time // when its digest page began
+	tries     int
+	notBefore time.Time
+	busy      bool
+}
+
+func todoKey(st *depot, h mailbox.Handle) []byte {
+	return store.Key(tableTodo, string(st.address.Onion), h[:])
+}
+
+func (t *todo) marshal() []byte {
+	w := writer{}
+	w.u8(rowVersion)
+	w.time(t.listed)
+	return w.b
+}
+
+func parseTodo(b []byte) (time.Time, error) {
+	r := reader{b: b}
+	r.version()
+	t := r.time()
+	return t, r.end()
+}
+
+// chooseGet finds a box to read at the store: one that a digest listed, a payload of a link we follow, now and then
+// one that may be there unlisted; else a decoy.
+func (e *Engine) chooseGet(st *depot, now time.Time) (job, bool) {
+	// The lowest index of each contact, then one contact by lot.
+	best := map[*contact]*todo{}
+	var offers []func() (job, bool)
+	for h, t := range st.todo {
+		if t.contact != nil && e.expected[h].contact != t.contact {
+			delete(st.todo, h) // it came meanwhile, or the contact is gone
+			continue
+		}
+		if t.busy || t.notBefore.After(now) {
+			continue
+		}
+		if t.invite != nil {
+			offers = append(offers, func() (job, bool) { return e.fetch(st, t), true })
+		} else if b := best[t.contact]; t.contact.inbox < maxInbox && (b == nil || t.index < b.index) {
+			best[t.contact] = t
+		}
+	}
+	for _, t := range best {
+		offers = append(offers, func() (job, bool) { return e.fetch(st, t), true })
+	}
+	for _, a := range e.accepts {
+		if a.fetchDue(st.address, now) {
+			offers = append(offers, func() (job, bool) { return e.fetchPayload(a), true })
+		}
+	}
+	if len(offers) > 0 {
+		return offers[e.rng.IntN(len(offers))]()
+	}
+	if st.own {
+		if t := e.probe(now); t != nil {
+			return e.fetch(st, t), true
+		}
+	}
+	h, ok := st.decoys.pick(now, st.descriptor.bucket, e.profile.Load().Frame, e.rng)
+	if !ok {
+		return job{}, false
+	}
+	return job{do: func(ctx context.Context, m Mailbox) error { _, err := m.Get(ctx, h); return err }}, true
+}
+
+// probe is, rarely, a box that no digest listed: the lowest one that is missing from some contact.
+func (e *Engine) probe(now time.Time) *todo {
+	if len(e.contacts) == 0 || e.rng.IntN(probeHoleOne) != 0 {
+		return nil
+	}
+	n := e.rng.IntN(len(e.contacts))
+	for _, c := range e.contacts {
+		if n--; n >= 0 {
+			continue
+		}
+		_, seen := c.receiver.Ack()
+		hole := seen != [32]byte{}
+		if !hole && e.rng.IntN(probeOneIn/probeHoleOne) != 0 || c.inbox >= maxInbox {
+			return nil
+		}
+		s := c.receiver.Expected(1)
+		if len(s) == 0 {
+			return nil
+		}
+		return &todo{handle: mailbox.BoxID(s[0].ID).Handle(), ref: ref{contact: c, index: s[0].Index}, listed: now, tries: -1}
+	}
+	return nil
+}
+
+// fetch reads a box of a contact's stream, or the reply to a link.
+func (e *Engine) fetch(st *depot, t *todo) job {
+	t.busy = true
+	var got *[mailbox.BoxSize]byte
+	return job{
+		do: func(ctx context.Context, m Mailbox) error {
+			var err error
+			got, err = m.Get(ctx, t.handle)
+			return err
+		},
+		done: func(err error) {
+			t.busy = false
+			if errors.Is(err, errNotSent) || st.todo[t.handle] != t && t.tries >= 0 {
+				return
+			}
+			if err == nil {
+				if t.invite != nil {
+					err = e.openReply(st, t, got)
+				} else {
+					err = e.openBox(st, t, got)
+				}
+			}
+			if err == nil || t.tries < 0 {
+				return
+			}
+			if !errors.Is(err, errBadBox) {
+				// The store's or the disk's fault: the box stays due, a little later.
+				t.notBefore = time.Now().Add(e.jitter(e.profile.Load().Frame))
+				return
+			}
+			t.tries++
+			t.notBefore = time.Now().Add(e.jitter(backoff(2*e.profile.Load().Frame, t.tries, e.profile.Load().Retransmit)))
+			if t.tries >= fetchTries {
+				if err := e.kv.Update(func(txn store.Txn) error { return txn.Delete(todoKey(st, t.handle)) }); err == nil {
+					delete(st.todo, t.handle)
+				}
+			}
+		},
+	}
+}
+
+// openBox opens what a store gave for a box of a contact and keeps what is in it.
+func (e *Engine) openBox(st *depot, t *todo, got *[mailbox.BoxSize]byte) error {
+	c := t.contact
+	slot, ok := c.slotFor(t.index)
+	if !ok || e.contacts[c.name] != c {
+		delete(st.todo, t.handle) // another slot was faster
+		return nil
+	}
+	plaintext, err := slot.Open(got[:])
+	if err != nil {
+		if t.tries >= 0 {
+			e.counts.garbage.Add(1)
+		}
+		return errBadBox // absent, replaced, or garbage
+	}
+	if err := e.receive(st, c, t, mailbox.BoxID(slot.ID), plaintext); err != nil {
+		e.log.Warn("keeping a received box", "err", err)
+		return err
+	}
+	delete(st.todo, t.handle)
+	delete(e.expected, t.handle)
+	e.expect(c)
+	e.counts.opened.Add(1)
+	e.wakeInbox()
+	return nil
+}
+
+// receive keeps what a box holds. First what the peer acknowledges takes effect. Then ONE Update makes the box's
+// records durable in the inbox and forgets its key; only from then on do our acknowledgements name it. A crash before
+// that reads the box again (its todo row is there still); the peer's acknowledgement applied twice changes nothing.
+func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plaintext []byte) error {
+	ack, fragments, err := bundle.Unpack(plaintext)
+	if err != nil {
+		// Authentic, so the peer's program is at fault. The index must not stay a hole for ever: the box counts as read.
+		e.counts.malformed.Add(1)
+		e.log.Warn("a contact sent a box that is not a bundle")
+		fragments, ack = nil, bundle.Ack{}
+	} else if err := e.applyAck(c, ack); err != nil {
+		return err
+	}
+	now := time.Now()
+	r := c.receiver
+	if err := r.Done(t.index); err != nil {
+		return err
+	}
+	row := c.contactRow
+	row.lastHeard = now
+	plan := e.planInbox(c, t.index, fragments, now)
+	peer := string(c.name)
+	err = e.kv.Update(func(txn store.Txn) error {
+		if err := plan.write(txn); err != nil {
+			return err
+		}
+		return errors.Join(
+			txn.Set(store.Key(tableReceiver, peer), r.Marshal()),
+			txn.Set(store.Key(tableContact, peer), row.marshal()),
+			txn.Delete(todoKey(st, t.handle)))
+	})
+	if err != nil {
+		return errors.Join(fmt.Errorf("keep a box: %w", err), e.reloadPartial(c))
+	}
+	c.receiver, c.contactRow = r, row
+	plan.apply()
+	if len(fragments) > 0 && c.ackDue.IsZero() {
+		c.ackDue = now.Add(e.exp(e.profile.Load().AckDelay))
+	}
+	return nil
+}
+
+// assembly is a record of which some fragments came.
+type assembly struct {
+	count, have int
+	bytes       int
+	kind        bundle.Type
+	first       time.Time
+	seen        []uint64 // bitmap
+	done        bool     // an inbox row stands for it
+}
+
+// piece is a row of tableAssembly.
+type piece struct {
+	bundle.Fragment
+	received time.Time
+}
+
+func (p *piece) marshal() []byte {
+	w := writer{}
+	w.u8(rowVersion)
+	w.time(p.received)
+	w.bytes(marshalFragment(p.Fragment))
+	return w.b
+}
+
+func parsePiece(b []byte) (piece, error) {
+	r := reader{b: b}
+	r.version()
+	p := piece{received: r.time()}
+	row := r.bytes(2 * bundle.MaxInflated)
+	if err := r.end(); err != nil {
+		return p, err
+	}
+	var err error
+	p.Fragment, err = parseFragment(row)
+	return p, err
+}
+
+// noteFragment counts a fragment; false: it is there already, or does not fit the others.
+func (c *contact) noteFragment(id [16]byte, index int, p piece) bool {
+	a := c.partial[id]
+	if a == nil {
+		a = &assembly{count: int(p.Count), kind: p.Type, first: p.received, seen: make([]uint64, (p.Count+63)/64)}
+		c.partial[id] = a
+	}
+	if int(p.Count) != a.count || p.Type != a.kind || index != int(p.Index) || a.seen[index/64]&(1<<(index%64)) != 0 {
+		return false
+	}
+	a.seen[index/64] |= 1 << (index % 64)
+	a.have++
+	a.bytes += len(p.Data)
+	c.bytes += len(p.Data)
+	if p.received.Before(a.first) {
+		a.first = p.received
+	}
+	return true
+}
+
+// drop forgets an assembly in memory.
+func (c *contact) drop(id [16]byte) {
+	if a := c.partial[id]; a != nil {
+		c.bytes -= a.bytes
+		delete(c.partial, id)
+	}
+}
+
+// oldest is the unfinished record that began first, kept aside.
+func (c *contact) oldest(but [16]byte) (id [16]byte, ok bool) {
+	var first time.Time
+	for k, a := range c.partial {
+		if !a.done && k != but && (!ok || a.first.Before(first)) {
+			id, first, ok = k, a.first, true
+		}
+	}
+	return id, ok
+}
+
+// inboxPlan is what a received box's fragments do: to the disk (write) and, after the commit, to memory (apply).
+type inboxPlan struct {
+	c       *contact
+	rows    map[string][]byte
+	dropped [][16]byte
+	records int
+}
+
+// planInbox decides where each fragment goes: a whole record into the inbox; a piece to its siblings; with the last
+// piece an inbox row that names them. Unfinished records beyond the limits are given up, oldest first: an honest
+// sender has one at a time.
+func (e *Engine) planInbox(c *contact, index uint64, fragments []bundle.Fragment, now time.Time) *inboxPlan {
+	p := &inboxPlan{c: c, rows: map[string][]byte{}}
+	peer := string(c.name)
+	for place, f := range fragments {
+		key := store.Key(tableInbox, peer, uint64(c.receiver.Epoch()), index, uint64(place))
+		if f.Count <= 1 {
+			p.rows[string(key)] = (&inboxRow{received: now, kind: f.Type, data: f.Data}).marshal()
+			p.records++
+			continue
+		}
+		pc := piece{Fragment: f, received: now}
+		if !c.noteFragment(f.ID, int(f.Index), pc) {
+			continue
+		}
+		p.rows[string(store.Key(tableAssembly, peer, f.ID[:], uint64(f.Index)))] = pc.marshal()
+		if a := c.partial[f.ID]; a.have == a.count {
+			a.done = true
+			p.rows[string(key)] = (&inboxRow{received: now, kind: f.Type, assembled: true, data: bytes.Clone(f.ID[:])}).marshal()
+			p.records++
+		}
+		for c.bytes > maxPartial || len(c.partial) > maxSets {
+			id, ok := c.oldest(f.ID)
+			if !ok {
+				break
+			}
+			e.counts.refused.Add(1)
+			c.drop(id)
+			p.dropped = append(p.dropped, id)
+			prefix := string(store.Key(tableAssembly, peer, id[:]))
+			maps.DeleteFunc(p.rows, func(k string, _ []byte) bool { return strings.HasPrefix(k, prefix) })
+		}
+	}
+	return p
+}
+
+// reloadPartial counts the fragments on disk again, after a plan that did not come to be.
+func (e *Engine) reloadPartial(c *contact) error {
+	c.partial, c.bytes = map[[16]byte]*assembly{}, 0
+	return e.kv.View(func(r store.Reader) error { return loadPartial(r, c) })
+}
+
+func loadPartial(r store.Reader, c *contact) error {
+	err := scanOf(r, tableAssembly, string(c.name), func(k *store.KeyReader, v []byte) error {
+		id, index := k.String(), k.Uint64()
+		p, err := parsePiece(v)
+		if err != nil || k.Err() != nil || len(id) != 16 {
+			return errors.Join(ErrRow, err, k.Err())
+		}
+		c.noteFragment([16]byte([]byte(id)), int(index), p)
+		return nil
+	})
+	for _, a := range c.partial {
+		a.done = a.have == a.count // the inbox row came with the last piece
+	}
+	return err
+}
+
+func (p *inboxPlan) write(txn store.Txn) error {
+	for _, id := range p.dropped {
+		if err := eraseAssembly(txn, p.c, id); err != nil {
+			return err
+		}
+	}
+	for k, v := range p.rows {
+		if err := txn.Set([]byte(k), v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *inboxPlan) apply() { p.c.inbox += p.records }
+
+func eraseAssembly(txn store.Txn, c *contact, id [16]byte) error {
+	return txn.Scan(store.Key(tableAssembly, string(c.name), id[:]), nil, func(k, _ []byte) (bool, error) {
+		return true, txn.Delete(slices.Clone(k))
+	})
+}

@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"tarn/bundle"
+	"tarn/crypto/onionid"
+	"tarn/room"
+	"tarn/store"
+)
+
+// typeHello is a bundle record of ours: the 32-byte nonce that the inviter's payload promised. SPEC replicate §3.
+const typeHello bundle.Type = 0x21
+
+// How long a record waits that can not be taken now.
+const (
+	inboxBatch  = 32          // rows read at a time
+	retryFirst  = time.Second // then doubled
+	retryMax    = 10 * time.Minute
+	keepUnknown = 24 * time.Hour // events of a room that we do not know (yet): its snapshot may be on the way
+	keepFailing = 14 * 24 * time.Hour
+	maxRetries  = 4 * maxInbox // rows with a pause in memory
+)
+
+// inboxRow is a received record that is not worked off yet.
+type inboxRow struct {
+	received  time.Time
+	kind      bundle.Type
+	assembled bool // data is the id of a record in tableAssembly
+	data      []byte
+}
+
+func (i *inboxRow) marshal() []byte {
+	w := writer{}
+	w.u8(rowVersion)
+	w.time(i.received)
+	w.u8(byte(i.kind))
+	w.flag(i.assembled)
+	w.bytes(i.data)
+	return w.b
+}
+
+func parseInbox(b []byte) (inboxRow, error) {
+	r := reader{b: b}
+	r.version()
+	i := inboxRow{received: r.time(), kind: bundle.Type(r.u8()), assembled: r.flag(), data: r.bytes(bundle.MaxInflated)}
+	if i.assembled && len(i.data) != 16 {
+		r.bad = true
+	}
+	return i, r.end()
+}
+
+// retry is when an inbox row is tried again.
+type retry struct {
+	tries int
+	next  time.Time
+}
+
+// effect is what working off a record changes here. Both run under the engine's lock: write in the Update that
+// deletes the row, apply after its commit.
+type effect struct {
+	write func(store.Txn) error
+	apply func()
+}
+
+// errRefuse: the record can never be taken.
+var errRefuse = errors.New("replicate: record refused")
+
+func (e *Engine) wakeInbox() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// workInbox works the inbox off until ctx ends, and saves the digest cursors now and then.
+func (e *Engine) workInbox(ctx context.Context) {
+	e.wakeInbox() // what was left when the node went down
+	save := time.Now().Add(cursorEvery)
+	for {
+		next := e.drain(ctx)
+		if next.IsZero() || next.After(save) {
+			next = save
+		}
+		timer := time.NewTimer(time.Until(next))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-e.wake:
+		case <-timer.C:
+		}
+		timer.Stop()
+		if now := time.Now(); !now.Before(save) {
+			save = now.Add(cursorEvery)
+			e.mu.Lock()
+			if err := e.saveCursors(); err != nil {
+				e.log.Warn("saving the digest cursors", "err", err)
+			}
+			e.expire(now)
+			e.mu.Unlock()
+		}
+	}
+}
+
+// drain works off every row that is due, and returns when the next one is (zero: none).
+func (e *Engine) drain(ctx context.Context) (next time.Time) {
+	e.mu.Lock()
+	var peers []*contact
+	for _, c := range e.contacts {
+		if c.inbox > 0 {
+			peers = append(peers, c)
+		}
+	}
+	e.mu.Unlock()
+	for _, c := range peers {
+		if t := e.drainContact(ctx, c); !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	return next
+}
+
+func (e *Engine) drainContact(ctx context.Context, c *contact) (next time.Time) {
+	type rowAt struct {
+		key []byte
+		inboxRow
+	}
+	from := []byte(nil)
+	for ctx.Err() == nil {
+		var rows []rowAt
+		err := e.kv.View(func(r store.Reader) error {
+			return r.Scan(store.Key(tableInbox, string(c.name)), from, func(k, v []byte) (bool, error) {
+				row, err := parseInbox(append([]byte(nil), v...))
+				if err != nil {
+					return false, err
+				}
+				rows = append(rows, rowAt{append([]byte(nil), k...), row})
+				return len(rows) < inboxBatch, nil
+			})
+		})
+		if err != nil {
+			e.log.Warn("reading the inbox", "err", err)
+			return time.Now().Add(retryMax)
+		}
+		if len(rows) == 0 {
+			return next
+		}
+		for _, row := range rows {
+			if t := e.work(ctx, c, row.key, row.inboxRow); !t.IsZero() && (next.IsZero() || t.Before(next)) {
+				next = t
+			}
+			if ctx.Err() != nil {
+				return next
+			}
+		}
+		from = append(rows[len(rows)-1].key, 0)
+	}
+	return next
+}
+
+// work takes one record to whom it is for. The row goes only after that has it durably: a crash between gives the
+// record twice. It returns when to try again, zero if the row is done with.
+func (e *Engine) work(ctx context.Context, c *contact, key []byte, row inboxRow) time.Time {
+	now := time.Now()
+	e.mu.Lock()
+	if r := e.retries[string(key)]; r != nil && r.next.After(now) {
+		e.mu.Unlock()
+		return r.next
+	}
+	e.mu.Unlock()
+	eff, err := e.take(ctx, c, row)
+	if ctx.Err() != nil {
+		return time.Time{}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.contacts[c.name] != c {
+		return time.Time{} // forgotten meanwhile, its rows with it
+	}
+	if err != nil && !errors.Is(err, errRefuse) && !row.stale(err, now) {
+		r := e.retries[string(key)]
+		if r == nil {
+			if len(e.retries) >= maxRetries {
+				clear(e.retries)
+			}
+			r = &retry{}
+			e.retries[string(key)] = r
+		}
+		r.next = now.Add(backoff(retryFirst, r.tries, retryMax))
+		r.tries++
+		return r.next
+	}
+	if err != nil {
+		e.counts.refused.Add(1)
+		e.log.Debug("a received record was refused", "type", row.kind, "err", err)
+		eff = effect{}
+	}
+	err = e.kv.Update(func(txn store.Txn) error {
+		if eff.write != nil {
+			if err := eff.write(txn); err != nil {
+				return err
+			}
+		}
+		if row.assembled {
+			if err := eraseAssembly(txn, c, [16]byte(row.data)); err != nil {
+				return err
+			}
+		}
+		return txn.Delete(key)
+	})
+	if err != nil {
+		e.log.Warn("working off the inbox", "err", err)
+		return now.Add(retryFirst)
+	}
+	delete(e.retries, string(key))
+	c.inbox--
+	if row.assembled {
+		c.drop([16]byte(row.data))
+	}
+	if eff.apply != nil {
+		eff.apply()
+	}
+	return time.Time{}
+}
+
+// stale tells whether a record that fails for a reason that may pass has waited long enough.
+func (i *inboxRow) stale(err error, now time.Time) bool {
+	keep := keepFailing
+	if errors.Is(err, room.ErrUnknownRoom) {
+		keep = keepUnknown
+	}
+	return now.Sub(i.received) > keep
+}
+
+// take gives a record to whom it is for. Errors wrap errRefuse if there is no point in trying again.
+func (e *Engine) take(ctx context.Context, c *contact, row inboxRow) (effect, error) {
+	data := row.data
+	if row.assembled {
+		rec, err := e.assemble(c, [16]byte(row.data))
+		if err != nil {
+			return effect{}, err
+		}
+		data = rec.Data
+	}
+	switch row.kind {
+	case bundle.TypeEvents:
+		id, events, err := decodeEvents(data)
+		if err != nil {
+			return effect{}, refuse(err)
+		}
+		got, err := e.rooms.Ingest(ctx, c.name, id, events)
+		if err != nil {
+			return effect{}, permanent(err)
+		}
+		if got.Bad > 0 {
+			e.counts.refused.Add(int64(got.Bad))
+		}
+		return e.noteIngested(c, id, got), nil
+	case bundle.TypeSnapshot:
+		s, err := decodeSnapshot(data)
+		if err != nil {
+			return effect{}, refuse(err)
+		}
+		return effect{}, permanent(e.rooms.IngestSnapshot(ctx, c.name, s))
+	case bundle.TypeCertificate:
+		cert, err := onionid.ParseCertificate(data)
+		if err != nil {
+			return effect{}, refuse(err)
+		}
+		return effect{}, permanent(e.rooms.AddCertificate(cert))
+	case bundle.TypeWant:
+		return e.answerWant(c, data)
+	case bundle.TypeHeads:
+		return e.compareHeads(c, data)
+	case bundle.TypeReceipts:
+		id, rs, err := decodeReceipts(data)
+		if err != nil {
+			return effect{}, refuse(err)
+		}
+		return effect{}, permanent(e.rooms.IngestReceipts(c.name, id, rs))
+	case bundle.TypeContact:
+		return e.takeStores(c, data)
+	case typeVoid:
+		return e.takeVoid(c, data)
+	case typeHello:
+		return e.takeHello(c, data)
+	}
+	return effect{}, nil // for a newer program: skipped
+}
+
+func refuse(err error) error { return fmt.Errorf("%w: %w", errRefuse, err) }
+
+// permanent marks those of package room's errors that another try does not change.
+func permanent(err error) error {
+	for _, p := range []error{room.ErrBadEvent, room.ErrTooLarge, room.ErrForbidden, room.ErrBadVersion, room.ErrNotMember} {
+		if errors.Is(err, p) {
+			return refuse(err)
+		}
+	}
+	return err
+}
+
+// assemble puts a record together from its fragments on disk.
+func (e *Engine) assemble(c *contact, id [16]byte) (bundle.Record, error) {
+	var fs []bundle.Fragment
+	err := e.kv.View(func(r store.Reader) error {
+		return r.Scan(store.Key(tableAssembly, string(c.name), id[:]), nil, func(_, v []byte) (bool, error) {
+			p, err := parsePiece(append([]byte(nil), v...))
+			fs = append(fs, p.Fragment)
+			return true, err
+		})
+	})
+	if err != nil {
+		return bundle.Record{}, fmt.Errorf("read fragments: %w", err)
+	}
+	rec, err := bundle.Join(fs)
+	if err != nil {
+		return rec, refuse(err)
+	}
+	return rec, nil
+}
+
+// takeVoid stops waiting for a box that the peer gave up.
+func (e *Engine) takeVoid(c *contact, data []byte) (effect, error) {
+	if len(data) != 12 {
+		return effect{}, refuse(bundle.ErrMalformed)
+	}
+	epoch, index := binary.BigEndian.Uint32(data), binary.BigEndian.Uint64(data[4:])
+	var after *contact
+	next := c.receiver
+	return effect{
+		write: func(txn store.Txn) error {
+			after, next = nil, c.receiver
+			if epoch != next.Epoch() || next.Done(index) != nil {
+				return nil // it came after all, or is none of this stream
+			}
+			after = c
+			return txn.Set(store.Key(tableReceiver, string(c.name)), next.Marshal())
+		},
+		apply: func() {
+			if after != nil {
+				c.receiver = next
+				e.expect(c)
+			}
+		},
+	}, nil
+}
+
+// expire drops what waited too long: unfinished records, links that nobody used. The caller holds mu.
+func (e *Engine) expire(now time.Time) {
+	for _, c := range e.contacts {
+		for id, a := range c.partial {
+			if a.done || now.Sub(a.first) < keepFailing {
+				continue
+			}
+			if err := e.kv.Update(func(txn store.Txn) error { return eraseAssembly(txn, c, id) }); err != nil {
+				e.log.Warn("dropping an unfinished record", "err", err)
+				return
+			}
+			e.counts.refused.Add(1)
+			c.drop(id)
+		}
+	}
+	e.expireLinks(now)
+}

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"tarn/bundle"
+	"tarn/crypto/ratchet"
+	"tarn/mailbox"
+	"tarn/store"
+)
+
+// typeVoid is a bundle record of ours: epoch 4 ‖ index 8, big-endian, of a box that the sender gave up (what was in
+// it comes under another index), so that the receiver's acknowledgements can pass it. SPEC replicate §4.
+const typeVoid bundle.Type = 0x20
+
+// When a box is given up under its index and sealed anew.
+const (
+	existsLimit  = 3 // answers EXISTS to our own identical box: the store has another one there, or lies
+	skippedLimit = 4 // rewrites without an acknowledgement though later boxes were acknowledged: nobody can read it there
+)
+
+// box is one that was sealed and that the peer has not acknowledged.
+type box struct {
+	index     uint64
+	id        mailbox.BoxID
+	created   time.Time
+	eliciting bool     // it holds more than an acknowledgement
+	carried   []uint64 // outbox items, one entry for each fragment or whole item in it
+
+	// Not on disk: after a restart every box is due at once, and written identically, which a store allows.
+	due      time.Time
+	attempts int // times that a store said it has it
+	failures int // since the last success
+	exists   int
+	busy     bool // a slot carries it
+}
+
+func (b *box) marshal() []byte {
+	w := writer{}
+	w.u8(rowVersion)
+	w.raw(b.id[:])
+	w.time(b.created)
+	w.flag(b.eliciting)
+	w.uvarint(uint64(len(b.carried)))
+	for _, s := range b.carried {
+		w.uvarint(s)
+	}
+	return w.b
+}
+
+func parseBox(v []byte) (*box, error) {
+	r := reader{b: v}
+	r.version()
+	b := &box{}
+	copy(b.id[:], r.raw(mailbox.IDSize))
+	b.created, b.eliciting = r.time(), r.flag()
+	n := r.uvarint()
+	if n > bundle.MaxFragments {
+		r.bad = true
+	}
+	for i := uint64(0); i < n && !r.bad; i++ {
+		b.carried = append(b.carried, r.uvarint())
+	}
+	return b, r.end()
+}
+
+func boxKey(table byte, c *contact, index uint64) []byte {
+	return store.Key(table, string(c.name), uint64(c.sender.Epoch()), index)
+}
+
+// boxBytes is a row of tableBox: the sealed box, then the plaintext without the zeros at its end. The plaintext is
+// needed when the box must be sealed under another index; it is no more secret than the outbox beside it.
+func boxBytes(sealed, plaintext []byte) []byte {
+	return append(bytes.Clone(sealed), bytes.TrimRight(plaintext, "\x00")...)
+}
+
+// seal closes a box with what was chosen, and makes it leave.
+//
+// One Update: the sender's next state, the box's own bytes, and the items that are in it now. A crash before it: the
+// index is unused and the items wait as before. After it, wherever: the box's bytes are on disk and are written
+// identically until the peer acknowledges; whether they ever left does not matter. So no index ever seals two plaintexts.
+func (e *Engine) seal(c *contact, f *filling, now time.Time) (job, bool) {
+	plaintext := f.packer.Pack()
+	bx, sealed, err := e.commitBox(c, plaintext, f, now)
+	if err != nil {
+		e.log.Warn("sealing a box", "err", err)
+		return job{}, false
+	}
+	return e.putJob(c, bx, sealed), true
+}
+
+func (e *Engine) commitBox(c *contact, plaintext []byte, f *filling, now time.Time) (*box, *[mailbox.BoxSize]byte, error) {
+	slot, next := c.sender.Next()
+	sealed := slot.Seal(plaintext)
+	if len(sealed) != mailbox.BoxSize {
+		return nil, nil, fmt.Errorf("replicate: a sealed bundle of %d bytes", len(sealed))
+	}
+	bx := &box{index: slot.Index, id: slot.ID, created: now, eliciting: f.eliciting, carried: append([]uint64(nil), f.whole...)}
+	for _, p := range f.pieces {
+		bx.carried = append(bx.carried, p.seq)
+	}
+	if f.split != 0 {
+		bx.carried = append(bx.carried, f.split)
+	}
+	ack := c.ack()
+	err := e.kv.Update(func(txn store.Txn) error {
+		if err := e.writeFilling(txn, c, f, next); err != nil {
+			return err
+		}
+		if err := txn.Set(boxKey(tableBoxMeta, c, bx.index), bx.marshal()); err != nil {
+			return err
+		}
+		return txn.Set(boxKey(tableBox, c, bx.index), boxBytes(sealed, plaintext))
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	c.sender, c.ackSent = next, ack
+	c.packed = max(c.packed, f.packed)
+	c.fragments += max(0, len(f.cut)-1) - len(f.pieces)
+	c.boxes[bx.index] = bx
+	c.ackDue = time.Time{} // it rides in this one
+	for _, g := range f.given {
+		c.given[g] = true
+	}
+	for _, w := range f.asked {
+		e.asked(w, now)
+	}
+	return bx, (*[mailbox.BoxSize]byte)(sealed), nil
+}
+
+// writeFilling writes what a filling changes beside the box: the sending half, the outbox, fragments, certificates.
+func (e *Engine) writeFilling(txn store.Txn, c *contact, f *filling, next ratchet.Sender) error {
+	peer := string(c.name)
+	if err := txn.Set(store.Key(tableSender, peer), senderRow(next, max(c.packed, f.packed), c.ack())); err != nil {
+		return err
+	}
+	if len(f.dropped) > 0 {
+		if err := store.Dequeue(txn, peer, f.dropped...); err != nil {
+			return err
+		}
+	}
+	if f.split != 0 && len(f.cut) > 1 {
+		if err := txn.Set(store.Key(tableItem, peer, f.split), binary.AppendUvarint(nil, uint64(len(f.cut)))); err != nil {
+			return err
+		}
+		for i, fr := range f.cut[1:] {
+			if err := txn.Set(store.Key(tableFragment, peer, f.split, uint64(i+1)), marshalFragment(fr)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, p := range f.pieces {
+		if err := txn.Delete(store.Key(tableFragment, peer, p.seq, p.index)); err != nil {
+			return err
+		}
+	}
+	for _, g := range f.given {
+		if err := txn.Set(store.Key(tableGiven, peer, string(g)), []byte{rowVersion}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putJob writes a box to the slot's store.
+func (e *Engine) putJob(c *contact, bx *box, sealed *[mailbox.BoxSize]byte) job {
+	bx.busy = true
+	return job{
+		do: func(ctx context.Context, m Mailbox) error { return m.Put(ctx, bx.id, sealed) },
+		done: func(err error) {
+			p := e.profile.Load()
+			now := time.Now()
+			bx.busy = false
+			switch {
+			case err == nil:
+				bx.attempts++
+				bx.failures = 0
+				bx.due = now.Add(e.jitter(backoff(p.Retransmit, bx.attempts-1, p.RetransmitMax)))
+			case errors.Is(err, errNotSent):
+				bx.due = now
+			case errors.Is(err, mailbox.ErrExists):
+				e.counts.exists.Add(1)
+				bx.exists++
+				bx.due = now.Add(e.jitter(p.Frame))
+			default:
+				bx.failures++
+				bx.due = now.Add(e.jitter(backoff(p.Frame, bx.failures, p.Retransmit)))
+			}
+		},
+	}
+}
+
+// backoff is base doubled n times, at most limit.
+func backoff(base time.Duration, n int, limit time.Duration) time.Duration {
+	for ; n > 0 && base < limit; n-- {
+		base *= 2
+	}
+	return min(base, limit)
+}
+
+// jitter is d, a quarter more or less. The caller holds mu.
+func (e *Engine) jitter(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.75 + e.rng.Float64()/2))
+}
+
+// dueBox is the box that waits longest to be written (again); nil: none.
+func (c *contact) dueBox(now time.Time) *box {
+	var best *box
+	for _, b := range c.boxes {
+		if !b.busy && !b.due.After(now) && (best == nil || b.index < best.index) {
+			best = b
+		}
+	}
+	return best
+}
+
+// rewrite writes a box again, byte for byte: a store that has it says so, one that lost it has it again. A box that
+// can not be delivered under its index is sealed anew.
+func (e *Engine) rewrite(c *contact, bx *box, now time.Time) (job, bool) {
+	var row []byte
+	err := e.kv.View(func(r store.Reader) error {
+		var err error
+		row, err = r.Get(boxKey(tableBox, c, bx.index))
+		return err
+	})
+	if err != nil || len(row) < mailbox.BoxSize || len(row) > mailbox.BoxSize+bundle.Size {
+		e.log.Error("reading a box that waits for its acknowledgement", "err", errors.Join(err, ErrRow))
+		bx.due = now.Add(time.Minute)
+		return job{}, false
+	}
+	if bx.exists >= existsLimit || bx.attempts >= skippedLimit && c.highAcked > bx.index {
+		plaintext := make([]byte, bundle.Size)
+		copy(plaintext, row[mailbox.BoxSize:])
+		return e.reseal(c, bx, plaintext, now)
+	}
+	if bx.attempts > 0 {
+		e.counts.rewrites.Add(1)
+	}
+	return e.putJob(c, bx, (*[mailbox.BoxSize]byte)(row)), true
+}
+
+// reseal gives a box up under its index and seals its plaintext under the next one. In the same Update the old box
+// goes and a record is queued that tells the peer to wait for it no longer. The acknowledgement in it is old; that is
+// no matter, they only grow.
+func (e *Engine) reseal(c *contact, old *box, plaintext []byte, now time.Time) (job, bool) {
+	slot, next := c.sender.Next()
+	sealed := slot.Seal(plaintext)
+	bx := &box{index: slot.Index, id: slot.ID, created: old.created, eliciting: old.eliciting, carried: old.carried}
+	void := binary.BigEndian.AppendUint32([]byte{byte(typeVoid)}, c.sender.Epoch())
+	void = binary.BigEndian.AppendUint64(void, old.index)
+	peer := string(c.name)
+	err := e.kv.Update(func(txn store.Txn) error {
+		return errors.Join(
+			txn.Set(store.Key(tableSender, peer), senderRow(next, c.packed, c.ackSent)),
+			txn.Delete(boxKey(tableBoxMeta, c, old.index)),
+			txn.Delete(boxKey(tableBox, c, old.index)),
+			txn.Set(boxKey(tableBoxMeta, c, bx.index), bx.marshal()),
+			txn.Set(boxKey(tableBox, c, bx.index), boxBytes(sealed, plaintext)),
+			store.Enqueue(txn, peer, store.ItemRecord, void))
+	})
+	if err != nil {
+		e.log.Warn("sealing a box anew", "err", err)
+		return job{}, false
+	}
+	e.counts.resealed.Add(1)
+	c.sender = next
+	delete(c.boxes, old.index)
+	c.boxes[bx.index] = bx
+	return e.putJob(c, bx, (*[mailbox.BoxSize]byte)(sealed)), true
+}
+
+// ackBatch bounds the boxes that one Update forgets.
+const ackBatch = 100
+
+// applyAck forgets the boxes that the peer has, and the outbox items of which nothing is left to deliver. A crash
+// between two of its Updates leaves boxes that are written again until the peer's next acknowledgement, which covers them too.
+func (e *Engine) applyAck(c *contact, a bundle.Ack) error {
+	if a.Epoch != c.sender.Epoch() {
+		return nil
+	}
+	var acked []*box
+	for i, b := range c.boxes {
+		if i < a.Next || i-a.Next < 256 && a.Seen[(i-a.Next)/8]&(1<<((i-a.Next)%8)) != 0 {
+			acked = append(acked, b)
+			c.highAcked = max(c.highAcked, i+1)
+		}
+	}
+	for len(acked) > 0 {
+		n := min(len(acked), ackBatch)
+		if err := e.kv.Update(func(txn store.Txn) error { return forgetBoxes(txn, c, acked[:n]) }); err != nil {
+			return fmt.Errorf("forget acknowledged boxes: %w", err)
+		}
+		for _, b := range acked[:n] {
+			delete(c.boxes, b.index)
+		}
+		acked = acked[n:]
+	}
+	return nil
+}
+
+func forgetBoxes(txn store.Txn, c *contact, acked []*box) error {
+	peer := string(c.name)
+	for _, b := range acked {
+		if err := errors.Join(txn.Delete(boxKey(tableBoxMeta, c, b.index)), txn.Delete(boxKey(tableBox, c, b.index))); err != nil {
+			return err
+		}
+		for _, seq := range b.carried {
+			key := store.Key(tableItem, peer, seq)
+			row, err := txn.Get(key)
+			left := uint64(1) // no row: the item is in this box alone
+			if err == nil {
+				if left, _ = binary.Uvarint(row); left == 0 {
+					return ErrRow
+				}
+			} else if !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
+			if left--; left > 0 {
+				err = txn.Set(key, binary.AppendUvarint(nil, left))
+			} else {
+				err = errors.Join(txn.Delete(key), store.Dequeue(txn, peer, seq))
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func marshalFragment(f bundle.Fragment) []byte {
+	w := writer{}
+	w.u8(rowVersion)
+	w.u8(byte(f.Type))
+	w.raw(f.ID[:])
+	w.uvarint(uint64(f.Index))
+	w.uvarint(uint64(f.Count))
+	w.bytes(f.Data)
+	return w.b
+}
+
+// parseFragment reads it; Data is part of the row.
+func parseFragment(b []byte) (bundle.Fragment, error) {
+	r := reader{b: b}
+	r.version()
+	f := bundle.Fragment{Type: bundle.Type(r.u8())}
+	copy(f.ID[:], r.raw(16))
+	index, count := r.uvarint(), r.uvarint()
+	f.Data = r.bytes(bundle.MaxInflated)
+	if count > bundle.MaxFragments || index >= count {
+		r.bad = true
+	}
+	f.Index, f.Count = uint16(index), uint16(count)
+	return f, r.end()
+}

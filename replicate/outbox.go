@@ -1,0 +1,414 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"tarn/bundle"
+	"tarn/crypto/onionid"
+	"tarn/matrix"
+	"tarn/room"
+	"tarn/store"
+)
+
+// Bounds of one packing: what is read at most to fill one box.
+const (
+	packItems = 64       // outbox items
+	packBytes = 40 << 10 // of events before compression; bundle.MaxInflated bounds them anyway
+	packWants = 64       // events asked for in one box
+)
+
+// choosePut finds something to write to the slot's store: a part of a first contact, a rewrite that is due, something
+// new for a contact that has this store, or, where cover would be written anyway, an acknowledgement alone.
+func (e *Engine) choosePut(s slot, now time.Time) (job, bool) {
+	st := s.store
+	var offers []func() (job, bool)
+	for _, in := range e.invites {
+		if in.depositDue(st.address, now) {
+			offers = append(offers, func() (job, bool) { return e.deposit(in), true })
+		}
+	}
+	for _, a := range e.accepts {
+		if a.replyDue(st.address, now) {
+			offers = append(offers, func() (job, bool) { return e.deliverReply(a), true })
+		}
+	}
+	var reachable []*contact
+	for _, c := range e.contacts {
+		if c.state == contactActive && slices.Contains(c.stores, st.address) {
+			reachable = append(reachable, c)
+			offers = append(offers, func() (job, bool) { return e.putFor(c, now) })
+		}
+	}
+	e.rng.Shuffle(len(offers), func(i, j int) { offers[i], offers[j] = offers[j], offers[i] })
+	for _, o := range offers {
+		if j, ok := o(); ok {
+			return j, true
+		}
+	}
+	// Nobody has anything to say. An acknowledgement alone takes the place of a cover box and of nothing else, so
+	// that the store sees no more boxes than without.
+	if !s.cover && e.profile.Load().CoverPut > 0 {
+		return job{}, false
+	}
+	e.rng.Shuffle(len(reachable), func(i, j int) { reachable[i], reachable[j] = reachable[j], reachable[i] })
+	for _, c := range reachable {
+		if !c.roomForBox() {
+			continue
+		}
+		if now.After(c.headsDue) && !c.headsDue.IsZero() {
+			if j, ok := e.putHeads(c, now); ok {
+				return j, true
+			}
+		}
+		if !c.ackDue.IsZero() && now.After(c.ackDue) {
+			return e.seal(c, &filling{packer: bundle.NewPacker(c.ack())}, now)
+		}
+	}
+	return job{}, false
+}
+
+// roomForBox tells whether one more unacknowledged box keeps within what the peer's window and we can hold.
+func (c *contact) roomForBox() bool { return c.sender.Index()-c.lowest() < maxUnacked }
+
+// putFor finds a box for one contact: a rewrite that is due, or something new; by lot if there is both.
+func (e *Engine) putFor(c *contact, now time.Time) (job, bool) {
+	due := c.dueBox(now)
+	fresh := c.roomForBox() && e.hasNew(c, now)
+	if due != nil && (!fresh || e.rng.IntN(2) == 0) {
+		return e.rewrite(c, due, now)
+	}
+	if !fresh {
+		return job{}, false
+	}
+	f, err := e.fill(c, now)
+	if err != nil {
+		e.log.Warn("filling a box", "err", err)
+		return job{}, false
+	}
+	if !f.eliciting {
+		// Nothing of it can ever be sent: only the outbox changes.
+		if err := e.kv.Update(func(txn store.Txn) error { return e.writeFilling(txn, c, f, c.sender) }); err != nil {
+			e.log.Warn("dropping outbox items", "err", err)
+			return job{}, false
+		}
+		c.packed = max(c.packed, f.packed)
+		return job{}, false
+	}
+	return e.seal(c, f, now)
+}
+
+// hasNew tells whether something waits that is in no box yet.
+func (e *Engine) hasNew(c *contact, now time.Time) bool {
+	if c.fragments > 0 || c.wantDue(now) {
+		return true
+	}
+	some := false
+	err := e.kv.View(func(r store.Reader) error {
+		items, err := store.Pending(r, string(c.name), c.packed, 1)
+		some = len(items) > 0
+		return err
+	})
+	if err != nil {
+		e.log.Warn("reading the outbox", "err", err)
+	}
+	return some
+}
+
+// filling is what one box is going to hold, and what that changes on disk.
+type filling struct {
+	packer    *bundle.Packer
+	eliciting bool     // it holds more than an acknowledgement
+	packed    uint64   // outbox items up to this one are dealt with; 0: none
+	whole     []uint64 // items that are whole in this box
+	pieces    []fragmentKey
+	dropped   []uint64 // items that can never be sent
+	split     uint64   // an item that was cut: its seq
+	cut       []bundle.Fragment
+	given     []onionid.Name
+	asked     []*want
+}
+
+// fragmentKey names a row of tableFragment.
+type fragmentKey struct{ seq, index uint64 }
+
+// entry is one outbox item, ready to be packed.
+type entry struct {
+	seq    uint64
+	room   matrix.RoomID // of an event; the record is made once it is known which events share it
+	raw    []byte
+	author onionid.Name
+	record *bundle.Record
+}
+
+// fill chooses what goes into c's next box. It writes nothing.
+func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
+	f := &filling{}
+	var prefix []func(*bundle.Packer) bool // what stands in the box before the items
+	add := func(fn func(*bundle.Packer) bool) bool {
+		if p := bundle.NewPacker(c.ack()); !addAll(p, prefix) || !fn(p) {
+			return false
+		}
+		prefix = append(prefix, fn)
+		f.eliciting = true
+		return true
+	}
+	entries, stop, err := e.entries(c, f)
+	if err != nil {
+		return nil, err
+	}
+	// A long record and short ones share the stream by lot, so that neither waits for the other's end.
+	if c.fragments > 0 && (len(entries) == 0 || e.rng.IntN(2) == 0) {
+		if err := e.addFragments(c, f, add); err != nil {
+			return nil, err
+		}
+	}
+	for _, r := range e.wantRecords(c, f, now) {
+		add(func(p *bundle.Packer) bool { return p.Add(r) })
+	}
+	// The longest beginning of entries that fits.
+	for n := len(entries); n > 0; n = n * 2 / 3 {
+		records, given := e.records(c, entries[:n])
+		p := bundle.NewPacker(c.ack())
+		if addAll(p, prefix) && addRecords(p, records) {
+			f.packer, f.given, f.eliciting = p, given, true
+			for _, en := range entries[:n] {
+				f.whole = append(f.whole, en.seq)
+			}
+			f.packed = entries[n-1].seq
+			if n == len(entries) {
+				f.packed = max(f.packed, stop)
+			}
+			f.dropped = slices.DeleteFunc(f.dropped, func(s uint64) bool { return s > f.packed })
+			return f, nil
+		}
+	}
+	if len(entries) == 0 {
+		f.packed = stop
+	} else {
+		f.dropped = slices.DeleteFunc(f.dropped, func(s uint64) bool { return s > entries[0].seq })
+		if len(prefix) == 0 {
+			return f, e.split(c, f, entries[0])
+		}
+	}
+	f.packer = bundle.NewPacker(c.ack())
+	addAll(f.packer, prefix)
+	return f, nil
+}
+
+func addAll(p *bundle.Packer, fns []func(*bundle.Packer) bool) bool {
+	for _, fn := range fns {
+		if !fn(p) {
+			return false
+		}
+	}
+	return true
+}
+
+func addRecords(p *bundle.Packer, rs []bundle.Record) bool {
+	for _, r := range rs {
+		if !p.Add(r) {
+			return false
+		}
+	}
+	return true
+}
+
+// split deals with an item that no box holds whole: it is cut, and the first piece goes into this box. Only one
+// record of a contact is in pieces at a time: that bounds what the peer must keep.
+func (e *Engine) split(c *contact, f *filling, en entry) error {
+	f.packer = bundle.NewPacker(c.ack())
+	records, given := e.records(c, []entry{en})
+	if len(given) > 0 {
+		// The certificate goes ahead in a box of its own.
+		f.given, f.eliciting = given, addRecords(f.packer, records[:len(records)-1])
+		return nil
+	}
+	if c.fragments > 0 {
+		return e.addFragments(c, f, func(fn func(*bundle.Packer) bool) bool {
+			ok := fn(f.packer)
+			f.eliciting = f.eliciting || ok
+			return ok
+		})
+	}
+	var id [16]byte
+	rand.Read(id[:])
+	cut, err := bundle.Split(records[len(records)-1], id)
+	if err != nil {
+		// Larger than any record may be: it can not be sent at all.
+		e.counts.unsent.Add(1)
+		f.dropped, f.packed = append(f.dropped, en.seq), en.seq
+		return nil
+	}
+	f.split, f.cut, f.packed = en.seq, cut, en.seq
+	if !f.packer.AddFragment(cut[0]) {
+		return fmt.Errorf("%w: a fragment does not fit an empty bundle", bundle.ErrTooLarge)
+	}
+	f.eliciting = true
+	return nil
+}
+
+// entries reads the next items. stop is the last seq that was looked at if all up to it are in the entries or dropped.
+func (e *Engine) entries(c *contact, f *filling) (out []entry, stop uint64, err error) {
+	var items []store.Item
+	err = e.kv.View(func(r store.Reader) error {
+		var err error
+		items, err = store.Pending(r, string(c.name), c.packed, packItems)
+		return err
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("read the outbox: %w", err)
+	}
+	size := 0
+	for _, it := range items {
+		en, err := e.entry(it)
+		switch {
+		case errors.Is(err, errUnsendable):
+			e.counts.unsent.Add(1)
+			f.dropped = append(f.dropped, it.Seq)
+		case err != nil:
+			if len(out) == 0 && len(f.dropped) == 0 {
+				return nil, 0, fmt.Errorf("read an outbox item: %w", err)
+			}
+			return out, stop, nil // it waits; those before it can go
+		default:
+			n := len(en.raw)
+			if en.record != nil {
+				n = len(en.record.Data)
+			}
+			if size += n; size > packBytes && len(out) > 0 {
+				return out, stop, nil
+			}
+			out = append(out, en)
+		}
+		stop = it.Seq
+	}
+	return out, stop, nil
+}
+
+// errUnsendable: what the item names does not exist (any more), or the item is malformed.
+var errUnsendable = errors.New("replicate: nothing to send")
+
+func (e *Engine) entry(it store.Item) (entry, error) {
+	switch it.Kind {
+	case store.ItemRecord:
+		if len(it.Data) == 0 {
+			return entry{}, errUnsendable
+		}
+		return entry{seq: it.Seq, record: &bundle.Record{Type: bundle.Type(it.Data[0]), Data: it.Data[1:]}}, nil
+	case store.ItemEvent, store.ItemInvite:
+		roomID, id, ok := bytes.Cut(it.Data, []byte{0})
+		if !ok {
+			return entry{}, errUnsendable
+		}
+		if it.Kind == store.ItemEvent {
+			raw, err := e.rooms.Raw(matrix.RoomID(roomID), matrix.EventID(id))
+			if gone(err) {
+				return entry{}, errUnsendable
+			}
+			if err != nil {
+				return entry{}, err
+			}
+			if _, err := encodeEvents(matrix.RoomID(roomID), [][]byte{raw}); err != nil {
+				return entry{}, errUnsendable
+			}
+			return entry{seq: it.Seq, room: matrix.RoomID(roomID), raw: raw, author: authorServer(raw)}, nil
+		}
+		s, err := e.rooms.Snapshot(matrix.RoomID(roomID), matrix.EventID(id))
+		if gone(err) {
+			return entry{}, errUnsendable
+		}
+		if err != nil {
+			return entry{}, err
+		}
+		rec, err := encodeSnapshot(s)
+		if err != nil {
+			return entry{}, errUnsendable // larger than a record may be
+		}
+		return entry{seq: it.Seq, record: &rec}, nil
+	}
+	return entry{}, errUnsendable
+}
+
+func gone(err error) bool {
+	return errors.Is(err, room.ErrUnknownEvent) || errors.Is(err, room.ErrUnknownRoom)
+}
+
+// authorServer is the server of an event's sender, "" if the bytes do not say.
+func authorServer(raw []byte) onionid.Name {
+	var ev struct {
+		Sender matrix.UserID `json:"sender"`
+	}
+	if json.Unmarshal(raw, &ev) != nil {
+		return ""
+	}
+	n, err := onionid.Parse(ev.Sender.Homeserver())
+	if err != nil {
+		return ""
+	}
+	return n
+}
+
+// records makes the records of some entries: before them the certificates of servers that are neither of the two
+// ends and that the peer was not given yet; the events of one room together, each kind in the order of the outbox.
+func (e *Engine) records(c *contact, entries []entry) (out []bundle.Record, given []onionid.Name) {
+	var rooms []matrix.RoomID
+	events := map[matrix.RoomID][][]byte{}
+	var others []bundle.Record
+	for _, en := range entries {
+		if en.record != nil {
+			others = append(others, *en.record)
+			continue
+		}
+		if a := en.author; a != "" && a != e.self.Name && a != c.name && !c.given[a] && !slices.Contains(given, a) {
+			if cert, ok, err := e.rooms.Certificate(a); err == nil && ok {
+				out = append(out, bundle.Record{Type: bundle.TypeCertificate, Data: cert.Bytes()})
+				given = append(given, a)
+			}
+		}
+		if events[en.room] == nil {
+			rooms = append(rooms, en.room)
+		}
+		events[en.room] = append(events[en.room], en.raw)
+	}
+	out = append(out, others...)
+	for _, r := range rooms {
+		if rec, err := encodeEvents(r, events[r]); err == nil { // each event passed alone, and they are few
+			out = append(out, rec)
+		}
+	}
+	return out, given
+}
+
+// addFragments puts the next waiting fragments into a box.
+func (e *Engine) addFragments(c *contact, f *filling, add func(func(*bundle.Packer) bool) bool) error {
+	err := e.kv.View(func(r store.Reader) error {
+		return scanOf(r, tableFragment, string(c.name), func(k *store.KeyReader, v []byte) error {
+			key := fragmentKey{k.Uint64(), k.Uint64()}
+			fr, err := parseFragment(v)
+			if err != nil || k.Err() != nil {
+				return errors.Join(err, k.Err())
+			}
+			fr.Data = bytes.Clone(fr.Data)
+			if !add(func(p *bundle.Packer) bool { return p.AddFragment(fr) }) {
+				return errStop
+			}
+			f.pieces = append(f.pieces, key)
+			return nil
+		})
+	})
+	if errors.Is(err, errStop) {
+		return nil
+	}
+	return err
+}
+
+// errStop ends a scan that has what it wants.
+var errStop = errors.New("replicate: enough")

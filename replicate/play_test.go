@@ -1,0 +1,661 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tarn/crypto/onionid"
+	"tarn/dag"
+	"tarn/mailbox"
+	"tarn/matrix"
+	"tarn/room"
+	"tarn/store"
+)
+
+// The players of the tests: nodes with rooms that are a plain graph of events, and stores that keep boxes in a map.
+// The real rooms, stores and wire take their places in real_test.go.
+
+// fakeStore is a store without cryptography, with faults. It follows the rules of package mailbox's client.
+type fakeStore struct {
+	address mailbox.Address
+	bucket  time.Duration
+	closing time.Duration // after its end a bucket stays open that long
+
+	mu      sync.Mutex
+	boxes   map[mailbox.BoxID][mailbox.BoxSize]byte
+	handles map[mailbox.Handle]mailbox.BoxID
+	digest  map[uint64][]mailbox.Handle
+	calls   []call
+	delay   time.Duration
+	down    error                                             // every transaction
+	full    bool                                              // PUT
+	hide    func(mailbox.Handle) bool                         // not listed
+	swap    func(mailbox.Handle, *[mailbox.BoxSize]byte)      // what GET answers
+	lie     func(p *mailbox.Page)                             // what DIGEST answers
+	putting func(id mailbox.BoxID, box [mailbox.BoxSize]byte) // hears each PUT
+	skew    time.Duration                                     // its clock's advance
+	putErr  func(id mailbox.BoxID) error                      // a PUT's answer instead
+	written map[mailbox.BoxID]map[[sha256.Size]byte]bool      // every content ever put under an id
+}
+
+// call is what somebody on the way sees: when, and which store. Kind is for the tests alone.
+type call struct {
+	at   time.Duration // since the play began
+	kind string
+}
+
+var playStart = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // when a bubble begins
+
+func newFakeStore(n byte) *fakeStore {
+	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{0x80 | n}, 32))
+	return &fakeStore{address: mailbox.Address{Onion: onionid.FromKey(key.Public().(ed25519.PublicKey))}, bucket: time.Second, closing: 100 * time.Millisecond,
+		boxes: map[mailbox.BoxID][mailbox.BoxSize]byte{}, handles: map[mailbox.Handle]mailbox.BoxID{}, digest: map[uint64][]mailbox.Handle{},
+		written: map[mailbox.BoxID]map[[sha256.Size]byte]bool{}}
+}
+
+// fakeClient is one node's way to a fakeStore.
+type fakeClient struct {
+	*fakeStore
+	node  *node
+	known bool
+}
+
+func (c *fakeClient) begin(ctx context.Context, kind string) error {
+	c.mu.Lock()
+	if !c.known && kind != "descriptor" {
+		c.mu.Unlock()
+		return mailbox.ErrNoDescriptor
+	}
+	c.calls = append(c.calls, call{time.Since(playStart), kind})
+	if c.node != nil {
+		c.node.calls = append(c.node.calls, call{time.Since(playStart), string(c.address.Onion)})
+	}
+	delay, down := c.delay, c.down
+	c.mu.Unlock()
+	if c.node != nil && c.node.offline.Load() {
+		return errors.New("no network")
+	}
+	if delay > 0 {
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return down
+}
+
+func (c *fakeClient) Descriptor(ctx context.Context) (mailbox.Descriptor, error) {
+	if err := c.begin(ctx, "descriptor"); err != nil {
+		return mailbox.Descriptor{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known = true
+	return mailbox.Descriptor{Geometry: 1, Onion: c.address.Onion, Bucket: c.bucket, TTL: 14 * 24 * time.Hour,
+		Keys: []mailbox.RequestKey{{Epoch: mailbox.Epoch(time.Now())}, {Epoch: mailbox.Epoch(time.Now()) + 1}}}, nil
+}
+
+func (c *fakeClient) Nothing(ctx context.Context) error { return c.begin(ctx, "nothing") }
+
+func (c *fakeClient) Put(ctx context.Context, id mailbox.BoxID, box *[mailbox.BoxSize]byte) error {
+	if err := c.begin(ctx, "put"); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.written[id] == nil {
+		c.written[id] = map[[sha256.Size]byte]bool{}
+	}
+	c.written[id][sha256.Sum256(box[:])] = true
+	if c.putErr != nil {
+		if err := c.putErr(id); err != nil {
+			return err
+		}
+	}
+	if c.full {
+		return mailbox.ErrFull
+	}
+	if c.putting != nil {
+		c.putting(id, *box)
+	}
+	if old, ok := c.boxes[id]; ok {
+		if old != *box {
+			return mailbox.ErrExists
+		}
+		return nil
+	}
+	c.boxes[id] = *box
+	h := id.Handle()
+	c.handles[h] = id
+	if c.hide == nil || !c.hide(h) {
+		b := mailbox.BucketAt(time.Now().Add(c.skew), c.bucket)
+		c.digest[b] = append(c.digest[b], h)
+	}
+	return nil
+}
+
+func (c *fakeClient) Get(ctx context.Context, h mailbox.Handle) (*[mailbox.BoxSize]byte, error) {
+	if err := c.begin(ctx, "get"); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	box := new([mailbox.BoxSize]byte)
+	rand.Read(box[:])
+	if id, ok := c.handles[h]; ok {
+		*box = c.boxes[id]
+	}
+	if c.swap != nil {
+		c.swap(h, box)
+	}
+	return box, nil
+}
+
+func (c *fakeClient) Digest(ctx context.Context, p mailbox.PageAddr) (mailbox.Page, error) {
+	if err := c.begin(ctx, "digest"); err != nil {
+		return mailbox.Page{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	from, to, ok := p.Buckets()
+	if !ok {
+		return mailbox.Page{}, mailbox.ErrBadReply
+	}
+	if _, end := p.Times(c.bucket); time.Now().Add(c.skew).Before(end.Add(c.closing)) {
+		return mailbox.Page{}, mailbox.ErrNotYet
+	}
+	var all []mailbox.Handle
+	if to-from < uint64(len(c.digest)) {
+		for b := from; b < to; b++ {
+			all = append(all, c.digest[b]...)
+		}
+	} else {
+		for b, hs := range c.digest {
+			if b >= from && b < to {
+				all = append(all, hs...)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b mailbox.Handle) int { return bytes.Compare(a[:], b[:]) })
+	const per = 20 // so that tests have pages of several parts
+	page := mailbox.Page{PageAddr: p, Parts: uint16(max(1, (len(all)+per-1)/per))}
+	lo := min(len(all), int(p.Part)*per)
+	page.Handles = all[lo:min(len(all), lo+per)]
+	if c.lie != nil {
+		c.lie(&page)
+	}
+	return page, nil
+}
+
+// lose forgets every box, as a broken disk would; the digest goes on.
+func (s *fakeStore) lose() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.boxes)
+	clear(s.handles)
+}
+
+// reused lists ids under which two different contents were put: an index was used twice.
+func (s *fakeStore) reused() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.written {
+		if len(c) > 1 {
+			n++
+		}
+	}
+	return n
+}
+
+// fakeRooms is a graph of events for each room: what is stored survives a restart of the engine.
+type fakeRooms struct {
+	self onionid.Name
+	kv   func() store.KV
+
+	mu       sync.Mutex
+	events   map[matrix.RoomID]map[matrix.EventID][]byte
+	order    []matrix.EventID // as they became part of a room
+	waiting  map[matrix.EventID][]byte
+	heads    map[matrix.RoomID][]matrix.EventID
+	members  map[matrix.RoomID][]onionid.Name
+	certs    map[onionid.Name]onionid.Certificate
+	ingested map[matrix.EventID]int // deliveries
+	receipts int
+	fail     error // of Ingest
+	needCert bool
+}
+
+func newFakeRooms(self onionid.Name) *fakeRooms {
+	return &fakeRooms{self: self, events: map[matrix.RoomID]map[matrix.EventID][]byte{}, waiting: map[matrix.EventID][]byte{},
+		heads: map[matrix.RoomID][]matrix.EventID{}, members: map[matrix.RoomID][]onionid.Name{},
+		certs: map[onionid.Name]onionid.Certificate{}, ingested: map[matrix.EventID]int{}}
+}
+
+type fakeEvent struct {
+	ID     matrix.EventID   `json:"event_id"`
+	Room   matrix.RoomID    `json:"room_id"`
+	Sender string           `json:"sender"`
+	Prev   []matrix.EventID `json:"prev_events"`
+	Body   string           `json:"body"`
+}
+
+// join makes a room known, with its members.
+func (f *fakeRooms) join(id matrix.RoomID, members ...onionid.Name) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.events[id] == nil {
+		f.events[id] = map[matrix.EventID][]byte{}
+	}
+	f.members[id] = members
+}
+
+// send makes an event and queues it for every other member, in one Update, as package room does.
+func (f *fakeRooms) send(t testing.TB, id matrix.RoomID, body string) matrix.EventID {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ev := fakeEvent{Room: id, Sender: "@u:" + string(f.self), Prev: slices.Clone(f.heads[id]), Body: body}
+	sum := sha256.Sum256([]byte(fmt.Sprint(ev)))
+	ev.ID = matrix.EventID(fmt.Sprintf("$%x", sum[:16]))
+	raw, err := json.Marshal(ev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = f.kv().Update(func(txn store.Txn) error {
+		for _, m := range f.members[id] {
+			if m != f.self {
+				if err := store.Enqueue(txn, string(m), store.ItemEvent, []byte(string(id)+"\x00"+string(ev.ID))); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		if errors.Is(err, errCrash) {
+			return ""
+		}
+		t.Fatal(err)
+	}
+	f.insert(ev, raw)
+	return ev.ID
+}
+
+func (f *fakeRooms) insert(ev fakeEvent, raw []byte) {
+	f.events[ev.Room][ev.ID] = raw
+	f.order = append(f.order, ev.ID)
+	f.heads[ev.Room] = append(slices.DeleteFunc(f.heads[ev.Room], func(h matrix.EventID) bool { return slices.Contains(ev.Prev, h) }), ev.ID)
+}
+
+func (f *fakeRooms) Raw(id matrix.RoomID, ev matrix.EventID) ([]byte, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	raw, ok := f.events[id][ev]
+	if !ok {
+		return nil, room.ErrUnknownEvent
+	}
+	return raw, nil
+}
+
+func (f *fakeRooms) MayHave(server matrix.ServerName, id matrix.RoomID, _ matrix.EventID) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Contains(f.members[id], server), nil
+}
+
+func (f *fakeRooms) Status(id matrix.RoomID, ev matrix.EventID) (dag.Status, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.events[id][ev]; !ok {
+		return 0, room.ErrUnknownEvent
+	}
+	return dag.Accepted, nil
+}
+
+func (f *fakeRooms) Heads(id matrix.RoomID) ([]matrix.EventID, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.heads[id]), nil
+}
+
+func (f *fakeRooms) Shared(server matrix.ServerName) (out []matrix.RoomID, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, ms := range f.members {
+		if slices.Contains(ms, server) {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+func (f *fakeRooms) Snapshot(id matrix.RoomID, ev matrix.EventID) (*room.Snapshot, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	raw, ok := f.events[id][ev]
+	if !ok {
+		return nil, room.ErrUnknownEvent
+	}
+	return &room.Snapshot{Room: id, Version: "12", Event: ev, Heads: f.heads[id], Events: [][]byte{raw}}, nil
+}
+
+func (f *fakeRooms) Ingest(_ context.Context, from matrix.ServerName, id matrix.RoomID, events [][]byte) (room.Ingested, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out room.Ingested
+	if f.fail != nil {
+		return out, f.fail
+	}
+	if f.events[id] == nil {
+		return out, room.ErrUnknownRoom
+	}
+	for _, raw := range events {
+		var ev fakeEvent
+		if json.Unmarshal(raw, &ev) != nil || ev.Room != id {
+			out.Bad++
+			continue
+		}
+		f.ingested[ev.ID]++
+		author := authorServer(raw)
+		if _, ok := f.certs[author]; f.needCert && !ok {
+			out.Bad++
+			continue
+		}
+		if f.events[id][ev.ID] == nil {
+			f.waiting[ev.ID] = raw
+		}
+	}
+	for again := true; again; {
+		again = false
+		for ev, raw := range f.waiting {
+			var e fakeEvent
+			_ = json.Unmarshal(raw, &e)
+			if !slices.ContainsFunc(e.Prev, func(p matrix.EventID) bool { return f.events[e.Room][p] == nil }) {
+				f.insert(e, raw)
+				delete(f.waiting, ev)
+				out.Stored = append(out.Stored, ev)
+				again = true
+			}
+		}
+	}
+	out.Missing = map[matrix.RoomID][]matrix.EventID{}
+	for _, raw := range f.waiting {
+		var e fakeEvent
+		_ = json.Unmarshal(raw, &e)
+		for _, p := range e.Prev {
+			if f.events[e.Room][p] == nil && f.waiting[p] == nil {
+				out.Missing[e.Room] = append(out.Missing[e.Room], p)
+			}
+		}
+	}
+	return out, nil
+}
+
+func (f *fakeRooms) IngestSnapshot(ctx context.Context, from matrix.ServerName, s *room.Snapshot) error {
+	f.join(s.Room, from, f.self)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, raw := range s.Events {
+		var ev fakeEvent
+		if err := json.Unmarshal(raw, &ev); err != nil {
+			return room.ErrBadEvent
+		}
+		f.ingested[ev.ID]++
+		if f.events[s.Room][ev.ID] == nil {
+			f.insert(ev, raw)
+		}
+	}
+	return nil
+}
+
+func (f *fakeRooms) IngestReceipts(from matrix.ServerName, id matrix.RoomID, rs []room.Receipt) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.receipts += len(rs)
+	return nil
+}
+
+func (f *fakeRooms) AddCertificate(c onionid.Certificate) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.certs[c.Server] = c
+	return nil
+}
+
+func (f *fakeRooms) Certificate(s matrix.ServerName) (onionid.Certificate, bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c, ok := f.certs[s]
+	return c, ok, nil
+}
+
+// bodies are the texts of a room in the order of their insertion.
+func (f *fakeRooms) bodies(id matrix.RoomID) (out []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, ev := range f.order {
+		if raw, ok := f.events[id][ev]; ok {
+			var e fakeEvent
+			_ = json.Unmarshal(raw, &e)
+			out = append(out, e.Body)
+		}
+	}
+	return out
+}
+
+// node is one player.
+type node struct {
+	t       testing.TB
+	w       *world
+	id      Identity
+	kv      store.KV
+	rooms   *fakeRooms
+	own     []mailbox.Address
+	profile Profile
+	seed    [32]byte
+	engine  *Engine
+	stop    func()
+	offline offline
+	calls   []call
+	trace   []trace
+}
+
+type trace struct {
+	at    time.Duration
+	kind  slotKind
+	store onionid.Name
+}
+
+type offline struct {
+	mu sync.Mutex
+	on bool
+}
+
+func (o *offline) Load() bool { o.mu.Lock(); defer o.mu.Unlock(); return o.on }
+func (o *offline) set(on bool) {
+	o.mu.Lock()
+	o.on = on
+	o.mu.Unlock()
+}
+
+// world is a play's stage.
+type world struct {
+	t      testing.TB
+	stores map[mailbox.Address]*fakeStore
+	nodes  []*node
+}
+
+func newWorld(t testing.TB, stores int) *world {
+	w := &world{t: t, stores: map[mailbox.Address]*fakeStore{}}
+	for i := range stores {
+		s := newFakeStore(byte(i))
+		w.stores[s.address] = s
+	}
+	return w
+}
+
+func (w *world) store(n byte) *fakeStore {
+	return w.stores[newFakeStore(n).address]
+}
+
+// node makes a player that fetches from the n-th store; it is not started.
+func (w *world) node(n byte, p Profile) *node {
+	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{n}, 32))
+	signing := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{n | 0x40}, 32))
+	cert := onionid.Certify(key, signing.Public().(ed25519.PublicKey))
+	nd := &node{t: w.t, w: w, id: Identity{key, cert.Server, cert}, kv: store.OpenMemory(), profile: p,
+		own: []mailbox.Address{w.store(n % byte(len(w.stores))).address}, seed: [32]byte{n}}
+	nd.rooms = newFakeRooms(cert.Server)
+	nd.rooms.kv = func() store.KV { return nd.kv }
+	nd.rooms.certs[cert.Server] = cert
+	w.nodes = append(w.nodes, nd)
+	return nd
+}
+
+func (n *node) name() onionid.Name { return n.id.Name }
+
+// open makes the engine.
+func (n *node) open() *Engine {
+	n.t.Helper()
+	e, err := New(Config{KV: n.kv, Rooms: n.rooms, Identity: n.id, Stores: n.own, Profile: n.profile, Seed: n.seed,
+		Dial: func(a mailbox.Address) Mailbox { return &fakeClient{fakeStore: n.w.stores[a], node: n} }})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	var mu sync.Mutex
+	e.trace = func(s slot) {
+		mu.Lock()
+		defer mu.Unlock()
+		n.trace = append(n.trace, trace{time.Since(playStart), s.kind, s.store.address.Onion})
+	}
+	n.engine = e
+	return e
+}
+
+// start runs it until stop.
+func (n *node) start() {
+	n.t.Helper()
+	e := n.open()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	n.stop = func() {
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, errCrash) {
+			n.t.Errorf("Run: %v", err)
+		}
+		n.stop = nil
+	}
+}
+
+func (w *world) stopAll() {
+	for _, n := range w.nodes {
+		if n.stop != nil {
+			n.stop()
+		}
+	}
+}
+
+// contact introduces two running nodes by a link and waits until both know.
+func (w *world) contact(a, b *node) {
+	w.t.Helper()
+	l, err := a.engine.Invite(context.Background(), 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := b.engine.Accept(context.Background(), l); err != nil {
+		w.t.Fatal(err)
+	}
+	w.until(time.Hour, "the contact", func() bool {
+		return a.state(b.name()) == Active && b.state(a.name()) == Active && b.status(a.name()).Number != ""
+	})
+}
+
+func (n *node) status(peer onionid.Name) ContactStatus {
+	n.t.Helper()
+	cs, err := n.engine.Contacts()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for _, c := range cs {
+		if c.Name == peer {
+			return c
+		}
+	}
+	return ContactStatus{}
+}
+
+func (n *node) state(peer onionid.Name) State { return n.status(peer).State }
+
+// until lets (fake) time pass until cond holds.
+func (w *world) until(limit time.Duration, what string, cond func() bool) time.Duration {
+	w.t.Helper()
+	begin := time.Now()
+	for !cond() {
+		if time.Since(begin) > limit {
+			for _, n := range w.nodes {
+				cs, _ := n.engine.Contacts()
+				w.t.Logf("%.8s: %+v\ncounts %+v", n.name(), cs, n.engine.Counts())
+			}
+			w.t.Fatalf("%s did not come about within %v", what, limit)
+		}
+		time.Sleep(50 * time.Millisecond)
+		synctest.Wait()
+	}
+	return time.Since(begin)
+}
+
+// has waits until a node has n events in a room.
+func (w *world) has(n *node, id matrix.RoomID, count int, limit time.Duration) {
+	w.t.Helper()
+	w.until(limit, fmt.Sprintf("%d events at %.8s (it has %d)", count, n.name(), len(n.rooms.bodies(id))), func() bool { return len(n.rooms.bodies(id)) >= count })
+}
+
+// errCrash is what a crashing database answers.
+var errCrash = errors.New("crash")
+
+// crashKV fails one Update and all later ones, as if the process had been killed at that moment: before the commit,
+// or right after it.
+type crashKV struct {
+	store.KV
+	mu    sync.Mutex
+	left  int // Updates until the crash; negative: never
+	after bool
+	dead  bool
+}
+
+func (c *crashKV) Update(fn func(store.Txn) error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead {
+		return errCrash
+	}
+	if c.left == 0 {
+		c.dead = true
+		if c.after {
+			if err := c.KV.Update(fn); err != nil {
+				return err
+			}
+		}
+		return errCrash
+	}
+	if c.left > 0 {
+		c.left--
+	}
+	return c.KV.Update(fn)
+}

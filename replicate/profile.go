@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"tarn/mailbox"
+)
+
+// ErrProfile: a profile has an impossible value, or no profile has that name.
+var ErrProfile = errors.New("replicate: impossible profile")
+
+// Profile is the schedule's parameters: how much traffic is made, and so how soon a message arrives. It is data: the
+// four of Profiles, or any other. DESIGN §5 has the table and the simulated delays behind it.
+type Profile struct {
+	Name string
+	// Frame is the mean time between two ticks. Each tick is one PUT, one GET and Digests DIGEST transactions.
+	Frame time.Duration
+	// Digests is how many digest pages are read a tick, at least 1. More than 1 pays when a store's digest bucket is
+	// not longer than Frame.
+	Digests int
+	// CoverPut is the probability that an idle PUT slot writes a random box and not a sealed no-op. It costs the
+	// store's disk, and hides from the store how much is written.
+	CoverPut float64
+	// AckDelay is the mean of the exponential delay of an acknowledgement that has nothing to ride on.
+	AckDelay time.Duration
+	// Retransmit is how long a box waits for the peer's acknowledgement before it is written again, the first time;
+	// the wait doubles up to RetransmitMax.
+	Retransmit    time.Duration
+	RetransmitMax time.Duration
+	// Want is how long a missing event is waited for before the peer is asked, and the first pause between two requests.
+	Want time.Duration
+	// Heads is the mean time between two summaries of the shared rooms' heads to a contact.
+	Heads time.Duration
+	// Timeout ends a transaction with a mailbox that does not answer.
+	Timeout time.Duration
+	// InFlight bounds the transactions that are under way; a slot beyond it is dropped, not delayed.
+	InFlight int
+}
+
+// Profiles are the named ones, fastest first. Balanced is the default.
+func Profiles() []Profile {
+	return []Profile{
+		{Name: "instant", Frame: 3 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: time.Minute, Retransmit: 10 * time.Minute, RetransmitMax: 6 * time.Hour,
+			Want: 30 * time.Second, Heads: 30 * time.Minute, Timeout: time.Minute, InFlight: 128},
+		{Name: "balanced", Frame: 10 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 5 * time.Minute, Retransmit: 30 * time.Minute, RetransmitMax: 12 * time.Hour,
+			Want: 2 * time.Minute, Heads: time.Hour, Timeout: 90 * time.Second, InFlight: 64},
+		{Name: "economy", Frame: 60 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 15 * time.Minute, Retransmit: 2 * time.Hour, RetransmitMax: 24 * time.Hour,
+			Want: 10 * time.Minute, Heads: 4 * time.Hour, Timeout: 2 * time.Minute, InFlight: 32},
+		{Name: "paranoid", Frame: 10 * time.Second, Digests: 1, CoverPut: 1, AckDelay: 5 * time.Minute, Retransmit: 30 * time.Minute, RetransmitMax: 12 * time.Hour,
+			Want: 5 * time.Minute, Heads: time.Hour, Timeout: 90 * time.Second, InFlight: 64},
+	}
+}
+
+// Balanced is the default profile.
+func Balanced() Profile { p, _ := ParseProfile("balanced"); return p }
+
+// ParseProfile finds a named profile; ErrProfile.
+func ParseProfile(name string) (Profile, error) {
+	for _, p := range Profiles() {
+		if p.Name == name {
+			return p, nil
+		}
+	}
+	return Profile{}, fmt.Errorf("%w: there is none named %q", ErrProfile, name)
+}
+
+// CustomProfile makes a profile for tests and demonstrations from its frame alone; every other time is a multiple of
+// it: acknowledgements after 4 frames, rewrites after 40, requests for missing events after 8, heads every 200.
+func CustomProfile(frame time.Duration, coverPut float64) Profile {
+	return Profile{Name: "custom", Frame: frame, Digests: 1, CoverPut: coverPut, AckDelay: 4 * frame, Retransmit: 40 * frame, RetransmitMax: 2000 * frame,
+		Want: 8 * frame, Heads: 200 * frame, Timeout: max(30*time.Second, 2*frame), InFlight: 128}
+}
+
+// Validate errs with ErrProfile and words about the field that is impossible.
+func (p Profile) Validate() error {
+	bad := func(format string, a ...any) error {
+		return fmt.Errorf("%w: %s", ErrProfile, fmt.Sprintf(format, a...))
+	}
+	switch {
+	case p.Frame < 10*time.Millisecond || p.Frame > 24*time.Hour:
+		return bad("frame is %v, must be within 10ms and 24h", p.Frame)
+	case p.Digests < 1 || p.Digests > 8:
+		return bad("digests is %d, must be within 1 and 8", p.Digests)
+	case !(p.CoverPut >= 0 && p.CoverPut <= 1):
+		return bad("cover_put is %v, must be within 0 and 1", p.CoverPut)
+	case p.AckDelay <= 0 || p.Want <= 0 || p.Heads <= 0 || p.Retransmit <= 0:
+		return bad("every delay must be above 0")
+	case p.RetransmitMax < p.Retransmit:
+		return bad("retransmit_max (%v) is below retransmit (%v)", p.RetransmitMax, p.Retransmit)
+	case p.Timeout < time.Second:
+		return bad("timeout is %v, must be at least 1s", p.Timeout)
+	case p.InFlight < 2+p.Digests || p.InFlight > 4096:
+		return bad("in_flight is %d, must be within %d and 4096", p.InFlight, 2+p.Digests)
+	}
+	return nil
+}
+
+// transactionTime is what one transaction with a mailbox over Tor takes, assumed for estimates (facts: 0.7 s one way).
+const transactionTime = 1500 * time.Millisecond
+
+// ExpectedDelay estimates the mean time from a message to its delivery when both nodes are up: the wait for a PUT
+// slot at one of stores, for the digest bucket to close, for a DIGEST and a GET slot, and three transactions.
+func (p Profile) ExpectedDelay(stores int, bucket time.Duration) time.Duration {
+	frames := time.Duration(max(1, stores)) * p.Frame
+	digest := frames / time.Duration(max(1, p.Digests))
+	return frames + bucket + digest + frames + 3*transactionTime + p.lead()
+}
+
+// BytesPerDay is what the schedule sends and receives in a day, without what Tor adds: it does not depend on use.
+func (p Profile) BytesPerDay() int64 {
+	ticks := float64(24*time.Hour) / float64(p.Frame)
+	return int64(ticks * float64(2+p.Digests) * float64(mailbox.UpSize+mailbox.DownSize))
+}
+
+// lead is how long before its time a slot's content is chosen, so that choosing (and its disk sync) never shows in
+// the time at which the slot's transaction begins.
+func (p Profile) lead() time.Duration { return min(p.Frame/4, 250*time.Millisecond) }

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"encoding/binary"
+	"errors"
+	"time"
+
+	"tarn/crypto/onionid"
+	"tarn/mailbox"
+	"tarn/store"
+)
+
+// ErrRow: a row of this package is not readable; the database is damaged or of another version.
+var ErrRow = errors.New("replicate: unreadable row")
+
+// The tables. A key is made by store.Key of the table and the parts named here; peer is a contact's server name.
+const (
+	tableContact  = store.TableContact + 0x0 // peer → contactRow
+	tableSender   = store.TableContact + 0x1 // peer → senderRow: the sending half, how far the outbox is packed, the ack sent last
+	tableReceiver = store.TableContact + 0x2 // peer → ratchet.Receiver
+	tableBoxMeta  = store.TableContact + 0x3 // peer, epoch, index → boxRow: a box the peer has not acknowledged
+	tableBox      = store.TableContact + 0x4 // peer, epoch, index → boxBytes: its sealed bytes, and its plaintext in case it must be sealed anew
+	tableItem     = store.TableContact + 0x5 // peer, outbox seq → uvarint: fragments of that item not acknowledged yet (no row: it is in one box)
+	tableFragment = store.TableContact + 0x6 // peer, outbox seq, fragment index → fragment that waits for a box
+	tableTodo     = store.TableContact + 0x7 // store, handle → todoRow: a box a digest listed for us, to be fetched
+	tableInbox    = store.TableContact + 0x8 // peer, epoch, index, place → inboxRow: a received record that is not worked off yet
+	tableAssembly = store.TableContact + 0x9 // peer, record id, fragment index → fragmentRow: a piece received
+	tableGiven    = store.TableContact + 0xa // peer, server → nothing: that server's certificate was put into a box for peer
+	tableWant     = store.TableContact + 0xb // peer, room, event → wantRow: an event to ask peer for
+	tableInvite   = store.TableContact + 0xc // voucher → inviteRow: a link we made
+	tableAccept   = store.TableContact + 0xd // voucher → acceptRow: a link we follow
+	tableDigest   = store.TableContact + 0xe // store → u64: the first digest bucket not read
+)
+
+// rowVersion is the first byte of every row here that is not another package's state.
+const rowVersion = 1
+
+// maxStores bounds the stores of one node.
+const maxStores = 8
+
+// writer builds a row or a message.
+type writer struct{ b []byte }
+
+func (w *writer) u8(v byte)        { w.b = append(w.b, v) }
+func (w *writer) uvarint(v uint64) { w.b = binary.AppendUvarint(w.b, v) }
+func (w *writer) raw(b []byte)     { w.b = append(w.b, b...) }
+func (w *writer) bytes(b []byte)   { w.uvarint(uint64(len(b))); w.raw(b) }
+func (w *writer) str(s string)     { w.uvarint(uint64(len(s))); w.b = append(w.b, s...) }
+func (w *writer) time(t time.Time) {
+	if t.IsZero() {
+		w.uvarint(0)
+		return
+	}
+	w.uvarint(uint64(t.UnixMilli()))
+}
+func (w *writer) flag(v bool) {
+	if v {
+		w.u8(1)
+	} else {
+		w.u8(0)
+	}
+}
+func (w *writer) stores(a []mailbox.Address) {
+	w.uvarint(uint64(len(a)))
+	for _, s := range a {
+		w.str(string(s.Onion))
+	}
+}
+
+// reader takes one apart. After a mistake every further field is zero and err says so.
+type reader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *reader) raw(n int) []byte {
+	if r.bad || n < 0 || n > len(r.b) {
+		r.bad = true
+		return nil
+	}
+	out := r.b[:n:n]
+	r.b = r.b[n:]
+	return out
+}
+func (r *reader) u8() byte {
+	b := r.raw(1)
+	if r.bad {
+		return 0
+	}
+	return b[0]
+}
+func (r *reader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.b)
+	if r.bad || n <= 0 || n > 1 && r.b[n-1] == 0 { // one spelling only
+		r.bad = true
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+// bytes reads a field of at most limit bytes; the slice is part of the row.
+func (r *reader) bytes(limit int) []byte {
+	n := r.uvarint()
+	if n > uint64(limit) {
+		r.bad = true
+		return nil
+	}
+	return r.raw(int(n))
+}
+func (r *reader) str(limit int) string { return string(r.bytes(limit)) }
+func (r *reader) key32() (k [32]byte)  { copy(k[:], r.raw(32)); return k }
+func (r *reader) flag() bool {
+	v := r.u8()
+	if v > 1 {
+		r.bad = true
+	}
+	return v == 1
+}
+func (r *reader) time() time.Time {
+	v := r.uvarint()
+	if v > maxUnix*1000 {
+		r.bad = true
+	}
+	if r.bad || v == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(v))
+}
+func (r *reader) name() onionid.Name {
+	n, err := onionid.Parse(r.str(62))
+	if err != nil {
+		r.bad = true
+	}
+	return n
+}
+func (r *reader) stores() []mailbox.Address {
+	n := r.uvarint()
+	if n > maxStores {
+		r.bad = true
+	}
+	var out []mailbox.Address
+	for i := uint64(0); i < n && !r.bad; i++ {
+		out = append(out, mailbox.Address{Onion: r.name()})
+	}
+	return out
+}
+func (r *reader) version() {
+	if r.u8() != rowVersion {
+		r.bad = true
+	}
+}
+
+// end is ErrRow if anything was malformed or is left.
+func (r *reader) end() error {
+	if r.bad || len(r.b) != 0 {
+		return ErrRow
+	}
+	return nil
+}

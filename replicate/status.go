@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"cmp"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"time"
+
+	"tarn/crypto/onionid"
+	"tarn/mailbox"
+	"tarn/store"
+)
+
+// State of a contact, as people see it.
+type State string
+
+// The states.
+const (
+	Inviting  State = "inviting"  // a link of ours that nobody answered yet
+	Accepting State = "accepting" // a link that we follow
+	Active    State = "active"    // the stream pair is there
+	Failed    State = "failed"    // a link that came to nothing; Reason says why
+	Stranger  State = "stranger"  // no contact, but something in the outbox waits for that server
+)
+
+// ContactStatus is what is known of a contact, or of a link on its way to become one.
+type ContactStatus struct {
+	ID      string       // of a link: 16 hex characters, for Forget; "" of a contact
+	Name    onionid.Name // the server; "" while a link does not tell
+	State   State
+	Reason  string // a sentence for people: what it waits for, or why it failed; may be ""
+	Created time.Time
+	Expiry  time.Time // of a link
+	// Deposited: the link's payload is in the mailbox, so the other node can accept it though this one is off.
+	Deposited bool
+	LastHeard time.Time // when a box of the contact was last opened; zero: never
+	Waiting   int       // outbox items that the contact has not acknowledged
+	Unacked   int       // boxes of those, sealed and not acknowledged
+	// ExpectedDelay is the estimated mean time to delivery when both nodes are up.
+	ExpectedDelay time.Duration
+	// Number is six digits that both people see and may compare; "" until the other node's first word came.
+	Number string
+}
+
+// StoreStatus is how transactions with a mailbox go.
+type StoreStatus struct {
+	Address     mailbox.Address
+	Own         bool
+	LastSuccess time.Time // zero: never since the node began
+	LastFailure time.Time
+	Problem     string // the newest transaction's failure as a person can act on it; "" if it went well
+}
+
+// Counts are sums since the engine began, over all contacts and stores.
+type Counts struct {
+	Dropped   int64 // slots: too many transactions under way
+	Late      int64 // slots that went idle because their content was not ready
+	Garbage   int64 // answers that were no box of ours where one was listed
+	Malformed int64 // authentic boxes that no bundle was in
+	Refused   int64 // records and events that were refused for good
+	Exists    int64 // stores that claim to have another box under our id
+	Resealed  int64
+	Rewrites  int64
+	Opened    int64 // boxes
+	Unsent    int64 // outbox items that name nothing that exists
+}
+
+// Counts reads them.
+func (e *Engine) Counts() Counts {
+	c := &e.counts
+	return Counts{c.dropped.Load(), c.late.Load(), c.garbage.Load(), c.malformed.Load(), c.refused.Load(), c.exists.Load(),
+		c.resealed.Load(), c.rewrites.Load(), c.opened.Load(), c.unsent.Load()}
+}
+
+// Contacts lists contacts, links on their way, links that failed, and servers that something waits for without being
+// contacts: sorted by state, then name.
+func (e *Engine) Contacts() ([]ContactStatus, error) {
+	var waiting map[string]int
+	err := e.kv.View(func(r store.Reader) error {
+		var err error
+		waiting, err = store.Destinations(r)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("count what waits: %w", err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := time.Now()
+	var out []ContactStatus
+	for _, c := range e.contacts {
+		s := ContactStatus{Name: c.name, State: Active, Created: c.created, LastHeard: c.lastHeard, Waiting: waiting[string(c.name)],
+			Unacked: len(c.boxes), ExpectedDelay: e.expectedDelay(c), Number: c.number}
+		if c.number == "" {
+			s.Reason = "Our answer is in the mailbox; the other node's first word is on its way."
+		}
+		delete(waiting, string(c.name))
+		out = append(out, s)
+	}
+	for _, in := range e.invites {
+		out = append(out, e.inviteStatus(in, now))
+	}
+	for _, a := range e.accepts {
+		out = append(out, e.acceptStatus(a, now))
+	}
+	for name, n := range waiting {
+		out = append(out, ContactStatus{Name: onionid.Name(name), State: Stranger, Waiting: n,
+			Reason: "Something waits for this server, which is not a contact: exchange a link with it."})
+	}
+	slices.SortFunc(out, func(a, b ContactStatus) int {
+		return cmp.Or(cmp.Compare(a.State, b.State), cmp.Compare(a.Name, b.Name), a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))
+	})
+	return out, nil
+}
+
+func (e *Engine) expectedDelay(c *contact) time.Duration {
+	stores, bucket := 1, 10*time.Second
+	for _, a := range c.stores {
+		if st := e.depots[a]; st != nil && st.descriptor != nil {
+			bucket = st.descriptor.bucket
+		}
+	}
+	if r := e.routes.Load(); r != nil && len(c.stores) > 0 {
+		stores = (len(r.write) + len(c.stores) - 1) / len(c.stores)
+	}
+	return e.profile.Load().ExpectedDelay(stores, bucket)
+}
+
+func linkID(voucher [32]byte) string {
+	// Not the voucher itself, which is a secret.
+	return hex.EncodeToString(derive(voucher[:], nil, "tarn/1 link name", 8))
+}
+
+func (e *Engine) inviteStatus(in *invite, now time.Time) ContactStatus {
+	s := ContactStatus{ID: linkID(in.voucher), State: Inviting, Created: in.created, Expiry: in.expiry, Deposited: !in.deposited.IsZero()}
+	switch {
+	case in.failed != "":
+		s.State, s.Reason = Failed, in.failed
+	case !now.Before(in.expiry):
+		s.State, s.Reason = Failed, "The link expired and nobody accepted it."
+	case s.Deposited:
+		s.Reason = "Deposited in the mailbox; the link can be accepted."
+	default:
+		s.Reason = "Waits for its turn to be deposited in the mailbox."
+		if st := e.depots[in.store]; st != nil && st.lastErr != nil {
+			s.Reason = st.words()
+		}
+	}
+	return s
+}
+
+func (e *Engine) acceptStatus(a *accept, now time.Time) ContactStatus {
+	s := ContactStatus{ID: linkID(a.link.Voucher), Name: a.name, State: Accepting, Created: a.created, Expiry: a.link.Expiry}
+	switch {
+	case a.state == acceptFailed:
+		s.State, s.Reason = Failed, a.reason
+	case a.state == acceptReplying:
+		s.Reason = "Found; our answer waits for its turn."
+	case !now.Before(a.link.Expiry):
+		s.State, s.Reason = Failed, "The link has expired; ask for a new one."
+	case a.tries == 0:
+		s.Reason = "Waits for its turn to look into the mailbox."
+	default:
+		s.Reason = "Nothing lies under this link yet: the other node has not deposited it, or the link is wrong."
+	}
+	if st := e.depots[a.link.Store]; s.State == Accepting && st != nil && st.lastErr != nil {
+		s.Reason = st.words()
+	}
+	return s
+}
+
+// Stores lists the mailboxes that slots go to.
+func (e *Engine) Stores() []StoreStatus {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var out []StoreStatus
+	for _, st := range e.depots {
+		out = append(out, StoreStatus{Address: st.address, Own: st.own, LastSuccess: st.lastOK, LastFailure: st.lastFail, Problem: st.words()})
+	}
+	slices.SortFunc(out, func(a, b StoreStatus) int { return cmp.Compare(a.Address.Onion, b.Address.Onion) })
+	return out
+}
+
+// Forget ends a contact (by server name) or a link (by ContactStatus.ID): its keys, its boxes and what waits for it
+// are deleted. The other node is not told. ErrNoContact.
+func (e *Engine) Forget(name string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for v, in := range e.invites {
+		if linkID(v) == name {
+			return e.forgetLink(tableInvite, v, func() {
+				delete(e.expected, in.reply().id.Handle())
+				delete(e.invites, v)
+			})
+		}
+	}
+	for v := range e.accepts {
+		if linkID(v) == name {
+			return e.forgetLink(tableAccept, v, func() { delete(e.accepts, v) })
+		}
+	}
+	c := e.contacts[onionid.Name(name)]
+	if c == nil {
+		return ErrNoContact
+	}
+	err := e.kv.Update(func(txn store.Txn) error {
+		if err := erase(txn, c.name, false); err != nil {
+			return err
+		}
+		items, err := store.Pending(txn, name, 0, 1<<20)
+		if err != nil {
+			return err
+		}
+		seqs := make([]uint64, 0, len(items))
+		for _, it := range items {
+			seqs = append(seqs, it.Seq)
+		}
+		return store.Dequeue(txn, name, seqs...)
+	})
+	if err != nil {
+		return fmt.Errorf("forget a contact: %w", err)
+	}
+	e.unexpect(c)
+	delete(e.contacts, c.name)
+	for _, st := range e.depots {
+		for h, t := range st.todo {
+			if t.contact == c {
+				delete(st.todo, h)
+			}
+		}
+	}
+	e.reroute()
+	return nil
+}
+
+func (e *Engine) forgetLink(table byte, v [32]byte, apply func()) error {
+	if err := e.kv.Update(func(txn store.Txn) error { return txn.Delete(store.Key(table, v[:])) }); err != nil {
+		return fmt.Errorf("forget a link: %w", err)
+	}
+	apply()
+	e.reroute()
+	return nil
+}

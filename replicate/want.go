@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	"tarn/bundle"
+	"tarn/matrix"
+	"tarn/room"
+	"tarn/store"
+)
+
+// Asking for events.
+const (
+	maxAsked    = 100 // events that one want record may ask for
+	answerAhead = 32  // ancestors given along, for the peer would ask for those next
+	maxAnswers  = 512 // items that wait for a peer: beyond, its wants are not answered (it asks again)
+	askTries    = 12  // then the next heads summary must bring it up again
+	maxHeadIDs  = 50  // of one room in a summary
+)
+
+// wantKey names an event.
+type wantKey struct {
+	room  matrix.RoomID
+	event matrix.EventID
+}
+
+// want is an event to ask a contact for.
+type want struct {
+	wantKey
+	tries int
+	due   time.Time
+}
+
+func (w *want) marshal() []byte {
+	o := writer{}
+	o.u8(rowVersion)
+	o.str(string(w.room))
+	o.str(string(w.event))
+	return o.b
+}
+
+func parseWant(b []byte) (*want, error) {
+	r := reader{b: b}
+	r.version()
+	w := &want{wantKey: wantKey{matrix.RoomID(r.str(255)), matrix.EventID(r.str(255))}}
+	return w, r.end()
+}
+
+func wantRow(c *contact, k wantKey) []byte {
+	return store.Key(tableWant, string(c.name), string(k.room), string(k.event))
+}
+
+// noteIngested is what the fate of some events does to the list of those to ask for: what came goes, what they lack comes.
+func (e *Engine) noteIngested(c *contact, id matrix.RoomID, got room.Ingested) effect {
+	var came []wantKey
+	for _, ev := range got.Stored {
+		came = append(came, wantKey{id, ev})
+	}
+	var missing []wantKey
+	for r, ids := range got.Missing {
+		for _, ev := range ids {
+			missing = append(missing, wantKey{r, ev})
+		}
+	}
+	return e.wanted(c, came, missing)
+}
+
+// wanted adds and removes wants. An event that is wanted already is asked for at its own pace.
+func (e *Engine) wanted(c *contact, came, missing []wantKey) effect {
+	var fresh []*want
+	return effect{
+		write: func(txn store.Txn) error {
+			fresh = nil
+			for _, k := range came {
+				for _, o := range e.contacts {
+					if o.wants[k] != nil {
+						if err := txn.Delete(wantRow(o, k)); err != nil {
+							return err
+						}
+					}
+				}
+			}
+			for _, k := range missing {
+				if c.wants[k] != nil || len(c.wants)+len(fresh) >= maxWants || len(k.room) > 255 || len(k.event) > 255 {
+					continue
+				}
+				w := &want{wantKey: k}
+				fresh = append(fresh, w)
+				if err := txn.Set(wantRow(c, k), w.marshal()); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		apply: func() {
+			for _, k := range came {
+				for _, o := range e.contacts {
+					delete(o.wants, k)
+				}
+			}
+			for _, w := range fresh {
+				// It may be in a box that is being fetched: wait a little.
+				w.due = time.Now().Add(e.jitter(e.profile.Load().Want))
+				c.wants[w.wantKey] = w
+			}
+		},
+	}
+}
+
+// wantDue tells whether something is to be asked for.
+func (c *contact) wantDue(now time.Time) bool {
+	for _, w := range c.wants {
+		if !w.due.After(now) {
+			return true
+		}
+	}
+	return false
+}
+
+// wantRecords are the requests that are due, for a box. What came another way meanwhile is dropped.
+func (e *Engine) wantRecords(c *contact, f *filling, now time.Time) (out []bundle.Record) {
+	ids := map[matrix.RoomID][]matrix.EventID{}
+	n := 0
+	var over []wantKey
+	for k, w := range c.wants {
+		if w.due.After(now) {
+			continue
+		}
+		if _, err := e.rooms.Status(k.room, k.event); err == nil || w.tries >= askTries {
+			over = append(over, k)
+			continue
+		}
+		if n++; n > packWants {
+			break
+		}
+		ids[k.room] = append(ids[k.room], k.event)
+		f.asked = append(f.asked, w)
+	}
+	if len(over) > 0 {
+		eff := e.wanted(c, over, nil)
+		if err := e.kv.Update(eff.write); err == nil {
+			eff.apply()
+		}
+	}
+	for r, evs := range ids {
+		if rec, err := (bundle.Want{Room: r, Events: evs}).Record(); err == nil {
+			out = append(out, rec)
+		}
+	}
+	return out
+}
+
+// asked notes that a want left in a box.
+func (e *Engine) asked(w *want, now time.Time) {
+	p := e.profile.Load()
+	w.due = now.Add(e.jitter(backoff(p.Want+p.AckDelay, w.tries, p.RetransmitMax)))
+	w.tries++
+}
+
+// answerWant queues the events that a peer asks for and may have, with some of their ancestors.
+func (e *Engine) answerWant(c *contact, data []byte) (effect, error) {
+	want, err := bundle.ParseWant(data)
+	if err != nil {
+		return effect{}, refuse(err)
+	}
+	id, asked := want.Room, want.Events
+	if len(asked) > maxAsked {
+		asked = asked[:maxAsked]
+	}
+	e.mu.Lock()
+	waiting := map[string]bool{}
+	err = e.kv.View(func(r store.Reader) error {
+		items, err := store.Pending(r, string(c.name), 0, maxAnswers+1)
+		for _, it := range items {
+			waiting[string(it.Data)] = true
+		}
+		return err
+	})
+	e.mu.Unlock()
+	if err != nil {
+		return effect{}, err
+	}
+	if len(waiting) > maxAnswers {
+		return effect{}, nil
+	}
+	var give [][]byte
+	seen := map[matrix.EventID]bool{}
+	ahead := answerAhead
+	for wave := asked; len(wave) > 0; {
+		var next []matrix.EventID
+		for _, ev := range wave {
+			if seen[ev] {
+				continue
+			}
+			seen[ev] = true
+			if ok, err := e.rooms.MayHave(c.name, id, ev); err != nil || !ok {
+				if err != nil && !gone(err) {
+					return effect{}, err
+				}
+				continue
+			}
+			raw, err := e.rooms.Raw(id, ev)
+			if err != nil {
+				if !gone(err) {
+					return effect{}, err
+				}
+				continue
+			}
+			item := []byte(string(id) + "\x00" + string(ev))
+			if !waiting[string(item)] {
+				give = append(give, item)
+			}
+			next = append(next, parents(raw)...)
+		}
+		next = slices.DeleteFunc(next, func(ev matrix.EventID) bool { return seen[ev] })
+		if len(next) > ahead {
+			next = next[:ahead]
+		}
+		ahead -= len(next)
+		wave = next
+	}
+	slices.Reverse(give) // ancestors first
+	return effect{write: func(txn store.Txn) error {
+		for _, item := range give {
+			if err := store.Enqueue(txn, string(c.name), store.ItemEvent, item); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}, nil
+}
+
+// parents are the prev_events of a raw event.
+func parents(raw []byte) []matrix.EventID {
+	var ev struct {
+		Prev []matrix.EventID `json:"prev_events"`
+	}
+	if json.Unmarshal(raw, &ev) != nil {
+		return nil
+	}
+	return ev.Prev
+}
+
+// putHeads seals a summary of the rooms that the contact shares with us, in a slot that would carry cover. It is how
+// a loss that nothing else noticed heals.
+func (e *Engine) putHeads(c *contact, now time.Time) (job, bool) {
+	c.headsDue = now.Add(e.exp(e.profile.Load().Heads))
+	shared, err := e.rooms.Shared(c.name)
+	if err != nil || len(shared) == 0 {
+		return job{}, false
+	}
+	f := &filling{packer: bundle.NewPacker(c.ack())}
+	for range shared {
+		r := shared[c.headsAt%len(shared)]
+		heads, err := e.rooms.Heads(r)
+		if err == nil && len(heads) > 0 {
+			if len(heads) > maxHeadIDs {
+				heads = heads[:maxHeadIDs]
+			}
+			rec, err := bundle.Heads{Room: r, Heads: heads}.Record()
+			if err == nil && !f.packer.Add(rec) {
+				break // the next summary goes on from here
+			}
+			f.eliciting = err == nil
+		}
+		c.headsAt = (c.headsAt + 1) % len(shared)
+	}
+	if !f.eliciting {
+		return job{}, false
+	}
+	return e.seal(c, f, now)
+}
+
+// compareHeads wants the heads of a peer's summary that are not held here.
+func (e *Engine) compareHeads(c *contact, data []byte) (effect, error) {
+	sum, err := bundle.ParseHeads(data)
+	if err != nil {
+		return effect{}, refuse(err)
+	}
+	id, heads := sum.Room, sum.Heads
+	shared, err := e.rooms.Shared(c.name)
+	if err != nil {
+		return effect{}, err
+	}
+	if !slices.Contains(shared, id) {
+		return effect{}, nil
+	}
+	var missing []wantKey
+	for _, ev := range heads {
+		if _, err := e.rooms.Status(id, ev); errors.Is(err, room.ErrUnknownEvent) {
+			missing = append(missing, wantKey{id, ev})
+		}
+	}
+	return e.wanted(c, nil, missing), nil
+}
