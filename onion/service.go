@@ -196,21 +196,21 @@ func (t *Tor) onDescriptor(action, id, reason string) {
 	if s == nil {
 		return // one that we look for, or have closed
 	}
-	switch action {
-	case "UPLOAD":
+	switch {
+	case action == "UPLOAD":
 		s.uploads++
-	case "UPLOADED":
+		return
+	case s.uploads == 0 || s.published:
+		return // an answer to what an earlier version of the service sent, or to a renewal
+	case action == "UPLOADED":
 		s.uploaded++
-	case "FAILED":
-		if s.published {
-			return
-		}
+	case action == "FAILED":
 		s.failures++
 		s.detail = "a directory did not take the descriptor: " + reason
 	default:
 		return
 	}
-	if !s.published && s.uploads > 0 && s.uploaded > 0 && s.uploaded+s.failures >= s.uploads {
+	if s.uploaded > 0 && s.uploaded+s.failures >= s.uploads {
 		s.published, s.detail = true, ""
 		t.log.Info("an onion service is published")
 	}

@@ -248,9 +248,6 @@ func (t *Tor) onBootstrap(severity string, kv map[string]string) {
 	if err != nil || percent < 0 || percent > 100 {
 		return
 	}
-	if severity != "NOTICE" {
-		t.stuck(t.bootstrapReason(kv["REASON"]), strings.TrimSpace(kv["WARNING"]+" ("+kv["REASON"]+")"))
-	}
 	ready := false
 	t.update(func(s *Status) {
 		if s.State == StateReady && percent < 100 { // tor never goes back; a stale line
@@ -271,6 +268,9 @@ func (t *Tor) onBootstrap(severity string, kv map[string]string) {
 	})
 	if ready {
 		t.log.Info("connected to Tor")
+	}
+	if severity != "NOTICE" && percent < 100 {
+		t.stuck(t.bootstrapReason(kv["REASON"]), strings.TrimSpace(kv["WARNING"]+" ("+kv["REASON"]+")"))
 	}
 }
 
