@@ -1,0 +1,422 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package room
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"tarn/crypto/onionid"
+	"tarn/dag"
+	"tarn/matrix"
+)
+
+// Ingested says what became of events from another node.
+type Ingested struct {
+	Stored  []matrix.EventID                   // new here, now durable
+	Missing map[matrix.RoomID][]matrix.EventID // to be asked for: parents and auth events not held
+	Unknown []matrix.ServerName                // servers whose certificate is not known: their events were dropped, to be asked for again with it
+	Bad     int                                // refused: malformed, wrong signature, sender's server has no business in the room
+}
+
+// Bounds of one Ingest.
+const (
+	maxIngest  = 10_000 // events; more are refused
+	planEvents = 256    // events of one transaction
+)
+
+// Ingest takes raw events of a room as another node gave them. Each is verified (signature by a known certificate,
+// auth rules) and stored in a transaction like Send's; what lacks parents waits, durably and bounded, and is inserted when they come. Doubles are nothing.
+// from is the contact that delivered, not the author. When it returns nil the events need not be delivered again.
+// Events of a room that the node takes no part in count as Bad, but for one thing: the end of a local user's invite.
+func (r *Rooms) Ingest(ctx context.Context, from matrix.ServerName, room matrix.RoomID, events [][]byte) (Ingested, error) {
+	var out Ingested
+	if err := ctx.Err(); err != nil {
+		return out, err
+	}
+	l, err := r.get(room)
+	if errors.Is(err, ErrUnknownRoom) {
+		out.Bad = len(events)
+		return out, nil
+	}
+	if err != nil {
+		return out, err
+	}
+	if len(events) > maxIngest {
+		out.Bad += len(events) - maxIngest
+		events = events[:maxIngest]
+	}
+	in := &ingest{r: r, l: l, room: room, from: from, out: &out, todo: map[hash]*candidate{}, waits: map[hash][]hash{}}
+	if err := in.verify(events); err != nil {
+		return out, err
+	}
+	if len(in.todo) == 0 {
+		return out, nil
+	}
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	// Events are committed by pieces, parents before children. A crash between two pieces: the sender got no
+	// acknowledgement, delivers all again, and what is held by then is a double.
+	for more := true; more; {
+		if more, err = in.piece(); err != nil {
+			return out, fmt.Errorf("taking events: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// candidate is a verified event that is to be inserted.
+type candidate struct {
+	ev      *matrix.Event
+	from    matrix.ServerName
+	spoilt  bool
+	parked  bool // came out of the pending table
+	awaited []hash
+}
+
+// ingest is one call of Ingest.
+type ingest struct {
+	r     *Rooms
+	l     *live
+	room  matrix.RoomID
+	from  matrix.ServerName
+	out   *Ingested
+	todo  map[hash]*candidate // not inserted yet
+	waits map[hash][]hash     // candidates by what they wait for
+	work  []hash              // candidates to be tried, the last first
+}
+
+// verify parses the events and checks their signatures, before any lock is taken.
+func (in *ingest) verify(events [][]byte) error {
+	return in.r.read(in.room, func(q *reading) error {
+		keys := in.r.keysWith(map[string]onionid.Certificate{})
+		for _, raw := range events {
+			ev, err := matrix.Parse(q.row.version, raw)
+			if err != nil || ev.Room() != in.room {
+				in.out.Bad++
+				continue
+			}
+			h := mustHash(ev.ID())
+			spoilt := len(raw) != len(ev.Raw()) || string(raw) != string(ev.Raw())
+			e, err := q.held(h)
+			if err != nil {
+				return err
+			}
+			if in.todo[h] != nil && (spoilt || !in.todo[h].spoilt) || e != nil && !e.outlier && (spoilt || !e.spoilt) {
+				continue // a double
+			}
+			err = ev.Verify(keys)
+			switch {
+			case err == nil:
+				in.todo[h] = &candidate{ev: ev, from: in.from, spoilt: spoilt}
+			case errors.Is(err, matrix.ErrUnknownKey):
+				if !slices.Contains(in.out.Unknown, ev.Server()) {
+					in.out.Unknown = append(in.out.Unknown, ev.Server())
+				}
+			case errors.Is(err, matrix.ErrSignature), errors.Is(err, matrix.ErrFormat):
+				in.out.Bad++
+			default:
+				return err
+			}
+		}
+		in.queueAll()
+		return nil
+	})
+}
+
+// queueAll puts all candidates to work, parents (by depth) first.
+func (in *ingest) queueAll() {
+	events := make([]*matrix.Event, 0, len(in.todo))
+	for _, c := range in.todo {
+		events = append(events, c.ev)
+	}
+	slices.SortFunc(events, func(a, b *matrix.Event) int { return byDepth(b, a) })
+	in.work = in.work[:0]
+	for _, ev := range events {
+		in.work = append(in.work, mustHash(ev.ID()))
+	}
+}
+
+// piece inserts up to planEvents and commits them; with the last piece, what has to wait.
+func (in *ingest) piece() (more bool, err error) {
+	var p *plan
+	var stored []matrix.EventID
+	err = in.r.view(func(rd snapshot) error {
+		if p, err = in.r.begin(in.l, rd); err != nil {
+			return err
+		}
+		if !p.row.active {
+			return in.retractions(p)
+		}
+		for len(in.work) > 0 && len(p.fresh) < planEvents {
+			h := in.work[len(in.work)-1]
+			in.work = in.work[:len(in.work)-1]
+			c := in.todo[h]
+			if c == nil {
+				continue
+			}
+			ok, err := in.offer(p, h, c)
+			if err != nil {
+				return err
+			}
+			if ok {
+				stored = append(stored, c.ev.ID())
+			}
+		}
+		if more = len(in.work) > 0; more {
+			return nil
+		}
+		return in.rest(p)
+	})
+	if err != nil {
+		in.l.abandon()
+		return false, err
+	}
+	if len(p.changed) == 0 && len(p.pending) == 0 {
+		return more, nil
+	}
+	if _, err := p.commit(); err != nil {
+		return false, err
+	}
+	in.out.Stored = append(in.out.Stored, stored...)
+	return more, nil
+}
+
+// offer tries to insert a candidate; ok: it is in the graph now.
+func (in *ingest) offer(p *plan, h hash, c *candidate) (ok bool, err error) {
+	done := func() {
+		delete(in.todo, h)
+		if c.parked {
+			p.pending[h] = nil
+		}
+	}
+	e, err := p.held(h)
+	if err != nil {
+		return false, err
+	}
+	if e != nil && p.rooted(e) {
+		done()
+		if e.spoilt && !c.spoilt {
+			// What came first was not what its author wrote.
+			e = p.change(h, e)
+			e.ev, e.spoilt = c.ev, false
+		}
+		return false, nil
+	}
+	got, missing, err := p.accept(c.ev)
+	if errors.Is(err, dag.ErrOtherRoom) || errors.Is(err, dag.ErrHeld) {
+		done()
+		in.out.Bad++
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if len(missing) > 0 {
+		return false, in.await(p, h, c, missing)
+	}
+	done()
+	if got == nil {
+		in.out.Bad++
+		return false, nil
+	}
+	got.spoilt = c.spoilt
+	for _, w := range in.waits[h] {
+		in.work = append(in.work, w)
+	}
+	delete(in.waits, h)
+	return got.status != dag.Rejected, in.unpark(p, h)
+}
+
+// await notes what a candidate waits for. What is held as an outlier only, and is not rooted, is tried itself.
+func (in *ingest) await(p *plan, h hash, c *candidate, missing []matrix.EventID) error {
+	c.awaited = c.awaited[:0]
+	for _, id := range missing {
+		m, err := hashOf(id)
+		if err != nil {
+			continue
+		}
+		c.awaited = append(c.awaited, m)
+		in.waits[m] = append(in.waits[m], h)
+		if in.todo[m] != nil {
+			continue
+		}
+		e, err := p.held(m)
+		if err != nil {
+			return err
+		}
+		if e != nil {
+			in.todo[m] = &candidate{ev: e.ev, from: c.from, spoilt: e.spoilt}
+			in.work = append(in.work, m)
+			continue
+		}
+		// It may be waiting itself, and what it waits for be here by now.
+		x, err := p.pendingEvent(m)
+		if err != nil {
+			return err
+		}
+		if x != nil && p.pending[m] == nil {
+			in.todo[m] = &candidate{ev: x.ev, from: x.from, parked: true}
+			in.work = append(in.work, m)
+		}
+	}
+	return nil
+}
+
+// unpark tries what waited for an event that is held now.
+func (in *ingest) unpark(p *plan, h hash) error {
+	waiters, err := p.waitersFor(h)
+	if err != nil {
+		return err
+	}
+	for _, w := range waiters {
+		if in.todo[w] != nil {
+			in.todo[w].parked = true
+			continue
+		}
+		if _, gone := p.pending[w]; gone {
+			continue
+		}
+		x, err := p.pendingEvent(w)
+		if err != nil {
+			return err
+		}
+		if x != nil {
+			in.todo[w] = &candidate{ev: x.ev, from: x.from, parked: true}
+			in.work = append(in.work, w)
+		}
+	}
+	return nil
+}
+
+// rest parks what is left and says what is missing.
+func (in *ingest) rest(p *plan) error {
+	var rows []*pendingRow
+	missing := map[matrix.EventID]bool{}
+	for _, c := range in.todo {
+		for _, m := range c.awaited {
+			if in.todo[m] != nil {
+				continue
+			}
+			lacks, err := p.lacks(m)
+			if err != nil {
+				return err
+			}
+			if lacks {
+				missing[m.id()] = true
+			}
+		}
+		rows = append(rows, &pendingRow{c.ev, c.from, slices.Clone(c.awaited)})
+	}
+	slices.SortFunc(rows, func(a, b *pendingRow) int { return byDepth(a.ev, b.ev) })
+	if len(missing) > 0 {
+		ids := make([]matrix.EventID, 0, len(missing))
+		for id := range missing {
+			ids = append(ids, id)
+		}
+		slices.Sort(ids)
+		in.out.Missing = map[matrix.RoomID][]matrix.EventID{in.room: ids}
+	}
+	clear(in.todo)
+	return p.park(rows)
+}
+
+// accept inserts an event if what it needs is there. nil without missing: it is not even kept.
+func (p *plan) accept(ev *matrix.Event) (*held, []matrix.EventID, error) {
+	in, err := p.try(ev)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(in.Missing) == 0 {
+		if in.Status == dag.Rejected && p.stranger(ev) {
+			return nil, nil, nil
+		}
+		e, err := p.put(ev, in)
+		return e, nil, err
+	}
+	if p.row.floor == 0 || ev.Depth() > p.row.floorDepth {
+		return nil, in.Missing, nil
+	}
+	// From before the floor: its parents are history that the node was never given.
+	status, why, missing := dag.InsertOutlier(p, p.row.version, ev)
+	switch {
+	case len(missing) > 0:
+		return nil, missing, nil
+	case status == 0:
+		return nil, nil, why
+	case status == dag.Rejected:
+		return nil, nil, nil
+	}
+	e, err := p.graft(ev, p.row.floor)
+	return e, nil, err
+}
+
+// stranger: nobody of the event's server was ever in the room. What the rules refuse of such a server is not worth a row.
+func (p *plan) stranger(ev *matrix.Event) bool { return p.census.known[ev.Server()] == 0 }
+
+// retractions looks at events of a room that the node takes no part in: the only thing of interest is the end of a
+// local user's invite.
+func (in *ingest) retractions(p *plan) error {
+	for h, c := range in.todo {
+		delete(in.todo, h)
+		done, err := p.retract(h, c)
+		if err != nil {
+			return err
+		}
+		if done {
+			in.out.Stored = append(in.out.Stored, c.ev.ID())
+		} else {
+			in.out.Bad++
+		}
+	}
+	in.work = nil
+	return nil
+}
+
+// retract ends a local user's invite by a leave or ban event that the invite's state allows.
+func (p *plan) retract(h hash, c *candidate) (bool, error) {
+	ev := c.ev
+	if ev.Type() != matrix.TypeMember || ev.StateKey() == nil || ev.Membership() != matrix.MemberLeave && ev.Membership() != matrix.MemberBan {
+		return false, nil
+	}
+	user := matrix.UserID(*ev.StateKey())
+	if !p.r.local(user) {
+		return false, nil
+	}
+	known, err := p.held(h)
+	if known != nil || err != nil {
+		return false, err
+	}
+	row, err := p.user(user)
+	if err != nil || row.membership != matrix.MemberInvite || row.state == 0 {
+		return false, err
+	}
+	if _, twice := p.users[user]; twice {
+		return false, nil
+	}
+	s, err := p.state(row.state)
+	if err != nil {
+		return false, err
+	}
+	s = s.With(matrix.StateKey{Type: matrix.TypeMember, Key: string(user)}, row.event.id())
+	status, why, missing := dag.InsertOutlier(p, p.row.version, ev)
+	if status == 0 && len(missing) == 0 {
+		return false, why
+	}
+	if status != dag.Accepted {
+		return false, nil
+	}
+	if err := dag.Allowed(p, p.row.version, s, ev); err != nil {
+		if errors.Is(err, dag.ErrNotAllowed) {
+			err = nil
+		}
+		return false, err
+	}
+	p.add(h, &held{ev: ev, status: dag.Accepted, outlier: true, spoilt: c.spoilt, shown: true,
+		before: row.state, after: row.state, now: row.state, replaces: row.event})
+	p.users[user] = userChange{userRow{membership: ev.Membership(), event: h}, h}
+	p.topics[user] = true
+	return true, nil
+}

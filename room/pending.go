@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package room
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"tarn/matrix"
+)
+
+// Bounds of the events that wait for their parents, a room. What is evicted is not lost: a peer's "heads" and the children of it
+// make the node ask again.
+const (
+	maxPending         = 4000 // events
+	maxPendingPeer     = 1500 // events that one peer delivered
+	maxPendingStranger = 64   // of a peer whose server was never in the room
+	maxAwaited         = matrix.MaxPrev + matrix.MaxAuth + 1
+)
+
+// pendingRow is an event, verified, that cannot be inserted yet. nil in plan.pending: to be deleted.
+type pendingRow struct {
+	ev      *matrix.Event
+	from    matrix.ServerName // who delivered it
+	awaited []hash            // not held when it was looked at last
+}
+
+// encode: form 1, from, depth, awaited, canonical event bytes.
+func (x *pendingRow) encode() []byte {
+	b := appendText([]byte{1}, string(x.from))
+	b = binary.AppendUvarint(b, uint64(x.ev.Depth()))
+	b = binary.AppendUvarint(b, uint64(len(x.awaited)))
+	for _, h := range x.awaited {
+		b = append(b, h[:]...)
+	}
+	return append(b, x.ev.Raw()...)
+}
+
+// parked is what counting needs of a pendingRow.
+type parked struct {
+	h     hash
+	from  matrix.ServerName
+	depth int64
+}
+
+func decodePending(v []byte) (from matrix.ServerName, depth int64, awaited []hash, raw []byte, err error) {
+	d := decoder{b: v}
+	if d.byte() != 1 {
+		d.bad = true
+	}
+	from, depth = matrix.ServerName(d.text()), int64(d.uvarint())
+	n := d.uvarint()
+	for i := uint64(0); i < n && !d.bad; i++ {
+		awaited = append(awaited, d.hash())
+	}
+	return from, depth, awaited, d.b, d.err("pending event")
+}
+
+// pendingEvent reads a waiting event; nil if there is none.
+func (q *reading) pendingEvent(h hash) (*pendingRow, error) {
+	v, err := q.rd.Get(pendingKey(q.n, h))
+	if isNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading a waiting event: %w", err)
+	}
+	from, _, awaited, raw, err := decodePending(v)
+	if err != nil {
+		return nil, err
+	}
+	ev, err := matrix.Load(q.row.version, h.id(), raw)
+	if err != nil {
+		return nil, err
+	}
+	return &pendingRow{ev: ev, from: from, awaited: awaited}, nil
+}
+
+// waitersFor lists the events that wait for one.
+func (q *reading) waitersFor(on hash) ([]hash, error) {
+	var out []hash
+	prefix := waitingPrefix(q.n, on)
+	err := q.rd.Scan(prefix, nil, func(k, _ []byte) (bool, error) {
+		out = append(out, hash(k[len(prefix):]))
+		return true, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the waiting events: %w", err)
+	}
+	return out, nil
+}
+
+// allParked lists a room's waiting events.
+func (q *reading) allParked() ([]parked, error) {
+	var out []parked
+	prefix := key(tabPending, q.n, 0)
+	err := q.rd.Scan(prefix, nil, func(k, v []byte) (bool, error) {
+		from, depth, _, _, err := decodePending(v)
+		out = append(out, parked{hash(k[len(prefix):]), from, depth})
+		return err == nil, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("counting the waiting events: %w", err)
+	}
+	return out, nil
+}
+
+// further orders waiting events for eviction: the deepest is furthest from being of use; the same everywhere.
+func further(a, b parked) int {
+	if a.depth != b.depth {
+		if a.depth > b.depth {
+			return -1
+		}
+		return 1
+	}
+	return -slices.Compare(a.h[:], b.h[:])
+}
+
+// evict picks what must go so that the bounds hold.
+func evict(all []parked, known func(matrix.ServerName) bool) []hash {
+	slices.SortFunc(all, further)
+	per := map[matrix.ServerName]int{}
+	for _, x := range all {
+		per[x.from]++
+	}
+	total := len(all)
+	var out []hash
+	for _, x := range all {
+		limit := maxPendingPeer
+		if !known(x.from) {
+			limit = maxPendingStranger
+		}
+		// Over the room's bound, those give who have the most.
+		if per[x.from] > limit || total > maxPending && per[x.from] > maxPending/max(1, len(per)) {
+			out = append(out, x.h)
+			per[x.from]--
+			total--
+		}
+	}
+	return out
+}
+
+// park plans the waiting events of this plan: new ones, and the eviction of what is too much.
+func (p *plan) park(rows []*pendingRow) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	all, err := p.allParked()
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(x parked) bool { _, gone := p.pending[x.h]; return gone })
+	for _, x := range rows {
+		h := mustHash(x.ev.ID())
+		if len(x.awaited) > maxAwaited {
+			x.awaited = x.awaited[:maxAwaited]
+		}
+		p.pending[h] = x
+		all = append(all, parked{h, x.from, x.ev.Depth()})
+	}
+	for _, h := range evict(all, func(s matrix.ServerName) bool { return p.census.known[s] > 0 }) {
+		p.pending[h] = nil
+	}
+	return nil
+}
+
+// writePending writes the waiting events: of a row that goes or changes, the old index rows first.
+func (p *plan) writePending(w *writer) {
+	for h, x := range p.pending {
+		if w.err != nil {
+			return
+		}
+		v, err := w.txn.Get(pendingKey(p.n, h))
+		switch {
+		case isNotFound(err):
+		case err != nil:
+			w.err = err
+			return
+		default:
+			_, _, awaited, _, err := decodePending(v)
+			if err != nil {
+				w.err = err
+				return
+			}
+			for _, on := range awaited {
+				w.delete(waitingKey(p.n, on, h))
+			}
+			w.delete(pendingKey(p.n, h))
+		}
+		if x == nil {
+			continue
+		}
+		w.set(pendingKey(p.n, h), x.encode())
+		for _, on := range x.awaited {
+			w.set(waitingKey(p.n, on, h), nil)
+		}
+	}
+}
+
+// Wanted lists what the room's waiting events wait for and the node does not have, at most limit: to be asked for again
+// now and then, for a "want" or its answer may be lost.
+func (r *Rooms) Wanted(room matrix.RoomID, limit int) ([]matrix.EventID, error) {
+	var out []matrix.EventID
+	err := r.read(room, func(q *reading) error {
+		var last hash
+		var ids []hash
+		prefix := key(tabWaiting, q.n, 0)
+		err := q.rd.Scan(prefix, nil, func(k, _ []byte) (bool, error) {
+			on := hash(k[len(prefix) : len(prefix)+len(hash{})])
+			if on != last {
+				ids, last = append(ids, on), on
+			}
+			return len(ids) < maxPending, nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, h := range ids {
+			missing, err := q.lacks(h)
+			if err != nil {
+				return err
+			}
+			if missing && len(out) < limit {
+				out = append(out, h.id())
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// lacks: neither held nor waiting.
+func (q *reading) lacks(h hash) (bool, error) {
+	e, err := q.held(h)
+	if e != nil || err != nil {
+		return false, err
+	}
+	_, err = q.rd.Get(pendingKey(q.n, h))
+	if isNotFound(err) {
+		return true, nil
+	}
+	return false, err
+}

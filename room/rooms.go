@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package room
+
+import (
+	"crypto/ed25519"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"tarn/crypto/onionid"
+	"tarn/matrix"
+	"tarn/store"
+)
+
+// Options of a node's rooms.
+type Options struct {
+	Signer      matrix.Signer
+	Certificate onionid.Certificate                                 // of Signer's key; goes along with snapshots
+	Profile     func(matrix.UserID) (displayName, avatarURL string) // of local users, for their member events; may be nil
+	// EncodeReceipts makes a receipts record for another node (package bundle's form, without the type byte); nil:
+	// receipts stay on this node. room cannot import bundle.
+	EncodeReceipts func(matrix.RoomID, []Receipt) []byte
+}
+
+// ReceiptsRecord is the type byte of a receipts record in the outbox: bundle.TypeReceipts.
+const ReceiptsRecord = 6
+
+// Rooms is the one writer of room data. Safe for concurrent use; one lock a room.
+type Rooms struct {
+	kv     store.KV
+	stream *store.Stream
+	o      Options
+	start  store.Pos // the stream's position when the process began
+
+	changes atomic.Uint64 // how often rows of events were changed; see snapshot
+	events  *cache[eventID, *held]
+	states  *cache[stateID, chained]
+
+	mu       sync.Mutex // guards live and numbered, for moments (and while a new room gets its number)
+	live     map[matrix.RoomID]*live
+	numbered map[uint32]*live
+
+	typing typing
+}
+
+// live is a room that was used since the process began.
+type live struct {
+	n  uint32
+	id matrix.RoomID
+
+	// last is the newest stream position with something of this room, or a greater one. It is set before the
+	// transaction that it belongs to becomes visible, so that Sync never passes over a room that has something new.
+	last     atomic.Uint64
+	receipts atomic.Uint64 // the same for receipts
+
+	queue queue // sends that wait for lock
+
+	lock   sync.Mutex // held by the room's one writer until its transaction is durable
+	row    *roomRow   // under lock; nil: not read yet, or a transaction failed
+	census *census    // under lock; nil likewise
+	tally  atomic.Pointer[tally]
+}
+
+// Open reads the schema; it starts nothing.
+func Open(kv store.KV, stream *store.Stream, o Options) (*Rooms, error) {
+	if len(o.Signer.Key) != ed25519.PrivateKeySize || o.Signer.Server == "" {
+		return nil, errors.New("opening the rooms: no signing key")
+	}
+	r := &Rooms{
+		kv: kv, stream: stream, o: o, start: stream.Current(),
+		events: newCache[eventID, *held](eventCache),
+		states: newCache[stateID, chained](stateCache),
+		live:   map[matrix.RoomID]*live{}, numbered: map[uint32]*live{},
+	}
+	r.typing.r = r
+	r.typing.rooms = map[matrix.RoomID]*typists{}
+	if o.Certificate.Server != "" {
+		if o.Certificate.Server != o.Signer.Server || o.Certificate.KeyID != o.Signer.KeyID {
+			return nil, errors.New("opening the rooms: the certificate is not of the signing key")
+		}
+		if err := r.AddCertificate(o.Certificate); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// server is this node's name.
+func (r *Rooms) server() matrix.ServerName { return r.o.Signer.Server }
+
+// local says whether a user is of this node.
+func (r *Rooms) local(u matrix.UserID) bool { return serverOf(u) == r.server() }
+
+// serverOf is the server part of a user id that was checked; "" if there is none.
+func serverOf(u matrix.UserID) matrix.ServerName {
+	if i := strings.IndexByte(string(u), ':'); i >= 0 {
+		return matrix.ServerName(u[i+1:])
+	}
+	return ""
+}
+
+// number finds a room's number. ErrUnknownRoom.
+func (r *Rooms) number(rd store.Reader, room matrix.RoomID) (uint32, error) {
+	r.mu.Lock()
+	l := r.live[room]
+	r.mu.Unlock()
+	if l != nil {
+		return l.n, nil
+	}
+	if len(room) == 0 || len(room) > matrix.MaxID {
+		return 0, ErrUnknownRoom
+	}
+	v, err := rd.Get(numberKey(room))
+	if errors.Is(err, store.ErrNotFound) {
+		return 0, ErrUnknownRoom
+	}
+	if err != nil {
+		return 0, fmt.Errorf("looking up a room: %w", err)
+	}
+	if len(v) != 4 {
+		return 0, fmt.Errorf("%w: number", errRow)
+	}
+	return binary.BigEndian.Uint32(v), nil
+}
+
+// get is the live form of a room that the node knows. ErrUnknownRoom.
+func (r *Rooms) get(room matrix.RoomID) (*live, error) {
+	r.mu.Lock()
+	l := r.live[room]
+	r.mu.Unlock()
+	if l != nil {
+		return l, nil
+	}
+	var q *reading
+	var receipts store.Pos
+	err := r.view(func(rd snapshot) (err error) {
+		if q, err = r.open(rd, room); err != nil {
+			return err
+		}
+		receipts, err = q.lastReceipt()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.live[room]; l != nil {
+		return l, nil
+	}
+	l = &live{n: q.n, id: room}
+	// What was committed since that snapshot was committed through a live form; there was none, so nothing was.
+	l.last.Store(uint64(q.row.last.pos()))
+	l.receipts.Store(uint64(receipts))
+	r.live[room], r.numbered[l.n] = l, l
+	return l, nil
+}
+
+// make gives a room that may be unknown a number. A crash after it leaves a number without a room: harmless.
+func (r *Rooms) make(room matrix.RoomID) (*live, error) {
+	if l, err := r.get(room); !errors.Is(err, ErrUnknownRoom) {
+		return l, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.live[room]; l != nil {
+		return l, nil
+	}
+	var n uint32
+	err := r.kv.Update(func(txn store.Txn) error {
+		v, err := txn.Get(numberKey(room))
+		if err == nil && len(v) == 4 { // from before a crash
+			n = binary.BigEndian.Uint32(v)
+			return nil
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		n = 1
+		if v, err = txn.Get(counterKey()); err == nil && len(v) == 4 {
+			n = binary.BigEndian.Uint32(v) + 1
+		} else if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		b := binary.BigEndian.AppendUint32(nil, n)
+		if err := txn.Set(counterKey(), b); err != nil {
+			return err
+		}
+		return txn.Set(numberKey(room), b)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("numbering a room: %w", err)
+	}
+	l := &live{n: n, id: room}
+	r.live[room], r.numbered[n] = l, l
+	return l, nil
+}

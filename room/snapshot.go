@@ -1,0 +1,481 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package room
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"tarn/crypto/onionid"
+	"tarn/dag"
+	"tarn/matrix"
+)
+
+// Snapshot is what lets a node take part in a room alone and offline: it goes with an invite.
+//
+// The node that gets it believes the inviter in one thing: that State was the room's state before Event. Everything in it is signed by
+// who wrote it and allowed by its auth events; what the inviter could do is leave newer state out. Of the states before
+// the snapshot's other events the node knows nothing. It takes State for it where it must have one: for the visibility of the
+// history, and for an event that another server wrote beside the invite, on parents from before it ("floor"): such an
+// event is judged by State and by the room's current state.
+type Snapshot struct {
+	Room         matrix.RoomID
+	Version      matrix.RoomVersion
+	Event        matrix.EventID // the invite (or membership event) it goes with; in Events
+	Heads        []matrix.EventID
+	Events       [][]byte         // state at Event, its auth chain, the last events as far as visibility allows; parents first
+	State        []matrix.EventID // which of them are the state before Event
+	Certificates [][]byte         // of every server that signed one of them
+}
+
+// Limits of a snapshot. The whole must fit a bundle's record (4 MiB).
+const (
+	historyEvents   = 50        // last events that go along
+	historyBytes    = 512 << 10 // bytes of them
+	maxSnapshot     = 20_000    // events
+	maxCertificates = 2_000
+	maxSnapshotSize = 8 << 20 // bytes of all events
+)
+
+// Snapshot assembles one for the membership event. ErrUnknownRoom, ErrUnknownEvent.
+func (r *Rooms) Snapshot(room matrix.RoomID, event matrix.EventID) (*Snapshot, error) {
+	var out *Snapshot
+	err := r.read(room, func(q *reading) (err error) {
+		out, err = q.snapshot(event)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("assembling a snapshot: %w", err)
+	}
+	return out, nil
+}
+
+func (q *reading) snapshot(id matrix.EventID) (*Snapshot, error) {
+	e, err := q.byID(id)
+	if err != nil {
+		return nil, err
+	}
+	if e == nil || e.outlier || e.status != dag.Accepted || e.ev.Type() != matrix.TypeMember || e.ev.StateKey() == nil {
+		return nil, ErrUnknownEvent
+	}
+	state, err := q.state(e.before)
+	if err != nil {
+		return nil, err
+	}
+	s := &Snapshot{Room: q.row.id, Version: q.row.version, Event: id, Heads: []matrix.EventID{id}}
+	all := map[matrix.EventID]*held{id: e}
+	roots := []matrix.EventID{id}
+	for _, x := range state {
+		s.State, roots = append(s.State, x), append(roots, x)
+	}
+	slices.Sort(s.State)
+	history, err := q.historyFor(serverOf(matrix.UserID(*e.ev.StateKey())), e)
+	if err != nil {
+		return nil, err
+	}
+	for h, x := range history {
+		all[h], roots = x, append(roots, h)
+	}
+	chain, err := dag.AuthChain(q, roots)
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range append(roots, chain...) {
+		if all[x] != nil {
+			continue
+		}
+		if all[x], err = q.byID(x); err != nil {
+			return nil, err
+		}
+		if all[x] == nil {
+			return nil, fmt.Errorf("%w: an event of the state is missing", errRow)
+		}
+	}
+	if err := q.fill(s, all); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// fill puts events, parents first, and their certificates into s.
+func (q *reading) fill(s *Snapshot, all map[matrix.EventID]*held) error {
+	sorted := make([]*matrix.Event, 0, len(all))
+	for _, e := range all {
+		sorted = append(sorted, shown(e)) // what was redacted is given redacted
+	}
+	slices.SortFunc(sorted, byDepth)
+	have := map[string]bool{}
+	for _, ev := range sorted {
+		s.Events = append(s.Events, ev.Raw())
+		for server, keys := range ev.PDU().Signatures {
+			for keyID := range keys {
+				name := server + " " + string(keyID)
+				if have[name] {
+					continue
+				}
+				have[name] = true
+				c, err := certificate(q.rd, matrix.ServerName(server), string(keyID))
+				if isNotFound(err) {
+					continue
+				}
+				if err != nil {
+					return err
+				}
+				s.Certificates = append(s.Certificates, c.Bytes())
+			}
+		}
+	}
+	return nil
+}
+
+// byDepth sorts parents before children, the same everywhere.
+func byDepth(a, b *matrix.Event) int {
+	return cmp.Or(cmp.Compare(a.Depth(), b.Depth()), a.Time().Compare(b.Time()), cmp.Compare(a.ID(), b.ID()))
+}
+
+// historyFor are the last events before e that a server whose user comes in by e may see.
+func (q *reading) historyFor(server matrix.ServerName, e *held) (map[matrix.EventID]*held, error) {
+	out := map[matrix.EventID]*held{}
+	size := 0
+	err := q.walk(e.place-1, 0, true, func(x placed) (bool, error) {
+		s, err := q.state(x.before)
+		if err != nil {
+			return false, err
+		}
+		open, err := q.visibilityIn(s)
+		if err != nil {
+			return false, err
+		}
+		ok := open >= openness(visShared)
+		if !ok && open == openness(visInvited) {
+			ok, err = q.serverWas(s, server, matrix.MemberInvite)
+		}
+		if !ok && err == nil {
+			ok, err = q.serverWas(s, server, matrix.MemberJoin)
+		}
+		if err != nil || !ok {
+			return false, err
+		}
+		size += len(x.ev.Raw())
+		out[x.ev.ID()] = x.held
+		return len(out) < historyEvents && size < historyBytes, nil
+	})
+	return out, err
+}
+
+// checked is a snapshot that was found good.
+type checked struct {
+	events []*matrix.Event // parents first; those whose auth events allow them
+	spoilt map[matrix.EventID]bool
+	state  dag.State
+	invite *matrix.Event
+	user   matrix.UserID
+	certs  []onionid.Certificate
+}
+
+// outliers is the dag.View of a snapshot's events.
+type outliers map[matrix.EventID]*matrix.Event
+
+func (o outliers) Event(id matrix.EventID) (*matrix.Event, dag.Status, error) {
+	return o[id], dag.Accepted, nil
+}
+func (o outliers) StateAfter(matrix.EventID) (dag.State, error) { return nil, nil }
+
+// IngestSnapshot takes an invite (checked whole before anything is kept): the invited local user sees it in /sync.
+// If the node is in the room already, its events are ingested like any others. A snapshot that was taken before changes nothing.
+// ErrBadSnapshot says what is wrong with it.
+func (r *Rooms) IngestSnapshot(ctx context.Context, from matrix.ServerName, s *Snapshot) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c, err := r.checkSnapshot(from, s)
+	if err != nil {
+		return fmt.Errorf("taking an invite: %w", err)
+	}
+	l, err := r.make(s.Room)
+	if err != nil {
+		return err
+	}
+	active, err := r.takeSnapshot(l, s, c)
+	if err != nil {
+		return fmt.Errorf("taking an invite: %w", err)
+	}
+	if !active {
+		return nil
+	}
+	for _, x := range c.certs {
+		if err := r.AddCertificate(x); err != nil {
+			return err
+		}
+	}
+	_, err = r.Ingest(ctx, from, s.Room, s.Events)
+	return err
+}
+
+// takeSnapshot stores a good snapshot; active: the node is in the room, and nothing was stored.
+func (r *Rooms) takeSnapshot(l *live, s *Snapshot, c *checked) (active bool, err error) {
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	var p *plan
+	nothing := false
+	err = r.view(func(rd snapshot) error {
+		p, err = r.begin(l, rd)
+		if errors.Is(err, ErrUnknownRoom) {
+			p, err = r.beginNew(l, rd, s.Room, s.Version)
+		}
+		if err != nil {
+			return err
+		}
+		if active = p.row.active; active {
+			return nil
+		}
+		if p.row.version != s.Version {
+			return fmt.Errorf("%w: another version than the room has", ErrBadSnapshot)
+		}
+		known, err := p.byID(s.Event)
+		if err != nil {
+			return err
+		}
+		if nothing = known != nil; nothing {
+			return nil
+		}
+		return p.plant(c)
+	})
+	if err != nil {
+		l.abandon()
+		return false, err
+	}
+	if active || nothing {
+		if p.created {
+			l.abandon()
+		}
+		return active, nil
+	}
+	// A crash before this is durable: the sender gets no acknowledgement and sends the snapshot again. After it: the user
+	// sees the invite, and the same snapshot again changes nothing.
+	_, err = p.commit()
+	return false, err
+}
+
+// plant plans a snapshot's events as outliers and the invited user's standing.
+func (p *plan) plant(c *checked) error {
+	for _, ev := range c.events {
+		h := mustHash(ev.ID())
+		e, err := p.held(h)
+		if err != nil {
+			return err
+		}
+		if e == nil {
+			p.add(h, &held{ev: ev, status: dag.Accepted, outlier: true, spoilt: c.spoilt[ev.ID()]})
+		}
+	}
+	id, err := p.idOf(c.state, p.row.current)
+	if err != nil {
+		return err
+	}
+	by := mustHash(c.invite.ID())
+	p.users[c.user] = userChange{userRow{membership: matrix.MemberInvite, event: by, state: id}, by}
+	p.topics[c.user] = true
+	p.certificates = c.certs
+	return nil
+}
+
+// checkSnapshot checks everything that can be checked of a snapshot; it writes nothing.
+func (r *Rooms) checkSnapshot(from matrix.ServerName, s *Snapshot) (*checked, error) {
+	bad := func(format string, a ...any) (*checked, error) {
+		return nil, fmt.Errorf("%w: "+format, append([]any{ErrBadSnapshot}, a...)...)
+	}
+	size := 0
+	for _, raw := range s.Events {
+		size += len(raw)
+	}
+	switch {
+	case !matrix.Supported(s.Version):
+		return nil, fmt.Errorf("%w: %.20q", ErrBadVersion, string(s.Version))
+	case matrix.CheckRoomID(s.Version, s.Room) != nil:
+		return bad("room id")
+	case len(s.Events) > maxSnapshot || size > maxSnapshotSize || len(s.Certificates) > maxCertificates || len(s.State) > len(s.Events):
+		return bad("too large")
+	}
+	c := &checked{spoilt: map[matrix.EventID]bool{}}
+	keys, err := r.snapshotKeys(s, c)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[matrix.EventID]*matrix.Event, len(s.Events))
+	for _, raw := range s.Events {
+		ev, err := matrix.Parse(s.Version, raw)
+		if err != nil {
+			return bad("an event: %w", err)
+		}
+		if ev.Room() != s.Room {
+			return bad("an event of another room")
+		}
+		if err := ev.Verify(keys); err != nil {
+			return bad("an event: %w", err)
+		}
+		if !slices.Equal(ev.Raw(), raw) {
+			c.spoilt[ev.ID()] = true
+		}
+		all[ev.ID()] = ev
+	}
+	good := c.settle(s.Version, all)
+	c.invite = good[s.Event]
+	if c.invite == nil || c.invite.Type() != matrix.TypeMember || c.invite.StateKey() == nil || c.invite.Membership() != matrix.MemberInvite {
+		return bad("no invite that is allowed")
+	}
+	c.user = matrix.UserID(*c.invite.StateKey())
+	if !r.local(c.user) {
+		return bad("the invite is for somebody elsewhere")
+	}
+	c.state = make(dag.State, len(s.State))
+	member := c.invite.Server() == from
+	for _, id := range s.State {
+		ev := good[id]
+		if ev == nil {
+			return bad("state that is missing or not allowed")
+		}
+		slot, ok := ev.Slot()
+		if !ok || c.state[slot] != "" {
+			return bad("state twice, or not state")
+		}
+		c.state[slot] = id
+		member = member || slot.Type == matrix.TypeMember && ev.Membership() == matrix.MemberJoin && serverOf(matrix.UserID(slot.Key)) == from
+	}
+	if !member {
+		return bad("it comes from a server that is not in the room")
+	}
+	create, ok := dag.Create(s.Room, s.Version, c.state)
+	if !ok || good[create] == nil || c.state[matrix.StateKey{Type: matrix.TypeCreate}] != create {
+		return bad("no create event")
+	}
+	if err := dag.Allowed(outliers(good), s.Version, c.state, c.invite); err != nil {
+		return bad("the invite is not allowed: %w", err)
+	}
+	return c, nil
+}
+
+// snapshotKeys reads the certificates; keys that are known already count too.
+func (r *Rooms) snapshotKeys(s *Snapshot, c *checked) (matrix.KeyFunc, error) {
+	given := map[string]onionid.Certificate{}
+	for _, raw := range s.Certificates {
+		x, err := onionid.ParseCertificate(raw)
+		if err != nil {
+			return nil, fmt.Errorf("%w: a certificate: %w", ErrBadSnapshot, err)
+		}
+		given[string(x.Server)+" "+x.KeyID] = x
+		c.certs = append(c.certs, x)
+	}
+	return r.keysWith(given), nil
+}
+
+// settle finds the events whose auth events allow them, those first that others lean on, and lists them parents first.
+func (c *checked) settle(version matrix.RoomVersion, all map[matrix.EventID]*matrix.Event) outliers {
+	good := outliers{}
+	waits := map[matrix.EventID][]*matrix.Event{}
+	work := make([]*matrix.Event, 0, len(all))
+	for _, ev := range all {
+		work = append(work, ev)
+	}
+	slices.SortFunc(work, func(a, b *matrix.Event) int { return byDepth(b, a) })
+	for len(work) > 0 {
+		ev := work[len(work)-1]
+		work = work[:len(work)-1]
+		if good[ev.ID()] != nil {
+			continue
+		}
+		status, _, missing := dag.InsertOutlier(good, version, ev)
+		switch {
+		case len(missing) > 0:
+			// Tried again with each auth event that is found good: at most ten times.
+			waits[missing[0]] = append(waits[missing[0]], ev)
+		case status == dag.Accepted:
+			good[ev.ID()] = ev
+			c.events = append(c.events, ev)
+			work = append(work, waits[ev.ID()]...)
+			delete(waits, ev.ID())
+		}
+	}
+	slices.SortFunc(c.events, byDepth)
+	return good
+}
+
+// adopt makes the snapshot of a user's invite the room: its state, the invite as its head, and as much of the history as
+// hangs together. The user's own join or leave follows in the same transaction.
+func (p *plan) adopt(standing userRow) error {
+	invite, err := p.held(standing.event)
+	if err != nil {
+		return err
+	}
+	if invite == nil {
+		return fmt.Errorf("%w: an invite is missing", errRow)
+	}
+	base, err := p.state(standing.state)
+	if err != nil {
+		return err
+	}
+	p.row.floor, p.row.floorDepth = standing.state, invite.ev.Depth()
+	history, err := p.hanging(invite)
+	if err != nil {
+		return err
+	}
+	for _, ev := range history {
+		h := mustHash(ev.ID())
+		e, err := p.held(h)
+		if err != nil {
+			return err
+		}
+		e = p.change(h, e)
+		e.before, e.after, e.now, e.shown = standing.state, standing.state, standing.state, true
+		p.fresh = append(p.fresh, h)
+	}
+	slot, _ := invite.ev.Slot()
+	after := base.With(slot, invite.ev.ID())
+	e := p.change(standing.event, invite)
+	e.outlier, e.shown, e.before = false, true, standing.state
+	if e.after, err = p.idOf(after, standing.state); err != nil {
+		return err
+	}
+	e.now = e.after
+	if old := base[slot]; old != "" {
+		e.replaces = mustHash(old)
+	}
+	p.fresh = append(p.fresh, standing.event)
+	p.row.heads = []hash{standing.event}
+	for _, h := range slices.Clone(p.fresh) {
+		if err := p.redactions(h, p.changed[h]); err != nil {
+			return err
+		}
+	}
+	return p.advance(after, e.after, standing.event)
+}
+
+// hanging are the events of the snapshot that lie before the invite without a gap, not in the timeline yet, parents first.
+func (p *plan) hanging(invite *held) ([]*matrix.Event, error) {
+	const most = 2 * historyEvents
+	var out []*matrix.Event
+	seen := map[matrix.EventID]bool{invite.ev.ID(): true}
+	work := slices.Clone(invite.ev.PrevEvents())
+	for len(work) > 0 && len(out) < most {
+		id := work[0]
+		work = work[1:]
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
+		e, err := p.byID(id)
+		if err != nil {
+			return nil, err
+		}
+		if e == nil || !e.outlier || e.shown || e.status != dag.Accepted {
+			continue
+		}
+		out = append(out, e.ev)
+		work = append(work, e.ev.PrevEvents()...)
+	}
+	slices.SortFunc(out, byDepth)
+	return out, nil
+}
