@@ -21,7 +21,7 @@ import (
 // TestEngine is what every engine of a store must do. open makes an empty one that forgets by the unit; the suite
 // closes it.
 func TestEngine(t *testing.T, open func(t *testing.T, unit time.Duration, quota int64) store.Engine) {
-	for name, test := range map[string]func(t *testing.T, open func(quota int64) store.Engine){
+	for name, test := range map[string]func(t *testing.T, o *opener){
 		"FirstWriteWins":            firstWriteWins,
 		"OneCallMayHaveDoubles":     doublesInOneCall,
 		"RewriteDoesNotExtend":      rewriteDoesNotExtend,
@@ -31,20 +31,26 @@ func TestEngine(t *testing.T, open func(t *testing.T, unit time.Duration, quota 
 		"ReadersWhileWriting":       readersWhileWriting,
 	} {
 		t.Run(name, func(t *testing.T) {
-			var opened []store.Engine
-			defer func() {
-				for _, e := range opened {
-					if err := e.Close(); err != nil {
-						t.Error(err)
-					}
-				}
-			}()
-			test(t, func(quota int64) store.Engine {
-				e := open(t, unit, quota)
-				opened = append(opened, e)
-				return e
-			})
+			test(t, &opener{func(quota int64) store.Engine { return open(t, unit, quota) }, t})
 		})
+	}
+}
+
+// opener opens engines that end with the test, if not before.
+type opener struct {
+	fresh func(quota int64) store.Engine
+	t     *testing.T
+}
+
+func (o *opener) open(quota int64) store.Engine {
+	e := o.fresh(quota)
+	o.t.Cleanup(func() { o.close(e) })
+	return e
+}
+
+func (o *opener) close(e store.Engine) {
+	if err := e.Close(); err != nil {
+		o.t.Error(err)
 	}
 }
 
@@ -104,8 +110,8 @@ func expire(t *testing.T, e store.Engine, now time.Time) {
 	}
 }
 
-func firstWriteWins(t *testing.T, open func(int64) store.Engine) {
-	e := open(lots)
+func firstWriteWins(t *testing.T, o *opener) {
+	e := o.open(lots)
 	a := newBox('a')
 	if has(t, e, a) {
 		t.Error("it has what nobody wrote")
@@ -139,8 +145,8 @@ func firstWriteWins(t *testing.T, open func(int64) store.Engine) {
 	}
 }
 
-func doublesInOneCall(t *testing.T, open func(int64) store.Engine) {
-	e := open(lots)
+func doublesInOneCall(t *testing.T, o *opener) {
+	e := o.open(lots)
 	a, b := newBox('a'), newBox('b')
 	other := store.Box{ID: a.ID, Data: b.Data}
 	errs := put(t, e, 1, epoch, a, b, a, other)
@@ -152,8 +158,8 @@ func doublesInOneCall(t *testing.T, open func(int64) store.Engine) {
 	}
 }
 
-func rewriteDoesNotExtend(t *testing.T, open func(int64) store.Engine) {
-	e := open(lots)
+func rewriteDoesNotExtend(t *testing.T, o *opener) {
+	e := o.open(lots)
 	a := newBox('a')
 	put(t, e, 1, epoch, a)
 	if err := put(t, e, 100, epoch.Add(10*unit), a)[0]; err != nil {
@@ -178,8 +184,8 @@ func rewriteDoesNotExtend(t *testing.T, open func(int64) store.Engine) {
 	}
 }
 
-func fullUntilExpiry(t *testing.T, open func(int64) store.Engine) {
-	e := open(store.UnitCost + 3*store.BoxCost)
+func fullUntilExpiry(t *testing.T, o *opener) {
+	e := o.open(store.UnitCost + 3*store.BoxCost)
 	var errs []error
 	boxes := []store.Box{newBox(1), newBox(2)}
 	errs = put(t, e, 1, epoch, boxes...)
@@ -212,8 +218,8 @@ func fullUntilExpiry(t *testing.T, open func(int64) store.Engine) {
 	}
 }
 
-func bucketsAreRanges(t *testing.T, open func(int64) store.Engine) {
-	e := open(lots)
+func bucketsAreRanges(t *testing.T, o *opener) {
+	e := o.open(lots)
 	boxes := map[uint64]store.Box{}
 	for _, bucket := range []uint64{0, 1, 255, 256, 1 << 40} {
 		boxes[bucket] = newBox(byte(bucket))
@@ -238,14 +244,15 @@ func bucketsAreRanges(t *testing.T, open func(int64) store.Engine) {
 }
 
 // randomUse compares the engine with a plain map over random puts, gets and expiries.
-func randomUse(t *testing.T, open func(int64) store.Engine) {
+func randomUse(t *testing.T, o *opener) {
 	type kept struct {
 		box    store.Box
 		bucket uint64
 		unit   int
 	}
 	rapid.Check(t, func(rt *rapid.T) {
-		e := open(lots)
+		e := o.fresh(lots)
+		defer o.close(e)
 		model := map[mailbox.Handle]kept{}
 		now, first := 0, 0
 		pool := make([]store.Box, 8)
@@ -307,8 +314,8 @@ func randomUse(t *testing.T, open func(int64) store.Engine) {
 }
 
 // readersWhileWriting shows under -race that reading needs no care while boxes come and go.
-func readersWhileWriting(t *testing.T, open func(int64) store.Engine) {
-	e := open(lots)
+func readersWhileWriting(t *testing.T, o *opener) {
+	e := o.open(lots)
 	keep := newBox('k')
 	put(t, e, 1, epoch.Add(1000*unit), keep)
 	stop := make(chan struct{})
