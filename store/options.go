@@ -64,7 +64,7 @@ func (o Options) engine(dir string, log *logger) badger.Options {
 		return b.WithValueThreshold(1 << 10).WithMemTableSize(1 << 20).WithBaseTableSize(1 << 20).
 			WithBaseLevelSize(1 << 20).WithNumLevelZeroTables(1).WithNumLevelZeroTablesStall(8)
 	default:
-		return b.WithValueThreshold(16 << 10).WithMemTableSize(4 << 20).WithBaseTableSize(2 << 20).
+		return b.WithValueThreshold(16 << 10).WithMemTableSize(2 << 20).WithBaseTableSize(2 << 20).
 			WithBaseLevelSize(8 << 20).WithNumLevelZeroTables(2).WithNumLevelZeroTablesStall(8)
 	}
 }
