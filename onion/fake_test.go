@@ -348,6 +348,32 @@ func TestARefusedServiceIsTriedAgain(t *testing.T) {
 	f.wait(t, "ADD_ONION ")
 }
 
+// The same name closed and opened before tor was told of either: it must not keep the old, dead target.
+func TestReopenedAtOnceGetsItsNewTarget(t *testing.T) {
+	f := newFakeTor(t)
+	tor := f.attached(t)
+	key := KeyFromSeed([SeedSize]byte{2})
+	l, err := tor.Listen(t.Context(), key, 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := f.wait(t, "ADD_ONION ")
+	// What Close and Listen do, without a chance for the publisher to look in between.
+	tor.mu.Lock()
+	delete(tor.services, l.(*listener).name)
+	tor.mu.Unlock()
+	second := &listener{t: tor, name: l.(*listener).name, port: 80}
+	if err := tor.addPort(second, key, ListenConfig{}, "127.0.0.1:1"); err != nil {
+		t.Fatal(err)
+	}
+	tor.kick()
+	f.wait(t, "DEL_ONION ")
+	if cmd := f.wait(t, "ADD_ONION "); cmd == first || !strings.HasSuffix(cmd, "Port=80,127.0.0.1:1") {
+		t.Errorf("command %q", cmd)
+	}
+	l.(*listener).Listener.Close()
+}
+
 func TestManyCommandsAtOnce(t *testing.T) {
 	f := newFakeTor(t)
 	l, err := openLink(dialUnix(f.path), "")

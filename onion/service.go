@@ -26,7 +26,7 @@ type service struct {
 	key     ed25519.PrivateKey
 	config  ListenConfig
 	ports   map[int]string // virtual port -> where tor connects to, as ADD_ONION takes it
-	version uint64         // counts changes of ports: what tor has is compared with it
+	version uint64         // of ports, never the same twice in a Tor: what tor has is compared with it
 
 	// what tor has said about the descriptor since the last ADD_ONION
 	uploads, uploaded, failures int
@@ -102,7 +102,8 @@ func (t *Tor) addPort(l *listener, key ed25519.PrivateKey, config ListenConfig, 
 	}
 	t.services[l.name] = s
 	s.ports[l.port] = target
-	s.version++
+	t.versions++
+	s.version = t.versions
 	s.published = false
 	t.updateLocked(func(*Status) {})
 	return nil
@@ -113,7 +114,8 @@ func (t *Tor) removePort(l *listener) {
 	defer t.mu.Unlock()
 	s := t.services[l.name]
 	delete(s.ports, l.port)
-	s.version++
+	t.versions++
+	s.version = t.versions
 	if len(s.ports) == 0 {
 		delete(t.services, l.name)
 	}

@@ -34,6 +34,7 @@ type Tor struct {
 	status     Status
 	changed    chan struct{} // closed and replaced at each change of status and services
 	services   map[onionid.Name]*service
+	versions   uint64 // given to services so far
 	clientKeys map[onionid.Name]*ecdh.PrivateKey
 	link       *link    // to the present tor, nil if there is none
 	socks      endpoint // its SOCKS port; valid while link is
