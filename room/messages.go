@@ -81,11 +81,11 @@ func (y *eyes) page(from seq, back bool, limit int, keep func(Entry) bool) (Page
 	return p, nil
 }
 
-// Event reads one. ErrUnknownEvent also if the user may not see it.
+// Event reads one. ErrUnknownEvent also if the user may not see it; ErrNotMember for who never was in the room.
 func (r *Rooms) Event(user matrix.UserID, room matrix.RoomID, id matrix.EventID) (Entry, error) {
 	var out Entry
 	err := r.read(room, func(q *reading) error {
-		y, err := q.look(user)
+		y, err := q.enter(user)
 		if err != nil {
 			return err
 		}

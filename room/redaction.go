@@ -83,6 +83,26 @@ func (q *reading) mayRedact(redaction, e *held) (bool, error) {
 	return power.User(redaction.ev.Sender()) >= power.Redact, nil
 }
 
+// redacter refuses a local user's redaction of what is not their own, without the power: the rules of the room leave it to
+// each server to hold its users apart (room version 3, "Handling redactions").
+func (p *plan) redacter(n NewEvent) error {
+	target, err := p.byID(n.Redacts)
+	if err != nil {
+		return err
+	}
+	if target != nil && target.ev.Sender() == n.Sender {
+		return nil
+	}
+	power, err := p.powerIn(p.current)
+	if err != nil {
+		return err
+	}
+	if power.User(n.Sender) < power.Redact {
+		return fmt.Errorf("%w: redacting another's event", ErrForbidden)
+	}
+	return nil
+}
+
 // redactedBy finds the redaction that counts for a redacted event.
 func (q *reading) redactedBy(h hash, e *held) (*matrix.Event, error) {
 	prefix := redactionPrefix(q.n, h)

@@ -140,6 +140,11 @@ func (p *plan) send(n NewEvent) (matrix.EventID, error) {
 			return id, err
 		}
 	}
+	if n.Type == matrix.TypeRedaction {
+		if err := p.redacter(n); err != nil {
+			return "", err
+		}
+	}
 	e, err := p.author(matrix.Proto{Sender: n.Sender, Type: n.Type, StateKey: n.StateKey, Content: n.Content, Redacts: n.Redacts})
 	if err != nil {
 		return "", err
