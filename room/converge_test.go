@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package room
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"tarn/matrix"
+	"tarn/store"
+)
+
+// letter is an item under way.
+type letter struct {
+	from, to *player
+	item     store.Item
+}
+
+// world is some servers, and a post that delivers late, twice, in any order, or not at all.
+type world struct {
+	t       testing.TB
+	players []*player
+	room    matrix.RoomID
+	under   []letter
+	lossy   bool
+}
+
+// collect takes the outboxes.
+func (w *world) collect() {
+	for _, p := range w.players {
+		for _, o := range w.players {
+			if p != o {
+				for _, i := range p.mail(o) {
+					w.under = append(w.under, letter{p, o, i})
+				}
+			}
+		}
+	}
+}
+
+// deliver hands over one letter without answering what is asked for.
+func (w *world) deliver(l letter) {
+	room, id := split(l.item.Data)
+	if l.item.Kind == store.ItemInvite {
+		l.from.hand(l.to, l.item)
+		return
+	}
+	raw, err := l.from.Raw(room, id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := l.to.Ingest(context.Background(), l.from.s.Server, room, [][]byte{raw}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// heal gives everybody's heads to everybody until nothing changes, as "heads" summaries do.
+func (w *world) heal() {
+	w.collect()
+	for _, l := range w.under {
+		w.deliver(l)
+	}
+	w.under = nil
+	for range 2 * len(w.players) {
+		for _, p := range w.players {
+			for _, o := range w.players {
+				heads, err := p.Heads(w.room)
+				if errors.Is(err, ErrUnknownRoom) || p == o {
+					continue
+				}
+				if err != nil {
+					w.t.Fatal(err)
+				}
+				if _, err := o.Heads(w.room); err == nil {
+					p.give(o, w.room, heads...)
+				}
+			}
+		}
+	}
+}
+
+// join lets everybody into a room of the first player's.
+func (w *world) join(v matrix.RoomVersion) {
+	a := w.players[0]
+	c := Create{Creator: a.user, Version: v, PowerLevels: []byte(`{"events_default":0,"state_default":0,"ban":50,"kick":50}`)}
+	for _, p := range w.players[1:] {
+		c.Invite = append(c.Invite, p.user)
+		for _, o := range w.players {
+			if p != o {
+				p.meet(o)
+			}
+		}
+	}
+	w.room = a.create(c)
+	for _, p := range w.players[1:] {
+		a.post(p)
+		p.member(w.room, p.user, p.user, matrix.MemberJoin)
+	}
+	w.heal()
+	same(w.t, w.room, w.players...)
+}
+
+// act does something at random; what is not allowed does not happen.
+func (w *world) act(t *rapid.T, i int) {
+	p := w.players[rapid.IntRange(0, len(w.players)-1).Draw(t, "who")]
+	var other []matrix.UserID
+	for _, o := range w.players {
+		other = append(other, o.user, o.at("x"))
+	}
+	ctx := context.Background()
+	send := func(typ string, key *string, content any) {
+		_, err := p.Send(ctx, NewEvent{Room: w.room, Sender: p.user, Type: typ, StateKey: key, Content: object(content)})
+		if err != nil && !errors.Is(err, ErrForbidden) && !errors.Is(err, ErrUnknownRoom) {
+			t.Fatal(err)
+		}
+	}
+	switch rapid.IntRange(0, 9).Draw(t, "what") {
+	case 0, 1, 2:
+		send(matrix.TypeMessage, nil, map[string]any{"body": fmt.Sprint(i)})
+	case 3:
+		send(matrix.TypeName, new(string), map[string]any{"name": fmt.Sprint(i)})
+	case 4:
+		send(matrix.TypeTopic, new(string), map[string]any{"topic": fmt.Sprint(i)})
+	case 5:
+		u := rapid.SampledFrom(other).Draw(t, "whom")
+		m := rapid.SampledFrom([]string{matrix.MemberInvite, matrix.MemberBan, matrix.MemberLeave, matrix.MemberJoin}).Draw(t, "membership")
+		if slices.ContainsFunc(w.players, func(o *player) bool { return o.user == u }) {
+			return // the players stay
+		}
+		by := p.user
+		if m == matrix.MemberJoin {
+			by, u = p.at("x"), p.at("x")
+		}
+		_, err := p.SetMembership(ctx, w.room, by, u, m, "", false)
+		if err != nil && !errors.Is(err, ErrForbidden) && !errors.Is(err, ErrUnknownRoom) && !errors.Is(err, ErrNotMember) {
+			t.Fatal(err)
+		}
+	case 6:
+		if p != w.players[0] {
+			return
+		}
+		users := map[matrix.UserID]int{}
+		for _, o := range w.players[1:] {
+			users[o.user] = rapid.IntRange(0, 99).Draw(t, "level")
+		}
+		if !w.version().PrivilegedRoomCreators() {
+			users[p.user] = 100
+		}
+		send(matrix.TypePowerLevels, new(string), map[string]any{"users": users, "state_default": rapid.IntRange(0, 60).Draw(t, "default")})
+	default:
+		w.collect()
+		n := rapid.IntRange(0, 6).Draw(t, "letters")
+		for range min(n, len(w.under)) {
+			k := rapid.IntRange(0, len(w.under)-1).Draw(t, "letter")
+			l := w.under[k]
+			switch fate := rapid.IntRange(0, 5).Draw(t, "fate"); {
+			case fate == 0 && w.lossy && l.item.Kind != store.ItemInvite:
+			case fate == 1:
+				w.deliver(l) // and again later
+				continue
+			default:
+				w.deliver(l)
+			}
+			w.under = slices.Delete(w.under, k, k+1)
+		}
+	}
+}
+
+func (w *world) version() matrix.RoomVersion {
+	v, err := w.players[0].Version(w.room)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return v
+}
+
+// meetAgain lets everybody speak once they have heard everything, and one after all: what was soft-failed here and not there
+// is joined by that (dag, "Invariants").
+func (w *world) meetAgain() {
+	for _, p := range w.players {
+		w.heal()
+		p.say(w.room, "roll call")
+	}
+	w.heal()
+	w.players[0].say(w.room, "end")
+	w.heal()
+}
+
+func TestServersConvergeWhateverThePostDoes(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		w := &world{t: t, lossy: rapid.Bool().Draw(rt, "lossy")}
+		for i := range 3 {
+			w.players = append(w.players, play(t, i+1))
+		}
+		w.join(rapid.SampledFrom([]matrix.RoomVersion{"11", "12"}).Draw(rt, "version"))
+		for i := range rapid.IntRange(5, 40).Draw(rt, "steps") {
+			w.act(rt, i)
+		}
+		w.meetAgain()
+		same(t, w.room, w.players...)
+		for _, p := range w.players {
+			p.judge(w.room)
+		}
+		// And each shows each event once.
+		want := 0
+		for _, p := range w.players {
+			ids := p.all(p.user, w.room, 7)
+			n := len(ids)
+			slices.Sort(ids)
+			if len(slices.Compact(ids)) != n {
+				t.Fatal("an event twice in a timeline")
+			}
+			want = max(want, n)
+		}
+	})
+}
+
+// judge checks what must hold in a server's rows for a room: the indexes say what the state says.
+func (p *player) judge(room matrix.RoomID) {
+	p.t.Helper()
+	err := p.read(room, func(q *reading) error {
+		s, err := q.state(q.row.current)
+		if err != nil {
+			return err
+		}
+		n := 0
+		for k, id := range s {
+			if k.Type != matrix.TypeMember {
+				continue
+			}
+			n++
+			e, err := q.byID(id)
+			if err != nil {
+				return err
+			}
+			if m, err := q.member(matrix.UserID(k.Key)); err != nil || m != e.ev.Membership() {
+				p.t.Fatalf("%s is %q in the index, %q in the state (%v)", k.Key, m, e.ev.Membership(), err)
+			}
+			if p.local(matrix.UserID(k.Key)) {
+				row, err := q.user(matrix.UserID(k.Key))
+				if err != nil || row.membership != e.ev.Membership() || row.event != mustHash(id) {
+					p.t.Fatalf("%s stands as %q, %q in the state (%v)", k.Key, row.membership, e.ev.Membership(), err)
+				}
+			}
+		}
+		c, err := q.count()
+		if err != nil {
+			return err
+		}
+		total := 0
+		for _, x := range c.known {
+			total += x
+		}
+		if total != n {
+			p.t.Fatalf("%d members in the index, %d in the state", total, n)
+		}
+		t, err := q.tallyOf()
+		if err != nil || t.joined != c.joined || t.invited != c.invited {
+			p.t.Fatalf("counted %d joined, %d invited, not %d, %d (%v)", t.joined, t.invited, c.joined, c.invited, err)
+		}
+		for _, x := range t.remotes {
+			if in, err := q.serverIn(x); err != nil || !in {
+				p.t.Fatalf("server %s is not in its index (%v)", x, err)
+			}
+		}
+		// Every event of the graph has its parents, and the heads are heads.
+		heads := map[matrix.EventID]bool{}
+		for _, h := range q.row.heads {
+			heads[h.id()] = true
+		}
+		return q.walk(0, ^seq(0), false, func(e placed) (bool, error) {
+			for _, id := range e.ev.PrevEvents() {
+				if heads[id] {
+					p.t.Fatalf("a head has a child")
+				}
+			}
+			return true, nil
+		})
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
