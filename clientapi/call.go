@@ -64,11 +64,10 @@ func (e endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		answer, err = e.handle(e.a, c)
 	}
-	switch {
-	case r.Context().Err() != nil: // the client is gone
-	case err != nil:
+	// Also if the client seems to be gone: it may have closed its side only, and net/http would send it an empty 200.
+	if err != nil {
 		e.a.fail(c, e.path, err)
-	default:
+	} else {
 		writeJSON(w, http.StatusOK, answer)
 	}
 	if c.after != nil {
@@ -83,8 +82,8 @@ func (a *API) authorise(c *call, need auth) error {
 	if need == anyone {
 		return nil
 	}
-	token, found := strings.CutPrefix(c.r.Header.Get("Authorization"), "Bearer ")
-	if !found {
+	scheme, token, found := strings.Cut(c.r.Header.Get("Authorization"), " ")
+	if !found || !strings.EqualFold(scheme, "Bearer") {
 		token = c.query("access_token")
 	}
 	if token == "" {
@@ -169,7 +168,7 @@ func (c *call) remote() string {
 // fail answers err, and logs it if it is ours.
 func (a *API) fail(c *call, route string, err error) {
 	e := classify(err)
-	if e.Status >= http.StatusInternalServerError {
+	if e.Status == http.StatusInternalServerError || e.Status == http.StatusInsufficientStorage {
 		// The outer words of an error may name a room or a user; its root ("no space left on device") does not.
 		a.log.Error("a request failed", "route", route, "cause", rootCause(err))
 		a.log.Debug("a request failed", "route", route, "err", err)

@@ -5,12 +5,17 @@ package clientapi
 import (
 	"net/http"
 	"strings"
+	"time"
 
 	"tarn/matrix"
 )
 
 // ServeHTTP puts the CORS headers on everything, answers preflights, and gives the rest to the table.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 {
+		// Also for bodies that nobody wants: net/http reads them before it sends the answer.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+	}
 	h := w.Header() // C-S API, "Web Browser Clients"
 	h.Set("Access-Control-Allow-Origin", "*")
 	h.Set("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE, OPTIONS")

@@ -14,6 +14,7 @@ import (
 	"tarn/account"
 	"tarn/matrix"
 	"tarn/room"
+	"tarn/store"
 )
 
 // Error is an answer that is not a 2xx (C-S API, "Standard error response").
@@ -75,6 +76,8 @@ var classes = []struct {
 	{room.ErrBadVersion, 400, matrix.ErrcodeUnsupportedRoomVersion, "this room version is not supported"},
 	{room.ErrBadEvent, 400, matrix.ErrcodeBadJSON, ""},
 	{room.ErrAliasInUse, 400, matrix.ErrcodeRoomInUse, "this alias is taken"},
+
+	{store.ErrDiskFull, http.StatusInsufficientStorage, matrix.ErrcodeUnknown, "the node's disk is full"},
 }
 
 // classify makes an answer of any error.
@@ -106,8 +109,8 @@ func classify(err error) *Error {
 		}
 		return e
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return &Error{Status: http.StatusServiceUnavailable, Code: matrix.ErrcodeUnknown, Text: "this takes too long: try again"}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return &Error{Status: http.StatusServiceUnavailable, Code: matrix.ErrcodeUnknown, Text: "the request was broken off: try again"}
 	}
 	return &Error{Status: http.StatusInternalServerError, Code: matrix.ErrcodeUnknown, Text: "internal server error"}
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json/jsontext"
 	"encoding/json/v2"
 	"errors"
-	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -49,21 +48,20 @@ func (c *call) body() ([]byte, error) {
 	if c.r.ContentLength > c.limit {
 		return nil, tooLarge
 	}
-	rc := http.NewResponseController(c.w)
-	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
 	var b bytes.Buffer
 	if n := c.r.ContentLength; n > 0 {
 		b.Grow(int(n) + bytes.MinRead)
 	}
 	_, err := b.ReadFrom(http.MaxBytesReader(c.w, c.r.Body, c.limit))
-	_ = rc.SetReadDeadline(time.Time{})
 	var limit *http.MaxBytesError
 	switch {
 	case errors.As(err, &limit):
 		return nil, tooLarge
-	case err != nil && err != io.EOF:
+	case err != nil:
 		return nil, &Error{Status: http.StatusBadRequest, Code: matrix.ErrcodeUnknown, Text: "the request's body did not arrive whole"}
 	}
+	// All of it is here: from now on the connection only tells whether its client is still there.
+	_ = http.NewResponseController(c.w).SetReadDeadline(time.Time{})
 	return b.Bytes(), nil
 }
 

@@ -5,6 +5,7 @@ package clientapi
 import (
 	"encoding/json/jsontext"
 	"encoding/json/v2"
+	"errors"
 	"strings"
 	"time"
 
@@ -124,30 +125,31 @@ func (a *API) messages(c *call) (any, error) {
 		if from, err = parseToken(s); err != nil {
 			return nil, err
 		}
+		if back && from == 0 { // before everything; to room.Messages 0 would be the end
+			_, err := a.rooms.Messages(c.who.User, r, 0, true, 1, nil) // may this user read it?
+			return messagesAnswer{Start: token(0)}, err
+		}
 	} else if back {
 		from = a.stream.Current()
 	}
-	var to *store.Pos
+	stop := &stopper{}
 	if s := c.query("to"); s != "" {
-		p, err := parseToken(s)
+		to, err := parseToken(s)
 		if err != nil {
 			return nil, err
 		}
-		to = &p
+		if stop, err = a.stopAt(c, r, to, back); err != nil {
+			return nil, err
+		}
 	}
-	var keep func(room.Entry) bool
-	if !filter.all() {
-		keep = func(e room.Entry) bool { return filter.keeps(e.Event) }
-	}
-	page, err := a.rooms.Messages(c.who.User, r, from, back, limit, keep)
+	page, err := a.rooms.Messages(c.who.User, r, from, back, limit, func(e room.Entry) bool {
+		return !stop.at(e.ID()) && (filter.all() || filter.keeps(e.Event))
+	})
 	if err != nil {
 		return nil, err
 	}
-	if to != nil {
-		cut(&page, *to, back)
-	}
 	out := messagesAnswer{Start: token(from)}
-	if page.More {
+	if page.More && !stop.reached {
 		out.End = token(page.End)
 	}
 	if out.Chunk, err = clientEvents(page.Events, true); err != nil {
@@ -159,17 +161,28 @@ func (a *API) messages(c *call) (any, error) {
 	return out, err
 }
 
-// cut ends a page at the token to.
-func cut(p *room.Page, to store.Pos, back bool) {
-	for i, e := range p.Events {
-		if back && e.Pos <= to || !back && e.Pos > to {
-			p.Events, p.More = p.Events[:i], false
-			return
-		}
+// stopper ends a page at the token "to". Tokens cannot be compared with positions (room.Page), so it knows the first
+// event on the other side.
+type stopper struct {
+	beyond  matrix.EventID // "": there is none
+	reached bool
+}
+
+func (s *stopper) at(id matrix.EventID) bool {
+	s.reached = s.reached || s.beyond != "" && id == s.beyond
+	return s.reached
+}
+
+func (a *API) stopAt(c *call, r matrix.RoomID, to store.Pos, back bool) (*stopper, error) {
+	s := &stopper{}
+	if back && to == 0 {
+		return s, nil
 	}
-	if back && p.End <= to || !back && p.End >= to {
-		p.More = false
+	page, err := a.rooms.Messages(c.who.User, r, to, back, 1, nil)
+	if err == nil && len(page.Events) > 0 {
+		s.beyond = page.Events[0].ID()
 	}
+	return s, err
 }
 
 // limitOf reads the query's limit.
@@ -233,8 +246,7 @@ func (a *API) context(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	// "The limit applies to the sum of the events_before and events_after arrays."
-	before, after, ev, state, err := a.rooms.Context(c.who.User, r, id, limit/2)
+	before, after, ev, state, err := a.rooms.Context(c.who.User, r, id, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -282,6 +294,9 @@ func (a *API) event(c *call) (any, error) {
 		return nil, err
 	}
 	e, err := a.rooms.Event(c.who.User, r, id)
+	if errors.Is(err, room.ErrNotMember) || errors.Is(err, room.ErrUnknownRoom) {
+		err = room.ErrUnknownEvent // "404: the event was not found or you do not have permission to read this event"
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -35,9 +35,9 @@ const (
 
 // Greatest request bodies, in bytes.
 const (
-	small = 64 << 10  // forms
-	event = 128 << 10 // an event's content: 65,536 at most once canonical; escapes and white space may double it
-	large = 1 << 20   // createRoom with initial_state, account data
+	smallBody = 64 << 10  // forms
+	eventBody = 128 << 10 // an event's content: 65,536 at most once canonical; escapes and white space may double it
+	largeBody = 1 << 20   // createRoom with initial_state, account data
 )
 
 type route struct {
@@ -58,41 +58,41 @@ var table = []route{
 
 	// Sessions: login.go, register.go, account.go
 	{"GET", old, "/login", anyone, 0, (*API).loginFlows},
-	{"POST", old, "/login", anyone, small, (*API).login},
-	{"POST", old, "/refresh", anyone, small, (*API).refresh},
-	{"POST", v1, "/refresh", anyone, small, (*API).refresh},
-	{"POST", old, "/logout", user, small, (*API).logout},
-	{"POST", old, "/logout/all", user, small, (*API).logoutAll},
-	{"POST", old, "/register", anyone, small, (*API).registerUser},
+	{"POST", old, "/login", anyone, smallBody, (*API).login},
+	{"POST", old, "/refresh", anyone, smallBody, (*API).refresh},
+	{"POST", v1, "/refresh", anyone, smallBody, (*API).refresh},
+	{"POST", old, "/logout", user, smallBody, (*API).logout},
+	{"POST", old, "/logout/all", user, smallBody, (*API).logoutAll},
+	{"POST", old, "/register", anyone, smallBody, (*API).registerUser},
 	{"GET", old, "/register/available", anyone, 0, (*API).registerAvailable},
 	{"GET", v1, "/register/m.login.registration_token/validity", anyone, 0, (*API).registrationTokenValid},
 	{"GET", old, "/account/whoami", user, 0, (*API).whoami},
-	{"POST", old, "/account/password", user, small, (*API).changePassword},
+	{"POST", old, "/account/password", user, smallBody, (*API).changePassword},
 	{"GET", old, "/devices", user, 0, (*API).devices},
 	{"GET", old, "/devices/{device}", user, 0, (*API).device},
-	{"PUT", old, "/devices/{device}", user, small, (*API).renameDevice},
+	{"PUT", old, "/devices/{device}", user, smallBody, (*API).renameDevice},
 
 	// Sync and filters: sync.go, filter.go
 	{"GET", old, "/sync", user, 0, (*API).sync},
-	{"POST", old, "/user/{user}/filter", user, small, (*API).addFilter},
+	{"POST", old, "/user/{user}/filter", user, smallBody, (*API).addFilter},
 	{"GET", old, "/user/{user}/filter/{filter}", user, 0, (*API).getFilter},
 
 	// Rooms: rooms.go, membership.go, directory.go
-	{"POST", old, "/createRoom", user, large, (*API).createRoom},
+	{"POST", old, "/createRoom", user, largeBody, (*API).createRoom},
 	{"GET", old, "/joined_rooms", user, 0, (*API).joinedRooms},
-	{"POST", old, "/join/{target}", user, small, (*API).joinTarget},
-	{"POST", old, "/rooms/{room}/join", user, small, (*API).joinRoom},
-	{"POST", old, "/rooms/{room}/leave", user, small, (*API).leave},
-	{"POST", old, "/rooms/{room}/invite", user, small, (*API).invite},
-	{"POST", old, "/rooms/{room}/kick", user, small, (*API).kick},
-	{"POST", old, "/rooms/{room}/ban", user, small, (*API).ban},
-	{"POST", old, "/rooms/{room}/unban", user, small, (*API).unban},
-	{"POST", old, "/rooms/{room}/forget", user, small, (*API).forget},
+	{"POST", old, "/join/{target}", user, smallBody, (*API).joinTarget},
+	{"POST", old, "/rooms/{room}/join", user, smallBody, (*API).joinRoom},
+	{"POST", old, "/rooms/{room}/leave", user, smallBody, (*API).leave},
+	{"POST", old, "/rooms/{room}/invite", user, smallBody, (*API).invite},
+	{"POST", old, "/rooms/{room}/kick", user, smallBody, (*API).kick},
+	{"POST", old, "/rooms/{room}/ban", user, smallBody, (*API).ban},
+	{"POST", old, "/rooms/{room}/unban", user, smallBody, (*API).unban},
+	{"POST", old, "/rooms/{room}/forget", user, smallBody, (*API).forget},
 	{"GET", old, "/directory/room/{alias}", anyone, 0, (*API).resolveAlias},
 
 	// Events: messages.go, state.go
-	{"PUT", old, "/rooms/{room}/send/{type}/{txn}", user, event, (*API).send},
-	{"PUT", old, "/rooms/{room}/redact/{event}/{txn}", user, small, (*API).redact},
+	{"PUT", old, "/rooms/{room}/send/{type}/{txn}", user, eventBody, (*API).send},
+	{"PUT", old, "/rooms/{room}/redact/{event}/{txn}", user, smallBody, (*API).redact},
 	{"GET", old, "/rooms/{room}/messages", user, 0, (*API).messages},
 	{"GET", old, "/rooms/{room}/context/{event}", user, 0, (*API).context},
 	{"GET", old, "/rooms/{room}/event/{event}", user, 0, (*API).event},
@@ -100,29 +100,29 @@ var table = []route{
 	{"GET", old, "/rooms/{room}/state/{type}", user, 0, (*API).stateEvent},
 	{"GET", old, "/rooms/{room}/state/{type}/{$}", user, 0, (*API).stateEvent},
 	{"GET", old, "/rooms/{room}/state/{type}/{key}", user, 0, (*API).stateEvent},
-	{"PUT", old, "/rooms/{room}/state/{type}", user, event, (*API).setState},
-	{"PUT", old, "/rooms/{room}/state/{type}/{$}", user, event, (*API).setState},
-	{"PUT", old, "/rooms/{room}/state/{type}/{key}", user, event, (*API).setState},
+	{"PUT", old, "/rooms/{room}/state/{type}", user, eventBody, (*API).setState},
+	{"PUT", old, "/rooms/{room}/state/{type}/{$}", user, eventBody, (*API).setState},
+	{"PUT", old, "/rooms/{room}/state/{type}/{key}", user, eventBody, (*API).setState},
 	{"GET", old, "/rooms/{room}/members", user, 0, (*API).members},
 	{"GET", old, "/rooms/{room}/joined_members", user, 0, (*API).joinedMembers},
 
 	// Ephemeral: typing.go, receipts.go
-	{"PUT", old, "/rooms/{room}/typing/{user}", user, small, (*API).typing},
-	{"POST", old, "/rooms/{room}/receipt/{type}/{event}", user, small, (*API).receipt},
-	{"POST", old, "/rooms/{room}/read_markers", user, small, (*API).readMarkers},
+	{"PUT", old, "/rooms/{room}/typing/{user}", user, smallBody, (*API).typing},
+	{"POST", old, "/rooms/{room}/receipt/{type}/{event}", user, smallBody, (*API).receipt},
+	{"POST", old, "/rooms/{room}/read_markers", user, smallBody, (*API).readMarkers},
 
 	// People and their data: profile.go, accountdata.go, pushrules.go
 	{"GET", old, "/profile/{user}", perhaps, 0, (*API).profile},
 	{"GET", old, "/profile/{user}/displayname", perhaps, 0, (*API).displayName},
-	{"PUT", old, "/profile/{user}/displayname", user, small, (*API).setDisplayName},
+	{"PUT", old, "/profile/{user}/displayname", user, smallBody, (*API).setDisplayName},
 	{"GET", old, "/profile/{user}/avatar_url", perhaps, 0, (*API).avatarURL},
-	{"PUT", old, "/profile/{user}/avatar_url", user, small, (*API).setAvatarURL},
+	{"PUT", old, "/profile/{user}/avatar_url", user, smallBody, (*API).setAvatarURL},
 	{"GET", old, "/user/{user}/account_data/{type}", user, 0, (*API).accountData},
-	{"PUT", old, "/user/{user}/account_data/{type}", user, large, (*API).setAccountData},
+	{"PUT", old, "/user/{user}/account_data/{type}", user, largeBody, (*API).setAccountData},
 	{"GET", old, "/user/{user}/rooms/{room}/account_data/{type}", user, 0, (*API).accountData},
-	{"PUT", old, "/user/{user}/rooms/{room}/account_data/{type}", user, large, (*API).setAccountData},
+	{"PUT", old, "/user/{user}/rooms/{room}/account_data/{type}", user, largeBody, (*API).setAccountData},
 	{"GET", old, "/user/{user}/rooms/{room}/tags", user, 0, (*API).tags},
-	{"PUT", old, "/user/{user}/rooms/{room}/tags/{tag}", user, small, (*API).setTag},
+	{"PUT", old, "/user/{user}/rooms/{room}/tags/{tag}", user, smallBody, (*API).setTag},
 	{"DELETE", old, "/user/{user}/rooms/{room}/tags/{tag}", user, 0, (*API).deleteTag},
 	{"GET", old, "/pushrules", user, 0, (*API).pushRules},
 	{"GET", old, "/pushrules/{$}", user, 0, (*API).pushRules},

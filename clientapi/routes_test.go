@@ -129,7 +129,7 @@ func TestBodiesAreJudgedBeforeTheyAreUsed(t *testing.T) {
 		{"list where an object is due", "POST", filter, `[1]`, 400, "M_BAD_JSON"},
 		{"null where an object is due", "POST", filter, `null`, 400, "M_BAD_JSON"},
 		{"two values", "POST", filter, `{}{}`, 400, "M_NOT_JSON"},
-		{"too large", "POST", filter, `{"x":"` + strings.Repeat("x", small) + `"}`, 413, "M_TOO_LARGE"},
+		{"too large", "POST", filter, `{"x":"` + strings.Repeat("x", smallBody) + `"}`, 413, "M_TOO_LARGE"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			alice.do(c.method, c.path, c.body).fails(c.status, c.code)
@@ -153,8 +153,8 @@ func TestBodyOfUnknownLengthIsCutAtTheLimit(t *testing.T) {
 	if w.Code != http.StatusRequestEntityTooLarge {
 		t.Fatalf("an endless body got %d", w.Code)
 	}
-	if read > 4*small {
-		t.Errorf("%d bytes were read of a body with a limit of %d", read, small)
+	if read > 4*smallBody {
+		t.Errorf("%d bytes were read of a body with a limit of %d", read, smallBody)
 	}
 }
 
