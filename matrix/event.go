@@ -178,7 +178,8 @@ func (e *Event) Membership() string {
 	return e.ContentString("membership")
 }
 
-// Raw is the canonical wire form, with hash and signatures. Not to be changed.
+// Raw is the canonical wire form, with hash and signatures. Not to be changed, and not to be put through encoding/json as
+// a RawMessage: that writes U+2028 and others as escapes, and Parse refuses the result.
 func (e *Event) Raw() []byte { return e.raw }
 
 // PDU is the Matrix library's form, for the auth rules in dag. Not to be changed, by anybody: copy it first.
