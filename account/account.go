@@ -24,7 +24,6 @@ import (
 	"fmt"
 	"time"
 
-	"tarn/crypto/onionid"
 	"tarn/matrix"
 	"tarn/store"
 )
@@ -100,7 +99,7 @@ type Accounts struct {
 
 // Open reads no more than it must; kv and stream stay the caller's.
 func Open(kv store.KV, stream *store.Stream, o Options) (*Accounts, error) {
-	if _, err := onionid.Parse(string(o.Server)); err != nil {
+	if _, _, err := matrix.ParseUserID(matrix.UserID("@a:" + o.Server)); err != nil {
 		return nil, fmt.Errorf("account: the server's name: %w", err)
 	}
 	if o.TokenLife < 0 {
