@@ -180,11 +180,9 @@ func (y *day) compare(boxes []Box, fn func(i int, identical bool)) error {
 			if err != nil {
 				return err
 			}
+			// A damaged box counts as another one: its sender seals anew under another id, and nobody else's deposit fails.
 			id, err := y.openBox(h, v, &box)
-			if err != nil {
-				return err
-			}
-			fn(i, sameBox(id, &box, b))
+			fn(i, err == nil && sameBox(id, &box, b))
 		}
 		return nil
 	})

@@ -229,6 +229,10 @@ func TestDamageIsAnErrorNotAnotherBox(t *testing.T) {
 	if found, err := d.Get(b.ID.Handle(), &box); err == nil || found {
 		t.Error("a box under a wrong key is no error")
 	}
+	errs := make([]error, 2)
+	if err := d.Put(8, noon, []Box{b, newTestBox()}, errs); err != nil || !errors.Is(errs[0], mailbox.ErrExists) || errs[1] != nil {
+		t.Errorf("a rewrite of a damaged box beside another: %v, %v", err, errs)
+	}
 }
 
 // brokenKV fails its Updates with err while broken is set.
