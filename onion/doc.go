@@ -15,8 +15,8 @@
 //     never opens an IP connection, and never falls back. (In managed mode every socket is a unix socket: tor has no
 //     TCP listener that another user of this computer could reach.)
 //   - Streams of two different isolation strings never share a circuit, nor do streams of two processes.
-//   - tor ends with this process, however it ends: by TAKEOWNERSHIP at once, by __OwningControllerProcess within 15 s
-//     if we are killed before that command was sent.
+//   - tor ends with this process, however it ends: by the kernel's parent-death signal (Linux), by TAKEOWNERSHIP, and
+//     by __OwningControllerProcess within 15 s if we are killed before that command was sent.
 //   - Onion keys are ours ([LoadOrCreateSeed]); tor gets them through the control socket and keeps no copy on disk.
 //   - Nothing logged at Info or above names an onion or an address.
 //

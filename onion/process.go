@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,15 +62,22 @@ func startProcess(c *Config, sock string) (*process, error) {
 	p.cmd.Stdout, p.cmd.Stderr = p.said, p.said
 	p.cmd.Dir = c.Dir
 	p.cmd.WaitDelay = 2 * time.Second // a bridge's helper may outlive tor with our pipe
-	// A group of its own: Ctrl-C at our terminal is for us; we end tor when we are done with it.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
+	p.cmd.SysProcAttr = childAttr()
+	started := make(chan error)
+	go func() {
+		// To the kernel the parent is this thread, not the process: it must live as long as tor.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			p.err = p.cmd.Wait()
+			close(p.done)
+		}
+	}()
+	if err := <-started; err != nil {
 		return nil, &trouble{ReasonTorMissing, "tor does not start", err}
 	}
-	go func() {
-		p.err = p.cmd.Wait()
-		close(p.done)
-	}()
 	return p, nil
 }
 

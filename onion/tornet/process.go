@@ -10,8 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/cretz/bine/control"
@@ -102,16 +102,25 @@ func (n *Network) spawn(r *relay) error {
 	r.cmd = exec.Command(n.cfg.TorPath, "-f", rc, "--defaults-torrc", empty, "--hush")
 	r.cmd.Stdout, r.cmd.Stderr = log, log
 	r.cmd.Dir = r.dir
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C at the terminal is for us
-	if err := r.cmd.Start(); err != nil {
+	r.cmd.SysProcAttr = childAttr()
+	r.done = make(chan struct{})
+	started := make(chan error)
+	go func() {
+		// To the kernel the parent is this thread, not the process: it must live as long as tor.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := r.cmd.Start()
+		started <- err
+		if err == nil {
+			r.err = r.cmd.Wait()
+			close(r.done)
+			n.mourning.Do(func() { close(n.died) })
+		}
+	}()
+	if err := <-started; err != nil {
+		r.done = nil // there is nothing to end
 		return fmt.Errorf("start %s: %w", r.name, err)
 	}
-	r.done = make(chan struct{})
-	go func() {
-		r.err = r.cmd.Wait()
-		close(r.done)
-		n.mourning.Do(func() { close(n.died) })
-	}()
 	return nil
 }
 

@@ -211,10 +211,27 @@ func (n *Network) lay() error {
 		}
 		n.procs = append(n.procs, r)
 	}
-	for _, base := range []string{os.TempDir(), "/tmp"} { // names of unix sockets are at most 107 bytes long
+	return n.makeSocketDir()
+}
+
+// socketPrefix begins the names of directories of control sockets.
+const socketPrefix = "tarn-tornet-sockets-"
+
+// makeSocketDir makes n.sock where names are short (those of unix sockets have at most 107 bytes), and removes that of
+// an earlier network in n.cfg.Dir that was killed: we hold the lock.
+func (n *Network) makeSocketDir() (err error) {
+	note := filepath.Join(n.cfg.Dir, "sockets")
+	if b, err := os.ReadFile(note); err == nil {
+		if old := strings.TrimSpace(string(b)); filepath.IsAbs(old) && strings.HasPrefix(filepath.Base(old), socketPrefix) {
+			os.RemoveAll(old)
+		}
+	}
+	for _, base := range []string{os.TempDir(), "/tmp"} {
 		if len(base) < 60 {
-			n.sock, err = os.MkdirTemp(base, "tarn-tornet-")
-			return err
+			if n.sock, err = os.MkdirTemp(base, socketPrefix); err != nil {
+				return err
+			}
+			return os.WriteFile(note, []byte(n.sock+"\n"), 0o600)
 		}
 	}
 	return errors.New("no temporary directory with a short name")
