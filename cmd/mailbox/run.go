@@ -50,7 +50,7 @@ func cmdRun(ctx context.Context, e env, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.unlock()) }()
-	fmt.Fprintf(e.err, "Address: %s\n", m.store.Address())
+	fmt.Fprintln(e.err, "The mailbox runs. `mailbox address` prints the line to give to others, `mailbox status` how it is.")
 	if cfg.Tor.Mode == string(onion.Off) {
 		fmt.Fprintln(e.err, "Tor is off in the configuration: nobody can reach this mailbox.")
 	} else {
@@ -121,10 +121,7 @@ func (m *running) sayTor(ctx context.Context, e env) {
 	for {
 		changed := m.tor.Changed()
 		s := torStatus(m.tor.Status())
-		line := "Tor: " + s.Summary
-		if s.Percent > 0 && s.Percent < 100 {
-			line += fmt.Sprintf(" (%d %%)", s.Percent)
-		}
+		line := strings.TrimSuffix(s.Summary, ".")
 		if s.Published {
 			line += "; the mailbox is published"
 		}
