@@ -83,7 +83,7 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 			dir := t.TempDir() + name
 			t.Cleanup(func() { os.RemoveAll(dir) })
 			acked := map[string]bool{}
-			for round := range 4 {
+			for round := range 3 {
 				runAndKill(t, dir, round, acked)
 				begin := time.Now()
 				b, err := OpenBadger(dir, Options{Shape: shape})
@@ -113,7 +113,7 @@ func runAndKill(t *testing.T, dir string, round int, acked map[string]bool) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	n, goal := 0, 150+round*137
+	n, goal := 0, 80+round*61
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		var id string
