@@ -36,6 +36,7 @@ type plan struct {
 	txns     []txnRow
 	redacts  map[[2]hash]bool // redaction rows to write
 	aliases  map[string]bool  // to be set to this room
+	edge     map[hash]bool    // parents of outliers that are not held
 	pending  map[hash]*pendingRow
 	unseated []seq // timeline rows of events that got another place
 	created  bool  // the room is new
@@ -72,7 +73,7 @@ func (r *Rooms) begin(l *live, rd snapshot) (*plan, error) {
 		reading: reading{r: r, rd: rd, n: l.n}, l: l,
 		changed: map[hash]*held{}, states: map[uint32]newState{}, ids: map[uintptr]uint32{},
 		users: map[matrix.UserID]userChange{}, topics: map[matrix.UserID]bool{}, servers: map[matrix.ServerName]bool{},
-		redacts: map[[2]hash]bool{}, aliases: map[string]bool{}, pending: map[hash]*pendingRow{},
+		redacts: map[[2]hash]bool{}, aliases: map[string]bool{}, edge: map[hash]bool{}, pending: map[hash]*pendingRow{},
 	}
 	p.over = p
 	if l.row == nil {
@@ -226,7 +227,10 @@ func (p *plan) put(ev *matrix.Event, in dag.Insertion) (*held, error) {
 	for _, id := range in.Heads {
 		p.row.heads = append(p.row.heads, mustHash(id))
 	}
-	return p.changed[h], p.advance(in.Current, e.now, h)
+	if err := p.advance(in.Current, e.now, h); err != nil {
+		return nil, err
+	}
+	return p.changed[h], p.catchUp(e)
 }
 
 // add gives an event a place in the order.

@@ -51,11 +51,14 @@ func newPlayer(ctx context.Context, name string, n *homeserver) (*player, error)
 	return p, nil
 }
 
+// everything asks /sync for long timelines: by default a client would see the newest messages only, and page back.
+const everything = `{"room":{"timeline":{"limit":1000}}}`
+
 // listen syncs until ctx ends, over all absences of the node, always from the last token.
 func (p *player) listen(ctx context.Context) error {
 	since := ""
 	for ctx.Err() == nil {
-		r, err := p.c.FullSyncRequest(ctx, mautrix.ReqSync{Timeout: 10_000, Since: since})
+		r, err := p.c.FullSyncRequest(ctx, mautrix.ReqSync{Timeout: 10_000, Since: since, FilterID: everything})
 		if err != nil {
 			var he mautrix.HTTPError
 			if errors.As(err, &he) && he.Response != nil && he.Response.StatusCode != http.StatusBadGateway {

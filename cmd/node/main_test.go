@@ -54,6 +54,6 @@ func awaitFile(ts *testscript.TestScript, neg bool, args []string) {
 func newerStore(ts *testscript.TestScript, _ bool, args []string) {
 	kv, err := store.OpenBadger(filepath.Join(args[0], "db"), store.Options{})
 	ts.Check(err)
-	ts.Check(store.SetVersion(kv, store.Version+1))
+	ts.Check(store.Upgrade(kv, store.Version+1, []store.Migration{{From: store.Version, Run: func(store.Txn) error { return nil }}}))
 	ts.Check(kv.Close())
 }

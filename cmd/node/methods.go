@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"time"
 
-	"tarn/bundle"
 	"tarn/internal/control"
 	"tarn/matrix"
 	"tarn/replicate"
 	"tarn/room"
-	"tarn/store"
 )
 
 type inviteArgs struct {
@@ -80,7 +78,7 @@ func (n *node) invite(ctx context.Context, a inviteArgs) (inviteResult, error) {
 	if err != nil {
 		return inviteResult{}, err
 	}
-	return inviteResult{Link: l.String(), Expires: l.Expires}, nil
+	return inviteResult{Link: l.String(), Expires: l.Expiry}, nil
 }
 
 func (n *node) accept(ctx context.Context, a acceptArgs) (contactStatus, error) {
@@ -111,8 +109,12 @@ func (n *node) token(_ context.Context, a tokenArgs) (tokenResult, error) {
 	return tokenResult{t}, err
 }
 
-// encodeReceipts puts room's receipts into the record that other nodes read.
-func encodeReceipts(id matrix.RoomID, rs []room.Receipt) (store.Item, error) {
-	_ = bundle.TypeReceipts
-	return store.Item{}, nil
+// encodeReceipts makes the record in which other nodes read a room's receipts, without its type byte; nil if there is
+// nothing that may leave.
+func encodeReceipts(id matrix.RoomID, rs []room.Receipt) []byte {
+	rec, err := replicate.EncodeReceipts(id, rs)
+	if err != nil || len(rec) == 0 {
+		return nil
+	}
+	return rec[1:]
 }

@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tarn/account"
-	"tarn/bundle"
 	"tarn/clientapi"
 	"tarn/configs"
 	"tarn/internal/control"
@@ -42,6 +41,7 @@ type node struct {
 	accounts *account.Accounts
 	rooms    *room.Rooms
 	engine   *replicate.Engine
+	profile  replicate.Profile
 	tor      *onion.Tor
 }
 
@@ -74,7 +74,7 @@ func open(cfg configs.Node, logTo io.Writer) (_ *node, err error) {
 		return nil, err
 	}
 	if n.rooms, err = room.Open(n.kv, n.stream, room.Options{
-		Signer: n.id.signer, Certificate: n.id.certificate, Profile: n.profile, EncodeReceipts: encodeReceipts,
+		Signer: n.id.signer, Certificate: n.id.certificate, Profile: n.localProfile, EncodeReceipts: encodeReceipts,
 	}); err != nil {
 		return nil, err
 	}
@@ -98,12 +98,13 @@ func open(cfg configs.Node, logTo io.Writer) (_ *node, err error) {
 func (n *node) openEngine() (err error) {
 	c := replicate.Config{
 		KV: n.kv, Rooms: n.rooms, Log: n.log,
-		Identity: replicate.Identity{Onion: n.id.onion, Name: n.id.name, Certificate: n.id.certificate},
+		Identity: replicate.Identity{Key: n.id.onion, Name: n.id.name, Certificate: n.id.certificate},
 		Dial:     func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, n.tor) },
 	}
-	if c.Profile, err = schedule(n.cfg.Profile); err != nil {
+	if n.profile, err = schedule(n.cfg.Profile); err != nil {
 		return err
 	}
+	c.Profile = n.profile
 	rand.Read(c.Seed[:])
 	for _, line := range n.cfg.Mailboxes {
 		a, err := mailbox.ParseAddress(line)
@@ -127,8 +128,8 @@ func schedule(p configs.Profile) (replicate.Profile, error) {
 	return custom, custom.Validate()
 }
 
-// profile is a local user's for the member events that room makes.
-func (n *node) profile(user matrix.UserID) (name, avatar string) {
+// localProfile is a local user's for the member events that room makes.
+func (n *node) localProfile(user matrix.UserID) (name, avatar string) {
 	p, err := n.accounts.Profile(user)
 	if err != nil {
 		return "", ""
@@ -152,7 +153,10 @@ func (n *node) run(ctx context.Context) error {
 	g.Go(func() error { return n.tor.Run(ctx) })
 	g.Go(func() error { return n.engine.Run(ctx) })
 	g.Go(func() error { return n.kv.Run(ctx) })
-	return g.Wait()
+	if err := g.Wait(); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil // the signal that ended us is no error
 }
 
 func (n *node) close() error {

@@ -57,10 +57,7 @@ func (n *node) sayTor(ctx context.Context, e env) {
 	for {
 		changed := n.tor.Changed()
 		s := torStatus(n.tor.Status())
-		line := strings.TrimSuffix("Tor: "+s.Summary+". "+s.Advice, " ")
-		if s.Percent > 0 && s.Percent < 100 {
-			line = strings.TrimSuffix(fmt.Sprintf("Tor: %s (%d %%). %s", s.Summary, s.Percent, s.Advice), " ")
-		}
+		line := strings.TrimSuffix("Tor: "+s.Summary+" "+s.Advice, " ")
 		if line != said {
 			fmt.Fprintln(e.err, line)
 			said = line

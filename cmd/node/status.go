@@ -80,10 +80,10 @@ func (n *node) contacts() ([]contactStatus, error) {
 }
 
 func (n *node) status() (nodeStatus, error) {
-	p := n.engine.Profile()
+	p := n.profile
 	s := nodeStatus{
 		Address: string(n.id.name), ClientURL: n.cfg.Client.URL(), Uptime: time.Since(n.started).Round(time.Second).String(),
-		Tor: torStatus(n.tor.Status()), Profile: p.Name, Delay: round(n.engine.ExpectedDelay()), MBADay: float64(p.BytesPerDay()) / 1e6,
+		Tor: torStatus(n.tor.Status()), Profile: p.Name, Delay: round(p.ExpectedDelay(1, 10*time.Second)), MBADay: float64(p.BytesPerDay()) / 1e6,
 		Mailboxes: []mailboxStatus{},
 	}
 	for _, m := range n.engine.Stores() {

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"testing"
+	"time"
+
+	"tarn/account"
+	"tarn/clientapi"
+	"tarn/crypto/onionid"
+	"tarn/mailbox"
+	"tarn/mailbox/mailboxtest"
+	"tarn/matrix"
+	"tarn/replicate"
+	"tarn/room"
+	"tarn/store"
+)
+
+// node is a homeserver with one user, in memory.
+type node struct {
+	t       *testing.T
+	name    string
+	kv      store.KV
+	stream  *store.Stream
+	engine  *replicate.Engine
+	api     http.Handler
+	user    matrix.UserID
+	token   string
+	stop    func()
+	rebuild func()
+}
+
+// profile is quick enough for a test and slow enough to look between two ticks.
+func profile() replicate.Profile { return replicate.CustomProfile(10*time.Second, 0.3) }
+
+// newNode makes a node whose contacts leave boxes in box.
+func newNode(t *testing.T, name string, seed byte, box *mailboxtest.Mailbox) *node {
+	t.Helper()
+	n := &node{t: t, name: name, kv: store.OpenMemory()}
+	onion := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, 32))
+	signing := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed + 100}, 32))
+	server := onionid.FromKey(onion.Public().(ed25519.PublicKey))
+	cert := onionid.Certify(onion, signing.Public().(ed25519.PublicKey))
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.rebuild = func() {
+		var err error
+		n.stream, err = store.OpenStream(n.kv)
+		must(err)
+		accounts, err := account.Open(n.kv, n.stream, account.Options{Server: server, NoRateLimit: true})
+		must(err)
+		rooms, err := room.Open(n.kv, n.stream, room.Options{
+			Signer: matrix.Signer{Server: server, KeyID: cert.KeyID, Key: signing}, Certificate: cert,
+		})
+		must(err)
+		n.engine, err = replicate.New(replicate.Config{
+			KV: n.kv, Rooms: rooms, Stores: []mailbox.Address{box.Address()}, Profile: profile(),
+			Identity: replicate.Identity{Key: onion, Name: server, Certificate: cert},
+			Dial:     func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, box.Dialer()) },
+			Seed:     [32]byte{seed}, Log: slog.New(slog.DiscardHandler),
+		})
+		must(err)
+		n.api = clientapi.New(clientapi.Config{Rooms: rooms, Accounts: accounts, Stream: n.stream, Server: server, NoRateLimit: true, Log: slog.New(slog.DiscardHandler)})
+		if n.user == "" {
+			n.user, err = accounts.Create(name, "correct horse battery")
+			must(err)
+		}
+	}
+	n.rebuild()
+	n.start()
+	t.Cleanup(func() { n.stop(); n.kv.Close() })
+	var login struct {
+		AccessToken string `json:"access_token"`
+	}
+	n.call("POST", "/_matrix/client/v3/login", map[string]any{
+		"type": "m.login.password", "identifier": map[string]any{"type": "m.id.user", "user": name}, "password": "correct horse battery",
+	}, &login)
+	n.token = login.AccessToken
+	return n
+}
+
+// start runs the engine; stop ends it and everything that was in memory.
+func (n *node) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	engine := n.engine
+	go func() { done <- engine.Run(ctx) }()
+	n.stop = func() {
+		cancel()
+		if err := <-done; err != nil && ctx.Err() == nil {
+			n.t.Errorf("%s: %v", n.name, err)
+		}
+		n.stop = func() {}
+	}
+}
+
+// call makes a client's request; any status but 200 ends the test.
+func (n *node) call(method, path string, body, result any) {
+	n.t.Helper()
+	if status, text := n.try(n.t.Context(), method, path, body, result); status != http.StatusOK {
+		n.t.Fatalf("%s: %s %s: %d %s", n.name, method, path, status, text)
+	}
+}
+
+func (n *node) try(ctx context.Context, method, path string, body, result any) (int, string) {
+	n.t.Helper()
+	var r io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		r = bytes.NewReader(b)
+	}
+	req := httptest.NewRequestWithContext(ctx, method, path, r)
+	if n.token != "" {
+		req.Header.Set("Authorization", "Bearer "+n.token)
+	}
+	w := httptest.NewRecorder()
+	n.api.ServeHTTP(w, req)
+	if w.Code == http.StatusOK && result != nil {
+		if err := json.Unmarshal(w.Body.Bytes(), result); err != nil {
+			n.t.Fatal(err)
+		}
+	}
+	return w.Code, w.Body.String()
+}
+
+type syncAnswer struct {
+	NextBatch string `json:"next_batch"`
+	Rooms     struct {
+		Invite map[string]json.RawMessage
+		Join   map[string]struct {
+			Timeline struct {
+				Events []struct {
+					Type    string
+					Sender  string
+					EventID string `json:"event_id"`
+					Content map[string]any
+				}
+			}
+		}
+	}
+}
+
+// await syncs from since until ok is content with an answer, for at most limit of (made-up) time.
+func (n *node) await(since, what string, limit time.Duration, ok func(syncAnswer) bool) string {
+	n.t.Helper()
+	end := time.Now().Add(limit)
+	for time.Now().Before(end) {
+		var a syncAnswer
+		path := "/_matrix/client/v3/sync?timeout=30000&filter=" + url.QueryEscape(`{"room":{"timeline":{"limit":100}}}`)
+		if since != "" {
+			path += "&since=" + since
+		}
+		n.call("GET", path, nil, &a)
+		since = a.NextBatch
+		if ok(a) {
+			return since
+		}
+	}
+	n.t.Fatalf("%s: no %s within %v", n.name, what, limit)
+	return ""
+}
+
+// texts are the message bodies of a room in a sync answer.
+func (a syncAnswer) texts(room string) (out []string) {
+	for _, e := range a.Rooms.Join[room].Timeline.Events {
+		if e.Type == "m.room.message" {
+			out = append(out, e.Content["body"].(string))
+		}
+	}
+	return out
+}
+
+// befriend makes two nodes contacts, as their owners would.
+func befriend(t *testing.T, a, b *node) {
+	t.Helper()
+	link, err := a.engine.Invite(t.Context(), time.Hour*24)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.engine.Accept(t.Context(), link); err != nil {
+		t.Fatal(err)
+	}
+	active := func(n *node) bool {
+		cs, err := n.engine.Contacts()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(cs) == 1 && cs[0].State == "active"
+	}
+	for end := time.Now().Add(time.Hour); !active(a) || !active(b); time.Sleep(time.Second) {
+		if time.Now().After(end) {
+			ca, _ := a.engine.Contacts()
+			cb, _ := b.engine.Contacts()
+			t.Fatalf("not contacts after an hour: %+v %+v", ca, cb)
+		}
+	}
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package room
+
+import (
+	"math"
+
+	"tarn/dag"
+	"tarn/matrix"
+	"tarn/store"
+)
+
+// maxCatchUp bounds the events that are handed to a server when its first user has joined; what is older comes by
+// heads and wants.
+const maxCatchUp = 500
+
+// catchUp hands a server what was said here between an invite and its acceptance. The invite carried the room as it
+// was then; until the join arrives, which takes as long as the peer's schedule, the server is not in the room and gets
+// nothing. Without this the peer would learn of those events only from a later one, or from a heads summary. The
+// inviting server alone does it, for it knows what went with the invite.
+func (p *plan) catchUp(join *held) error {
+	ev := join.ev
+	server := ev.Server()
+	if join.status == dag.Rejected || ev.Type() != matrix.TypeMember || ev.Membership() != matrix.MemberJoin ||
+		server == p.r.server() || join.replaces == (hash{}) || p.census.servers[server] != 1 {
+		return nil
+	}
+	invite, err := p.held(join.replaces)
+	if err != nil || invite == nil || invite.ev.Membership() != matrix.MemberInvite || !p.r.local(invite.ev.Sender()) {
+		return err
+	}
+	n := 0
+	return p.walk(invite.place+1, math.MaxUint64, false, func(e placed) (bool, error) {
+		if e.ev.Server() == server {
+			return true, nil
+		}
+		if e.ev.StateKey() == nil {
+			s, err := p.state(e.before)
+			if err != nil {
+				return false, err
+			}
+			open, err := p.visibilityIn(s)
+			if err != nil {
+				return false, err
+			}
+			if open < openness(visInvited) {
+				return true, nil // not for those who had not joined
+			}
+		}
+		p.outbox = append(p.outbox, delivery{server, store.ItemEvent, itemData(p.row.id, e.ev.ID())})
+		n++
+		return n < maxCatchUp, nil
+	})
+}
