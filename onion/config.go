@@ -115,7 +115,7 @@ type endpoint struct{ network, addr string }
 func parseEndpoint(s string) (endpoint, error) {
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
 		if !filepath.IsAbs(path) {
-			return endpoint{}, fmt.Errorf("not an absolute path after unix:")
+			return endpoint{}, errors.New("the path after unix: is not absolute")
 		}
 		return endpoint{"unix", path}, nil
 	}

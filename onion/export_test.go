@@ -9,15 +9,20 @@ import (
 
 // For the tests in package onion_test.
 
-// TorPID is the process id of the present tor.
-func (t *Tor) TorPID() (int, error) {
+// Info asks the present tor.
+func (t *Tor) Info(key string) (string, error) {
 	t.mu.Lock()
 	l := t.link
 	t.mu.Unlock()
 	if l == nil {
-		return 0, errors.New("no tor")
+		return "", errors.New("no tor")
 	}
-	s, err := l.getInfo("process/pid")
+	return l.getInfo(key)
+}
+
+// TorPID is the process id of the present tor.
+func (t *Tor) TorPID() (int, error) {
+	s, err := t.Info("process/pid")
 	if err != nil {
 		return 0, err
 	}

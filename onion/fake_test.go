@@ -23,10 +23,9 @@ type fakeTor struct {
 	phase   string            // the answer to status/bootstrap-phase
 	replies map[string]string // to a command's first word; "" drops the connection
 
-	mu       sync.Mutex
-	events   net.Conn // the connection that subscribed
-	commands []string
-	got      chan string // each command
+	mu     sync.Mutex
+	events net.Conn    // the connection that subscribed
+	got    chan string // each command
 }
 
 func newFakeTor(t *testing.T) *fakeTor {

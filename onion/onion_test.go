@@ -213,7 +213,8 @@ func TestTorrcIsThatOfAClient(t *testing.T) {
 
 func TestIsolationUsers(t *testing.T) {
 	a, b := New(Config{Dir: "a"}), New(Config{Dir: "a"})
-	if a.socksUser("x") != a.socksUser("x") || a.socksUser("x") == a.socksUser("y") || a.socksUser("x") == b.socksUser("x") {
+	same := a.socksUser("x")
+	if a.socksUser("x") != same || a.socksUser("y") == same || b.socksUser("x") == same {
 		t.Error("users do not follow isolation strings and processes")
 	}
 	if u := a.socksUser("alice"); strings.Contains(u, "alice") || len(u) != 32 {

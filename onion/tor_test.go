@@ -12,6 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -208,6 +211,32 @@ func TestTorDiesAndComesBackWithItsServices(t *testing.T) {
 	}
 }
 
+var reUser = regexp.MustCompile(`PURPOSE=HS_CLIENT_REND.* SOCKS_USERNAME="([^"]*)"`)
+
+// Connections of different purposes share no circuit; of one purpose, they may.
+func TestEachPurposeHasItsOwnCircuit(t *testing.T) {
+	tor, _ := newTor(t, tornet.Shared(t))
+	waitReady(t, tor)
+	l := oniontest.Listen(t, tor, oniontest.Key(t), 80)
+	oniontest.Serve(l, func(c net.Conn) { io.Copy(c, c) })
+	for _, purpose := range []string{"put", "get", "digest", "put"} {
+		defer oniontest.Dial(t, tor, l.Addr().String(), purpose).Close()
+	}
+	circuits, err := tor.Info("circuit-status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	users := map[string]int{}
+	for line := range strings.Lines(circuits) {
+		if m := reUser.FindStringSubmatch(line); m != nil {
+			users[m[1]]++
+		}
+	}
+	if len(users) != 3 {
+		t.Errorf("circuits by user: %v, want those of 3 users\n%s", users, circuits)
+	}
+}
+
 // Attached to a tor that somebody else runs: dial, serve, and leave it as it was.
 func TestAttach(t *testing.T) {
 	torrc := tornet.Shared(t)
@@ -263,6 +292,7 @@ func TestLongAndOddDirectory(t *testing.T) {
 // childParts are what this program does when run again.
 var childParts = map[string]func() error{
 	"owner": childOwner,
+	"hung":  childHung,
 	"dials": childDials,
 	"leaks": childLeaks,
 }
@@ -308,6 +338,38 @@ func writeTorrc(t *testing.T, lines []string) string {
 	return path
 }
 
+// childHung runs a "tor" that answers nothing and heeds no signal.
+func childHung() error {
+	tor := onion.New(onion.Config{Dir: os.Getenv("DIR"), TorPath: os.Getenv("PROGRAM")})
+	return tor.Run(context.Background())
+}
+
+// tor 0.4.9.11 can hang in its own exit, and would then keep the lock of its directory.
+func TestATorThatHangsIsKilledWithItsParent(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has a parent-death signal")
+	}
+	dir := t.TempDir()
+	program, pipe := filepath.Join(dir, "tor"), filepath.Join(dir, "pid")
+	script := "#!/bin/sh\ntrap '' HUP INT TERM\necho $$ >\"" + pipe + "\"\nexec sleep 600\n"
+	if err := errors.Join(os.WriteFile(program, []byte(script), 0o700), syscall.Mkfifo(pipe, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := child(t, "hung")
+	cmd.Env = append(cmd.Env, "DIR="+filepath.Join(dir, "data"), "PROGRAM="+program)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(pipe) // waits for the writer
+	pid, perr := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || perr != nil {
+		t.Fatal(err, perr)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	t.Logf("it ended %v after its parent", gone(t, pid))
+}
+
 func TestTorEndsWhenItsParentIsKilled(t *testing.T) {
 	torrc := writeTorrc(t, tornet.Shared(t))
 	dir := t.TempDir()
@@ -345,4 +407,28 @@ func TestTorEndsWhenItsParentIsKilled(t *testing.T) {
 	if err != nil || len(left) != 1 {
 		t.Errorf("directories of sockets: %v, %v; want the present one", left, err)
 	}
+}
+
+// A fresh circuit each, as the direct transport to a mailbox does; over the private network, so only tor's own work.
+func BenchmarkDialFreshCircuit(b *testing.B) {
+	tor := onion.New(onion.Config{Dir: b.TempDir(), Torrc: tornet.Shared(b)})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- tor.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	if err := tor.WaitReady(ctx); err != nil {
+		b.Fatal(err)
+	}
+	l := oniontest.Listen(b, tor, oniontest.Key(b), 80)
+	oniontest.Serve(l, func(c net.Conn) { io.Copy(c, c) })
+	oniontest.Dial(b, tor, l.Addr().String(), "first").Close()
+	var took []time.Duration
+	for i := 0; b.Loop(); i++ {
+		start := time.Now()
+		oniontest.Dial(b, tor, l.Addr().String(), fmt.Sprint(i)).Close()
+		took = append(took, time.Since(start))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "p50-ms")
+	b.ReportMetric(float64(took[len(took)*95/100].Milliseconds()), "p95-ms")
 }

@@ -147,6 +147,9 @@ func TestCommandServesAClientAndEndsWithAllItsProcesses(t *testing.T) {
 	}
 	cmd.Process.Kill()
 	cmd.Wait()
+	if b, err := os.ReadFile(filepath.Join(dir, "sockets")); err == nil { // which the next start here would remove
+		t.Cleanup(func() { os.RemoveAll(strings.TrimSpace(string(b))) })
+	}
 	t.Logf("all processes ended %v after the command was killed", waitNone(t, dir))
 }
 
