@@ -53,9 +53,9 @@ func badger(b *testing.B) store.KV {
 }
 
 // benchNode is a node on Badger behind a real loopback listener.
-func benchNode(b *testing.B) (*node, string) {
+func benchNode(b *testing.B, change ...func(*Config)) (*node, string) {
 	b.Helper()
-	n := openNode(b, badger(b), true)
+	n := openNode(b, badger(b), true, change...)
 	s := httptest.NewServer(n.api)
 	b.Cleanup(s.Close)
 	return n, s.URL
@@ -155,7 +155,8 @@ func BenchmarkRawHTTP(b *testing.B) {
 
 // BenchmarkSyncWake is the time from the start of a PUT /send to the return of another user's parked /sync.
 func BenchmarkSyncWake(b *testing.B) {
-	n, url := benchNode(b)
+	w := &countingWaiter{sleeps: make(chan struct{}, 1)}
+	n, url := benchNode(b, func(c *Config) { w.Waiter, c.Stream = c.Stream, w })
 	alice, bob := n.person("alice"), n.person("bob")
 	r := alice.meet(bob)
 	since := bob.sync("")["next_batch"].(string)
@@ -173,7 +174,7 @@ func BenchmarkSyncWake(b *testing.B) {
 	defer close(parked)
 	percentiles(b, func(i int) time.Duration {
 		parked <- struct{}{}
-		time.Sleep(2 * time.Millisecond) // until it sleeps; not measured
+		<-w.sleeps
 		start := time.Now()
 		call1(b, alice.token, "PUT", fmt.Sprintf("%s/_matrix/client/v3/rooms/%s/send/m.room.message/b%d", url, esc(r), i), message)
 		return (<-woke).Sub(start)

@@ -10,14 +10,10 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"time"
 
 	"tarn/account"
 	"tarn/matrix"
 )
-
-// writeTimeout ends a client that does not take its answer.
-const writeTimeout = 60 * time.Second
 
 // call is one request on its way through a handler.
 type call struct {

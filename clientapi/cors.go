@@ -5,7 +5,6 @@ package clientapi
 import (
 	"net/http"
 	"strings"
-	"time"
 
 	"tarn/matrix"
 )
@@ -14,7 +13,7 @@ import (
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 {
 		// Also for bodies that nobody wants: net/http reads them before it sends the answer.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+		_ = http.NewResponseController(w).SetReadDeadline(patience(bodyTimeout, min(r.ContentLength, largeBody)))
 	}
 	h := w.Header() // C-S API, "Web Browser Clients"
 	h.Set("Access-Control-Allow-Origin", "*")

@@ -14,8 +14,18 @@ import (
 	"tarn/matrix"
 )
 
-// bodyTimeout ends a client that does not send the body it announced.
-const bodyTimeout = 30 * time.Second
+// Patience with a client that does not send the body it announced, or does not take its answer: so long, and a second
+// more for each 8 KiB, as little as a bad circuit through Tor carries.
+const (
+	bodyTimeout  = 30 * time.Second
+	writeTimeout = 60 * time.Second
+	slowest      = 8 << 10 // bytes a second
+)
+
+// patience is the time by which n bytes should have gone over.
+func patience(least time.Duration, n int64) time.Time {
+	return time.Now().Add(least + time.Duration(max(n, 0)/slowest)*time.Second)
+}
 
 // empty is the body of many answers: {}.
 type empty struct{}
@@ -37,7 +47,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(b)))
 	h.Set("Cache-Control", "no-store")
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	_ = http.NewResponseController(w).SetWriteDeadline(patience(writeTimeout, int64(len(b))))
 	w.WriteHeader(status)
 	_, _ = w.Write(b)
 }

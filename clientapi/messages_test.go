@@ -196,6 +196,12 @@ func TestContextAndEvent(t *testing.T) {
 		!slices.Equal(bodies(list(o, "events_after")), []string{"5", "6"}) || len(list(o, "state")) < 5 {
 		t.Errorf("%v", o)
 	}
+	lazy := bob.do("GET", p+"/context/"+esc(ids[4])+"?limit=4&filter="+url.QueryEscape(`{"lazy_load_members":true,"not_types":["m.x"]}`), nil).ok()
+	for _, e := range list(lazy, "state") {
+		if at(e, "type") == "m.room.member" && at(e, "state_key") != string(alice.user) {
+			t.Errorf("lazy loading shows %v, of whom nothing is shown", at(e, "state_key"))
+		}
+	}
 	if got := bob.walk(r, "f", o["end"].(string), 10); !slices.Equal(got, ids[7:]) {
 		t.Errorf("going on after the context: %d events", len(got))
 	}

@@ -138,16 +138,14 @@ func TestStoppingAnswersWaitingPollsAtOnce(t *testing.T) {
 		}()
 		synctest.Wait()
 		start := time.Now()
-		go func() {
-			if err := stop(); err != nil {
-				t.Error(err)
-			}
-			close(done)
-		}()
+		stopped := make(chan error)
+		go func() { stopped <- stop() }()
 		if status := <-done; status != 200 {
 			t.Errorf("status %d", status)
 		}
-		<-done
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
 		if took := time.Since(start); took > time.Second {
 			t.Errorf("stopping took %v", took)
 		}
@@ -158,10 +156,14 @@ func TestStoppingAnswersWaitingPollsAtOnce(t *testing.T) {
 type countingWaiter struct {
 	Waiter
 	asleep atomic.Int32
+	sleeps chan struct{} // gets one each time; may be nil
 }
 
 func (w *countingWaiter) Wait(ctx context.Context, topic string, after store.Pos) (store.Pos, error) {
 	w.asleep.Add(1)
+	if w.sleeps != nil {
+		w.sleeps <- struct{}{}
+	}
 	defer w.asleep.Add(-1)
 	return w.Waiter.Wait(ctx, topic, after)
 }

@@ -316,6 +316,23 @@ func TestFullStateGivesAllAtOnce(t *testing.T) {
 	}
 }
 
+func TestARoomEnteredAgainBringsItsOldAccountData(t *testing.T) {
+	n := newNode(t)
+	alice, bob := n.person("alice"), n.person("bob")
+	r := alice.meet(bob)
+	bob.do("PUT", "/user/"+esc(bob.user)+"/rooms/"+esc(r)+"/tags/u.old", obj{}).ok()
+	bob.do("POST", "/rooms/"+esc(r)+"/leave", obj{}).ok()
+	since := bob.sync("")["next_batch"].(string) // knows nothing of the room
+	bob.do("POST", "/join/"+esc(r), obj{}).ok()
+	o := bob.sync(since)
+	if got := at(o, "rooms", "join", r, "account_data", "events", 0, "content", "tags", "u.old"); got == nil {
+		t.Errorf("account data of a room entered again: %v", at(o, "rooms", "join", r, "account_data"))
+	}
+	if got := list(o, "account_data", "events"); len(got) != 0 {
+		t.Errorf("global account data that did not change: %v", got)
+	}
+}
+
 func TestATokenOutlivesARestart(t *testing.T) {
 	n := newNode(t)
 	alice := n.person("alice")
