@@ -29,7 +29,7 @@ type Mailbox struct {
 	// How long a box is kept: at least this, and up to an expiry_unit longer. At most 8784h.
 	TTL time.Duration `toml:"ttl"`
 	// Boxes are forgotten together, this many hours' worth at a time: their key is destroyed and their files are
-	// deleted. Each unit of the ttl is an open database of some 2 MiB of memory. Cannot change later.
+	// deleted. Each unit of the ttl is an open database, of about 1 MiB of memory. Cannot change later.
 	ExpiryUnit time.Duration `toml:"expiry_unit"`
 	// The public list of new boxes is published in pieces of this length, 50ms to 1h, whole milliseconds. It is the
 	// same for everybody; shorter means quicker delivery and more work for everybody. Cannot change later.
