@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"syscall"
 
 	"github.com/dgraph-io/badger/v4"
@@ -59,6 +60,8 @@ func (b *Badger) await(p *pending) error {
 
 // commitHead commits one group from the queue's head, which holds at least the caller's Update.
 func (b *Badger) commitHead() {
+	// Those whom the last commit woke are about to write again: let them in, rather than sync for one alone.
+	runtime.Gosched()
 	b.mu.Lock()
 	n, size, count := 0, int64(0), int64(0)
 	for _, p := range b.queue {
