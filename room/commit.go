@@ -86,6 +86,9 @@ func (p *plan) write(txn store.Txn, pos store.Pos, states map[uint32][]byte) err
 	for k := range p.redacts {
 		w.set(redactionKey(p.n, k[0], k[1]), nil)
 	}
+	for h := range p.edge {
+		w.set(edgeKey(p.n, h), nil)
+	}
 	for a := range p.aliases {
 		// Looked up again: two rooms may be made at once.
 		if v, err := txn.Get(aliasKey(a)); err == nil && string(v) != string(p.row.id) {

@@ -205,7 +205,15 @@ func (in *ingest) offer(p *plan, h hash, c *candidate) (ok bool, err error) {
 		}
 		return false, nil
 	}
-	got, missing, err := p.accept(c.ev)
+	awaited := len(in.waits[h]) > 0
+	if !awaited && p.row.floor != 0 {
+		waiters, err := p.waitersFor(h)
+		if err != nil {
+			return false, err
+		}
+		awaited = len(waiters) > 0
+	}
+	got, missing, err := p.accept(c.ev, awaited)
 	if errors.Is(err, dag.ErrOtherRoom) || errors.Is(err, dag.ErrHeld) {
 		done()
 		in.out.Bad++
@@ -219,6 +227,9 @@ func (in *ingest) offer(p *plan, h hash, c *candidate) (ok bool, err error) {
 	}
 	done()
 	if got == nil {
+		if past, err := p.past(c.ev); past || err != nil {
+			return false, err
+		}
 		in.out.Bad++
 		return false, nil
 	}
@@ -323,34 +334,83 @@ func (in *ingest) rest(p *plan) error {
 	return p.park(rows)
 }
 
-// accept inserts an event if what it needs is there. nil without missing: it is not even kept.
-func (p *plan) accept(ev *matrix.Event) (*held, []matrix.EventID, error) {
+// accept inserts an event if what it needs is there. nil without missing: it is not even kept. awaited: another event
+// waits for it.
+func (p *plan) accept(ev *matrix.Event, awaited bool) (*held, []matrix.EventID, error) {
+	if past, err := p.past(ev); past || err != nil {
+		if err != nil || !awaited {
+			return nil, nil, err
+		}
+		return p.outlie(ev)
+	}
 	in, err := p.try(ev)
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(in.Missing) == 0 {
-		if in.Status == dag.Rejected && p.stranger(ev) {
-			return nil, nil, nil
-		}
-		e, err := p.put(ev, in)
-		return e, nil, err
-	}
-	if p.row.floor == 0 || ev.Depth() > p.row.floorDepth {
+	if len(in.Missing) > 0 {
 		return nil, in.Missing, nil
 	}
-	// From before the floor: its parents are history that the node was never given.
+	if in.Status == dag.Rejected && p.stranger(ev) {
+		return nil, nil, nil
+	}
+	e, err := p.put(ev, in)
+	return e, nil, err
+}
+
+// past says whether an event lies before the history that the snapshot gave: what it did is in the floor.
+func (p *plan) past(ev *matrix.Event) (bool, error) {
+	if p.row.floor == 0 || ev.Depth() > p.row.floorDepth {
+		return false, nil
+	}
+	if ev.Depth() < p.row.pastDepth {
+		return true, nil
+	}
+	return p.Referenced(ev.ID())
+}
+
+// outlie takes an event of the past as what another one leans on: with the floor as its state, not shown.
+func (p *plan) outlie(ev *matrix.Event) (*held, []matrix.EventID, error) {
 	status, why, missing := dag.InsertOutlier(p, p.row.version, ev)
 	switch {
 	case len(missing) > 0:
 		return nil, missing, nil
 	case status == 0:
 		return nil, nil, why
-	case status == dag.Rejected:
+	case status == dag.Rejected && p.stranger(ev):
 		return nil, nil, nil
 	}
-	e, err := p.graft(ev, p.row.floor)
-	return e, nil, err
+	h := mustHash(ev.ID())
+	p.add(h, &held{ev: ev, status: status, outlier: true})
+	return p.changed[h], nil, p.edges(ev)
+}
+
+// Referenced implements dag.Referencer: an event whose child came with a snapshot is no head when it comes.
+func (q *reading) Referenced(id matrix.EventID) (bool, error) {
+	h, err := hashOf(id)
+	if err != nil {
+		return false, nil
+	}
+	if q.over != nil && q.over.edge[h] {
+		return true, nil
+	}
+	_, err = q.rd.Get(edgeKey(q.n, h))
+	if isNotFound(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// edges notes the parents of an outlier that are not held.
+func (p *plan) edges(ev *matrix.Event) error {
+	for _, id := range ev.PrevEvents() {
+		h := mustHash(id)
+		if e, err := p.held(h); err != nil {
+			return err
+		} else if e == nil {
+			p.edge[h] = true
+		}
+	}
+	return nil
 }
 
 // stranger: nobody of the event's server was ever in the room. What the rules refuse of such a server is not worth a row.

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"testing"
 
 	"tarn/crypto/onionid"
 	"tarn/dag"
@@ -18,9 +17,17 @@ import (
 	"tarn/store"
 )
 
+// tb is what a testing.TB and a rapid.T have in common.
+type tb interface {
+	Helper()
+	Fatal(...any)
+	Fatalf(string, ...any)
+	Logf(string, ...any)
+}
+
 // player is a server in a test: rooms on a store of its own.
 type player struct {
-	t      testing.TB
+	t      tb
 	s      dagtest.Server
 	kv     store.KV
 	stream *store.Stream
@@ -29,9 +36,9 @@ type player struct {
 }
 
 // play makes the server of a number on an empty store in memory.
-func play(t testing.TB, n int) *player { return playOn(t, n, store.OpenMemory()) }
+func play(t tb, n int) *player { return playOn(t, n, store.OpenMemory()) }
 
-func playOn(t testing.TB, n int, kv store.KV) *player {
+func playOn(t tb, n int, kv store.KV) *player {
 	t.Helper()
 	p := &player{t: t, s: dagtest.NewServer(n), kv: kv}
 	p.user = p.s.User(fmt.Sprintf("u%d", n)).ID
@@ -167,7 +174,7 @@ func (p *player) give(o *player, room matrix.RoomID, ids ...matrix.EventID) {
 		}
 		var raws [][]byte
 		for _, id := range ids {
-			raw, err := p.Raw(room, id)
+			raw, err := p.RawFor(o.s.Server, room, id)
 			if errors.Is(err, ErrUnknownEvent) {
 				continue
 			}
@@ -180,20 +187,16 @@ func (p *player) give(o *player, room matrix.RoomID, ids ...matrix.EventID) {
 		if err != nil {
 			p.t.Fatal(err)
 		}
-		ids = nil
-		for _, id := range in.Missing[room] {
-			if ok, err := p.MayHave(o.s.Server, room, id); err != nil {
-				p.t.Fatal(err)
-			} else if ok {
-				ids = append(ids, id)
-			}
-		}
+		ids = in.Missing[room]
 	}
 }
 
 // meet exchanges certificates.
 func (p *player) meet(o *player) {
 	p.t.Helper()
+	if _, ok, err := p.Certificate(o.s.Server); ok && err == nil {
+		return
+	}
 	for _, x := range []struct{ to, of *player }{{p, o}, {o, p}} {
 		c, ok, err := x.of.Certificate(x.of.s.Server)
 		if err != nil || !ok {
@@ -278,7 +281,7 @@ func (p *player) current(room matrix.RoomID) (dag.State, []matrix.EventID) {
 }
 
 // same fails unless all players have the same state and heads of the room.
-func same(t testing.TB, room matrix.RoomID, players ...*player) {
+func same(t tb, room matrix.RoomID, players ...*player) {
 	t.Helper()
 	want, heads := players[0].current(room)
 	for _, p := range players[1:] {
@@ -287,12 +290,29 @@ func same(t testing.TB, room matrix.RoomID, players ...*player) {
 			for k, v := range want {
 				if s[k] != v {
 					t.Logf("%v: %s, not %s", k, s[k], v)
+					t.Logf("%s: %s", v, p.describe(room, v))
 				}
 			}
+			missing, _ := p.Wanted(room, 100)
+			t.Logf("heads %v not %v; wanted %v", h, heads, missing)
 			t.Fatalf("server %s has another state: %d entries, not %d", p.user, len(s), len(want))
 		}
 		if !slices.Equal(heads, h) {
 			t.Fatalf("server %s has other heads: %v, not %v", p.user, h, heads)
 		}
 	}
+}
+
+// describe says what a server knows of an event.
+func (p *player) describe(room matrix.RoomID, id matrix.EventID) (out string) {
+	_ = p.read(room, func(q *reading) error {
+		e, err := q.byID(id)
+		if e == nil {
+			out = fmt.Sprint("not held ", err)
+			return nil
+		}
+		out = fmt.Sprintf("%v, outlier %v, shown %v, depth %d, floor %d, past %d", e.status, e.outlier, e.shown, e.ev.Depth(), q.row.floorDepth, q.row.pastDepth)
+		return nil
+	})
+	return out
 }

@@ -17,6 +17,8 @@ import (
 const (
 	eventCache = 8 << 20
 	stateCache = 8 << 20
+	certCache  = 512 << 10
+	certCost   = 300  // of a certificate beside its bytes
 	eventCost  = 1500 // of an event beside its bytes
 	stateCost  = 190  // of an entry of a state
 )

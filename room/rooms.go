@@ -39,6 +39,7 @@ type Rooms struct {
 	changes atomic.Uint64 // how often rows of events were changed; see snapshot
 	events  *cache[eventID, *held]
 	states  *cache[stateID, chained]
+	certs   *cache[string, onionid.Certificate]
 
 	mu       sync.Mutex // guards live and numbered, for moments (and while a new room gets its number)
 	live     map[matrix.RoomID]*live
@@ -73,8 +74,8 @@ func Open(kv store.KV, stream *store.Stream, o Options) (*Rooms, error) {
 	r := &Rooms{
 		kv: kv, stream: stream, o: o, start: stream.Current(),
 		events: newCache[eventID, *held](eventCache),
-		states: newCache[stateID, chained](stateCache),
-		live:   map[matrix.RoomID]*live{}, numbered: map[uint32]*live{},
+		states: newCache[stateID, chained](stateCache), certs: newCache[string, onionid.Certificate](certCache),
+		live: map[matrix.RoomID]*live{}, numbered: map[uint32]*live{},
 	}
 	r.typing.r = r
 	r.typing.rooms = map[matrix.RoomID]*typists{}

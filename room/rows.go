@@ -20,9 +20,11 @@ type roomRow struct {
 	clock   int64  // milliseconds of the newest own event
 	last    seq    // of the newest transaction
 	// The floor: events of the snapshot that the room was joined from have no known state of their own. Those not deeper than
-	// floorDepth count as having the state floor (snapshot.go). 0: the room is known from its beginning.
+	// floorDepth count as having the state floor (snapshot.go). What is less deep than pastDepth is older than the
+	// snapshot's history. 0: the room is known from its beginning.
 	floor      uint32
 	floorDepth int64
+	pastDepth  int64
 	heads      []hash
 }
 
@@ -86,7 +88,7 @@ func (r *roomRow) encode() []byte {
 	b = append(b, 1, flags) // form 1
 	b = appendText(b, string(r.id))
 	b = appendText(b, string(r.version))
-	for _, v := range []uint64{uint64(r.current), uint64(r.nextID), uint64(r.clock), uint64(r.last), uint64(r.floor), uint64(r.floorDepth)} {
+	for _, v := range []uint64{uint64(r.current), uint64(r.nextID), uint64(r.clock), uint64(r.last), uint64(r.floor), uint64(r.floorDepth), uint64(r.pastDepth)} {
 		b = binary.AppendUvarint(b, v)
 	}
 	b = binary.AppendUvarint(b, uint64(len(r.heads)))
@@ -104,7 +106,7 @@ func decodeRoom(v []byte) (roomRow, error) {
 	r := roomRow{active: d.byte()&1 != 0, id: matrix.RoomID(d.text()), version: matrix.RoomVersion(d.text())}
 	r.current, r.nextID = uint32(d.uvarint()), uint32(d.uvarint())
 	r.clock, r.last = int64(d.uvarint()), seq(d.uvarint())
-	r.floor, r.floorDepth = uint32(d.uvarint()), int64(d.uvarint())
+	r.floor, r.floorDepth, r.pastDepth = uint32(d.uvarint()), int64(d.uvarint()), int64(d.uvarint())
 	n := d.uvarint()
 	for i := uint64(0); i < n && !d.bad; i++ {
 		r.heads = append(r.heads, d.hash())

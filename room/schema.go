@@ -35,6 +35,7 @@ import (
 //	pending     n, event                        -> pendingRow: events that wait for others
 //	waiting     n, event awaited, event waiting -> empty
 //	redaction   n, event redacted, event        -> empty: redactions, also of events that are not here yet
+//	edge        n, event                        -> empty: parents of a snapshot's events that are not here
 //	counter     (nothing)                       -> the last n that was given out (4)
 const (
 	tabNumber = store.TableRoom + iota
@@ -55,6 +56,7 @@ const (
 	tabPending
 	tabWaiting
 	tabRedaction
+	tabEdge
 	tabCounter
 )
 
@@ -158,7 +160,8 @@ func redactionPrefix(n uint32, target hash) []byte {
 func redactionKey(n uint32, target, by hash) []byte {
 	return append(redactionPrefix(n, target), by[:]...)
 }
-func counterKey() []byte { return []byte{tabCounter} }
+func edgeKey(n uint32, h hash) []byte { return append(key(tabEdge, n, 32), h[:]...) }
+func counterKey() []byte              { return []byte{tabCounter} }
 
 // Memberships as one byte.
 var memberships = [...]string{"", matrix.MemberJoin, matrix.MemberInvite, matrix.MemberLeave, matrix.MemberBan, matrix.MemberKnock}

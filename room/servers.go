@@ -80,7 +80,7 @@ func (r *Rooms) Certificate(server matrix.ServerName) (onionid.Certificate, bool
 		if err != nil {
 			return err
 		}
-		c, err = certificate(rd, server, string(id))
+		c, err = r.certificate(rd, server, string(id))
 		found = err == nil
 		return err
 	})
@@ -90,15 +90,25 @@ func (r *Rooms) Certificate(server matrix.ServerName) (onionid.Certificate, bool
 	return c, found, nil
 }
 
-func certificate(rd store.Reader, server matrix.ServerName, keyID string) (onionid.Certificate, error) {
+// certificate reads one of a server's. A certificate under a key id never changes, and checking it costs three times
+// what checking an event does, so it is kept in memory.
+func (r *Rooms) certificate(rd store.Reader, server matrix.ServerName, keyID string) (onionid.Certificate, error) {
 	if keyID == "" {
 		return onionid.Certificate{}, store.ErrNotFound
 	}
-	raw, err := rd.Get(certificateKey(server, keyID))
+	k := string(certificateKey(server, keyID))
+	if c, ok := r.certs.get(k); ok {
+		return c, nil
+	}
+	raw, err := rd.Get([]byte(k))
 	if err != nil {
 		return onionid.Certificate{}, err
 	}
-	return onionid.ParseCertificate(raw)
+	c, err := onionid.ParseCertificate(raw)
+	if err == nil {
+		r.certs.put(k, c, len(k)+len(raw)+certCost)
+	}
+	return c, err
 }
 
 // keysWith is the matrix.KeyFunc over given certificates (by server, space, key id) and the stored ones. It remembers
@@ -114,7 +124,7 @@ func (r *Rooms) keysWith(found map[string]onionid.Certificate) matrix.KeyFunc {
 		}
 		var c onionid.Certificate
 		err := r.kv.View(func(rd store.Reader) (err error) {
-			c, err = certificate(rd, server, keyID)
+			c, err = r.certificate(rd, server, keyID)
 			return err
 		})
 		if isNotFound(err) {
@@ -128,7 +138,7 @@ func (r *Rooms) keysWith(found map[string]onionid.Certificate) matrix.KeyFunc {
 	}
 }
 
-// Raw reads an event's wire bytes for "want" records; ask MayHave first. ErrUnknownEvent.
+// Raw reads an event's wire bytes, as the node's own events go out. For what another node asks for see RawFor. ErrUnknownEvent.
 func (r *Rooms) Raw(room matrix.RoomID, id matrix.EventID) ([]byte, error) {
 	var raw []byte
 	err := r.read(room, func(q *reading) error {
@@ -140,6 +150,40 @@ func (r *Rooms) Raw(room matrix.RoomID, id matrix.EventID) ([]byte, error) {
 			raw = shown(e).Raw() // what was redacted is given redacted
 		}
 		return err
+	})
+	return raw, err
+}
+
+// RawFor reads an event's wire bytes for a server that asks for them ("want" records). What the room's history visibility
+// keeps from it, it gets redacted, as long as it is in the room: it needs every event's place in the graph, or it could not
+// take what comes after. ErrUnknownEvent: it is not here, or the server is not in the room.
+func (r *Rooms) RawFor(server matrix.ServerName, room matrix.RoomID, id matrix.EventID) ([]byte, error) {
+	var raw []byte
+	err := r.read(room, func(q *reading) error {
+		e, err := q.byID(id)
+		if err != nil {
+			return err
+		}
+		if e == nil {
+			return ErrUnknownEvent
+		}
+		may, err := q.mayHave(server, e)
+		if err != nil {
+			return err
+		}
+		if may {
+			raw = shown(e).Raw()
+			return nil
+		}
+		in, err := q.serverIn(server)
+		if err != nil {
+			return err
+		}
+		if !in {
+			return ErrUnknownEvent
+		}
+		raw = e.ev.Redact().Raw()
+		return nil
 	})
 	return raw, err
 }

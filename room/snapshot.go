@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"tarn/crypto/onionid"
@@ -18,9 +19,9 @@ import (
 //
 // The node that gets it believes the inviter in one thing: that State was the room's state before Event. Everything in it is signed by
 // who wrote it and allowed by its auth events; what the inviter could do is leave newer state out. Of the states before
-// the snapshot's other events the node knows nothing. It takes State for it where it must have one: for the visibility of the
-// history, and for an event that another server wrote beside the invite, on parents from before it ("floor"): such an
-// event is judged by State and by the room's current state.
+// the snapshot's other events the node knows nothing. It takes State for it ("floor") where it must have one: for the
+// visibility of the history, and where an event that another server wrote beside the invite leans on what was before. Nobody
+// has more power by that than by naming old parents: the room's current state judges such an event too.
 type Snapshot struct {
 	Room         matrix.RoomID
 	Version      matrix.RoomVersion
@@ -117,7 +118,7 @@ func (q *reading) fill(s *Snapshot, all map[matrix.EventID]*held) error {
 					continue
 				}
 				have[name] = true
-				c, err := certificate(q.rd, matrix.ServerName(server), string(keyID))
+				c, err := q.r.certificate(q.rd, matrix.ServerName(server), string(keyID))
 				if isNotFound(err) {
 					continue
 				}
@@ -163,7 +164,23 @@ func (q *reading) historyFor(server matrix.ServerName, e *held) (map[matrix.Even
 		out[x.ev.ID()] = x.held
 		return len(out) < historyEvents && size < historyBytes, nil
 	})
-	return out, err
+	if err != nil {
+		return nil, err
+	}
+	// What was not accepted is not in the timeline, but children lean on it.
+	for _, x := range slices.Collect(maps.Values(out)) {
+		for _, id := range x.ev.PrevEvents() {
+			prev, err := q.byID(id)
+			if err != nil {
+				return nil, err
+			}
+			if prev != nil && !prev.shown && !prev.outlier && size < historyBytes {
+				size += len(prev.ev.Raw())
+				out[id] = prev
+			}
+		}
+	}
+	return out, nil
 }
 
 // checked is a snapshot that was found good.
@@ -270,6 +287,11 @@ func (p *plan) plant(c *checked) error {
 		}
 		if e == nil {
 			p.add(h, &held{ev: ev, status: dag.Accepted, outlier: true, spoilt: c.spoilt[ev.ID()]})
+		}
+	}
+	for _, ev := range c.events {
+		if err := p.edges(ev); err != nil {
+			return err
 		}
 	}
 	id, err := p.idOf(c.state, p.row.current)
@@ -417,12 +439,19 @@ func (p *plan) adopt(standing userRow) error {
 	if err != nil {
 		return err
 	}
+	if done, err := p.replay(invite, base); done || err != nil {
+		return err
+	}
 	p.row.floor, p.row.floorDepth = standing.state, invite.ev.Depth()
-	history, err := p.hanging(invite)
+	history, err := p.hanging(invite.ev)
 	if err != nil {
 		return err
 	}
+	// Deeper than this the node asks for what an event leans on, also where the history was withheld: once it is in the
+	// room it gets such events redacted (RawFor).
+	p.row.pastDepth = max(0, p.row.floorDepth-historyEvents)
 	for _, ev := range history {
+		p.row.pastDepth = min(p.row.pastDepth, ev.Depth())
 		h := mustHash(ev.ID())
 		e, err := p.held(h)
 		if err != nil {
@@ -453,12 +482,73 @@ func (p *plan) adopt(standing userRow) error {
 	return p.advance(after, e.after, standing.event)
 }
 
+// replay inserts a snapshot's history from the room's first event on, if all of it is there, so that every state is known
+// exactly. It gives up, having changed nothing, if something is missing or the invite's state comes out otherwise.
+func (p *plan) replay(invite *held, base dag.State) (bool, error) {
+	if len(p.row.heads) > 0 {
+		return false, nil // was here before: the old graph stays as it is
+	}
+	history, err := p.hanging(invite.ev)
+	if err != nil {
+		return false, err
+	}
+	g := graph{p: p, after: map[matrix.EventID]dag.State{}, status: map[matrix.EventID]dag.Status{}}
+	room := dag.Room{ID: p.row.id, Version: p.row.version, Current: dag.State{}}
+	var ins []dag.Insertion
+	for _, ev := range append(history, invite.ev) {
+		in, err := dag.Insert(&g, room, ev)
+		if err != nil || len(in.Missing) > 0 {
+			return false, nil
+		}
+		g.after[ev.ID()], g.status[ev.ID()] = in.After, in.Status
+		room.Heads, room.Current = in.Heads, in.Current
+		ins = append(ins, in)
+	}
+	last := ins[len(ins)-1]
+	if last.Status != dag.Accepted || !last.Before.Equal(base) {
+		return false, nil
+	}
+	for i, ev := range append(history, invite.ev) {
+		h := mustHash(ev.ID())
+		old, err := p.held(h)
+		if err != nil {
+			return false, err
+		}
+		e, err := p.put(ev, ins[i])
+		if err != nil {
+			return false, err
+		}
+		e.spoilt = old.spoilt
+	}
+	return true, nil
+}
+
+// graph is the dag.View of a replay: what was inserted so far has a state.
+type graph struct {
+	p      *plan
+	after  map[matrix.EventID]dag.State
+	status map[matrix.EventID]dag.Status
+}
+
+func (g *graph) Event(id matrix.EventID) (*matrix.Event, dag.Status, error) {
+	e, err := g.p.byID(id)
+	if e == nil || err != nil {
+		return nil, 0, err
+	}
+	if s, ok := g.status[id]; ok {
+		return e.ev, s, nil
+	}
+	return e.ev, e.status, nil
+}
+
+func (g *graph) StateAfter(id matrix.EventID) (dag.State, error) { return g.after[id], nil }
+
 // hanging are the events of the snapshot that lie before the invite without a gap, not in the timeline yet, parents first.
-func (p *plan) hanging(invite *held) ([]*matrix.Event, error) {
+func (p *plan) hanging(invite *matrix.Event) ([]*matrix.Event, error) {
 	const most = 2 * historyEvents
 	var out []*matrix.Event
-	seen := map[matrix.EventID]bool{invite.ev.ID(): true}
-	work := slices.Clone(invite.ev.PrevEvents())
+	seen := map[matrix.EventID]bool{invite.ID(): true}
+	work := slices.Clone(invite.PrevEvents())
 	for len(work) > 0 && len(out) < most {
 		id := work[0]
 		work = work[1:]

@@ -144,7 +144,7 @@ func (y *eyes) sees(e *held) (bool, error) {
 	return false, nil
 }
 
-// MayHave tells whether server may be given the room's event (it is in the room, and visibility allows it). State events
+// MayHave tells whether server may be given the room's event as it is (it is in the room, and visibility allows it). State events
 // it may always have, for without them it could not judge the others; what was sent while it had a joined member too.
 func (r *Rooms) MayHave(server matrix.ServerName, room matrix.RoomID, id matrix.EventID) (bool, error) {
 	may := false
@@ -153,42 +153,38 @@ func (r *Rooms) MayHave(server matrix.ServerName, room matrix.RoomID, id matrix.
 		if e == nil || err != nil {
 			return err
 		}
-		s, err := q.state(e.before)
-		if err != nil {
-			return err
-		}
-		in, err := q.serverIn(server)
-		if err != nil {
-			return err
-		}
-		was, err := q.serverWas(s, server, matrix.MemberJoin)
-		if err != nil {
-			return err
-		}
-		if was || e.ev.Type() == matrix.TypeMember && serverOf(matrix.UserID(*orEmpty(e.ev.StateKey()))) == server {
-			may = true
-			return nil
-		}
-		if !in {
-			return nil
-		}
-		if e.ev.StateKey() != nil {
-			may = true
-			return nil
-		}
-		open, err := q.visibilityIn(s)
-		if err != nil {
-			return err
-		}
-		switch {
-		case open >= openness(visShared):
-			may = true
-		case open == openness(visInvited):
-			may, err = q.serverWas(s, server, matrix.MemberInvite)
-		}
+		may, err = q.mayHave(server, e)
 		return err
 	})
 	return may, err
+}
+
+func (q *reading) mayHave(server matrix.ServerName, e *held) (bool, error) {
+	s, err := q.state(e.before)
+	if err != nil {
+		return false, err
+	}
+	if e.ev.Type() == matrix.TypeMember && serverOf(matrix.UserID(*orEmpty(e.ev.StateKey()))) == server {
+		return true, nil
+	}
+	if was, err := q.serverWas(s, server, matrix.MemberJoin); was || err != nil {
+		return was, err
+	}
+	in, err := q.serverIn(server)
+	if err != nil || !in {
+		return false, err
+	}
+	if e.ev.StateKey() != nil {
+		return true, nil
+	}
+	open, err := q.visibilityIn(s)
+	switch {
+	case err != nil:
+		return false, err
+	case open == openness(visInvited):
+		return q.serverWas(s, server, matrix.MemberInvite)
+	}
+	return open >= openness(visShared), nil
 }
 
 func orEmpty(s *string) *string {
