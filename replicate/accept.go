@@ -26,6 +26,9 @@ const (
 	acceptSeeking  acceptState = 1 // the payload is not found yet
 	acceptReplying acceptState = 2 // the reply is sealed and kept, not deposited yet
 	acceptFailed   acceptState = 3
+	// The reply is deposited and the contact exists; the reply is written again, identically, until the other node's
+	// first box shows that it was read: a store may lose it.
+	acceptDelivered acceptState = 4
 )
 
 // accept is a link that we follow. Guarded by the engine's mutex.
@@ -84,13 +87,13 @@ func parseAccept(voucher [32]byte, b []byte) (*accept, error) {
 		copy(a.replyID[:], r.raw(mailbox.IDSize))
 		a.reply = slices.Clone(r.raw(mailbox.BoxSize))
 	}
-	if a.state < acceptSeeking || a.state > acceptFailed || a.state == acceptReplying && a.reply == nil {
+	if a.state < acceptSeeking || a.state > acceptDelivered || (a.state == acceptReplying || a.state == acceptDelivered) && a.reply == nil {
 		r.bad = true
 	}
 	return a, r.end()
 }
 
-// open tells whether the link's store is still needed.
+// open tells whether the link has not come to an end yet.
 func (a *accept) open() bool { return a.state == acceptSeeking || a.state == acceptReplying }
 
 func (a *accept) fetchDue(at mailbox.Address, now time.Time) bool {
@@ -98,7 +101,7 @@ func (a *accept) fetchDue(at mailbox.Address, now time.Time) bool {
 }
 
 func (a *accept) replyDue(at mailbox.Address, now time.Time) bool {
-	return a.state == acceptReplying && a.link.Store == at && !a.busy && !a.due.After(now)
+	return (a.state == acceptReplying || a.state == acceptDelivered && now.Before(a.link.Expiry)) && a.link.Store == at && !a.busy && !a.due.After(now)
 }
 
 // Accept begins to follow a link. It is durable when Accept returns; the rest happens on the schedule, Contacts shows
@@ -124,7 +127,7 @@ func (e *Engine) Accept(ctx context.Context, l Link) (ContactStatus, error) {
 		return ContactStatus{}, ErrNoStore
 	}
 	for _, c := range e.contacts {
-		if c.voucher == l.Voucher {
+		if c.voucher == l.Voucher { // of a contact made with it
 			if c.initiator {
 				return ContactStatus{}, ErrOwnLink
 			}
@@ -261,9 +264,8 @@ func (e *Engine) answer(a *accept, content []byte, now time.Time) error {
 	return nil
 }
 
-// deliverReply writes the reply. Once the store has it the contact exists, in ONE Update with the end of the
-// following. A crash between the store's answer and that Update writes the reply again, identically: the store says
-// OK again. If the store has another box there, somebody else was faster: the link was used.
+// deliverReply writes the reply. Once the store has it the contact exists, in ONE Update with the link's new state. A
+// crash between the store's answer and that Update writes the reply again, identically: the store says OK again. If the store has another box there, somebody else was faster: the link was used.
 func (e *Engine) deliverReply(a *accept) job {
 	a.busy = true
 	box := (*[mailbox.BoxSize]byte)(a.reply)
@@ -274,19 +276,25 @@ func (e *Engine) deliverReply(a *accept) job {
 			p := e.profile.Load()
 			a.busy = false
 			switch {
-			case e.accepts[a.link.Voucher] != a || a.state != acceptReplying:
+			case e.accepts[a.link.Voucher] != a || a.state != acceptReplying && a.state != acceptDelivered:
+			case err == nil && a.state == acceptDelivered:
+				a.tries++
+				a.due = now.Add(e.jitter(backoff(p.Retransmit, a.tries, p.RetransmitMax)))
 			case err == nil:
+				next := *a
+				next.state, next.tries, next.due = acceptDelivered, 0, now.Add(e.jitter(p.Retransmit))
+				next.root, next.numberKey = ratchet.Root{}, [32]byte{} // the contact's rows have what follows from them
 				row := contactRow{state: contactActive, created: now, voucher: a.link.Voucher, stores: a.stores, told: slices.Clone(e.own),
 					numberKey: a.numberKey, promise: a.promise}
 				err := e.begin(newContact(a.name, row), a.root, a.sealedAt, func(txn store.Txn) error {
-					return txn.Delete(store.Key(tableAccept, a.link.Voucher[:]))
+					return txn.Set(store.Key(tableAccept, a.link.Voucher[:]), next.marshal())
 				})
 				if err != nil {
 					e.log.Warn("making a contact", "err", err)
 					a.due = now.Add(e.jitter(p.Frame))
 					return
 				}
-				delete(e.accepts, a.link.Voucher)
+				*a = next
 				e.reroute()
 			case errors.Is(err, errNotSent):
 				a.due = now

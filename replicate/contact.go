@@ -16,7 +16,10 @@ import (
 
 // Limits of one contact.
 const (
-	maxUnacked = 1000           // boxes: half of the peer's Window
+	maxUnacked = 1000           // boxes above the first that the peer lacks, with new content
+	maxReseal  = 1400           // with old content under a new index
+	maxAhead   = 1900           // with word of boxes given up: all within the peer's Window, so that it can always get on
+	maxVoids   = 300            // boxes given up that the peer does not know of
 	lookahead  = ratchet.Window // handles of boxes that we wait for
 	maxInbox   = 2000           // received records not worked off: beyond, no more boxes are fetched
 	maxWants   = 2000           // events to ask for
@@ -43,10 +46,13 @@ type contact struct {
 	receiver ratchet.Receiver
 
 	boxes     map[uint64]*box // unacknowledged, by index
-	highAcked uint64          // the index after the highest one acknowledged since the engine began
-	mapped    uint64          // expected slots are in the engine's map below this index
-	fragments int             // rows that wait for a box
-	ackDue    time.Time       // zero: nothing to acknowledge alone
+	voids     map[uint64]bool // indices given up that the peer does not know of
+	voidDue   time.Time       // when it is told (again)
+	voidTries int
+	highAcked uint64    // the index after the highest one acknowledged since the engine began
+	mapped    uint64    // expected slots are in the engine's map below this index
+	fragments int       // rows that wait for a box
+	ackDue    time.Time // zero: nothing to acknowledge alone
 	headsDue  time.Time
 	headsAt   int // which shared room the next summary begins with
 	inbox     int // rows
@@ -66,6 +72,7 @@ type contactRow struct {
 	stores    []mailbox.Address // where boxes for it are left
 	serial    uint64            // of the newest word about them
 	told      []mailbox.Address // our stores, as it was told
+	peerNext  uint64            // the lowest index that the contact lacks, by its newest acknowledgement
 	numberKey [32]byte          // with the inviter's nonce it gives the number that people compare
 	promise   [32]byte          // acceptor: SHA-256 of that nonce, as the link's payload promised
 	number    string            // "" until the nonce is known
@@ -82,6 +89,7 @@ func (c *contactRow) marshal() []byte {
 	w.stores(c.stores)
 	w.uvarint(c.serial)
 	w.stores(c.told)
+	w.uvarint(c.peerNext)
 	w.raw(c.numberKey[:])
 	w.raw(c.promise[:])
 	w.str(c.number)
@@ -92,7 +100,7 @@ func parseContact(b []byte) (contactRow, error) {
 	r := reader{b: b}
 	r.version()
 	c := contactRow{state: contactState(r.u8()), initiator: r.flag(), created: r.time(), lastHeard: r.time(), voucher: r.key32(),
-		stores: r.stores(), serial: r.uvarint(), told: r.stores(), numberKey: r.key32(), promise: r.key32(), number: r.str(32)}
+		stores: r.stores(), serial: r.uvarint(), told: r.stores(), peerNext: r.uvarint(), numberKey: r.key32(), promise: r.key32(), number: r.str(32)}
 	if c.state != contactActive {
 		r.bad = true
 	}
@@ -128,7 +136,7 @@ func parseSender(b []byte) (s ratchet.Sender, packed uint64, ack bundle.Ack, err
 
 // newContact is an empty one.
 func newContact(name onionid.Name, row contactRow) *contact {
-	return &contact{name: name, contactRow: row, boxes: map[uint64]*box{}, partial: map[[16]byte]*assembly{},
+	return &contact{name: name, contactRow: row, boxes: map[uint64]*box{}, voids: map[uint64]bool{}, partial: map[[16]byte]*assembly{},
 		wants: map[wantKey]*want{}, given: map[onionid.Name]bool{}}
 }
 
@@ -136,15 +144,6 @@ func newContact(name onionid.Name, row contactRow) *contact {
 func (c *contact) ack() bundle.Ack {
 	next, seen := c.receiver.Ack()
 	return bundle.Ack{Epoch: c.receiver.Epoch(), Next: next, Seen: seen}
-}
-
-// lowest is the lowest unacknowledged index, or the next one to be used.
-func (c *contact) lowest() uint64 {
-	low := c.sender.Index()
-	for i := range c.boxes {
-		low = min(low, i)
-	}
-	return low
 }
 
 // expect puts the handles of the boxes that may come next into the engine's map. All of the window is there, so that
@@ -240,6 +239,13 @@ func (e *Engine) loadContact(r store.Reader, c *contact, now time.Time) error {
 	}); err != nil {
 		return err
 	}
+	if err := scanOf(r, tableVoid, peer, func(k *store.KeyReader, _ []byte) error {
+		_, index := k.Uint64(), k.Uint64()
+		c.voids[index] = true
+		return k.Err()
+	}); err != nil {
+		return err
+	}
 	if err := scanOf(r, tableFragment, peer, func(*store.KeyReader, []byte) error { c.fragments++; return nil }); err != nil {
 		return err
 	}
@@ -289,7 +295,7 @@ func scanOf(r store.Reader, table byte, peer string, fn func(*store.KeyReader, [
 }
 
 // contactTables are those whose keys begin with a contact's name.
-var contactTables = []byte{tableContact, tableSender, tableReceiver, tableBoxMeta, tableBox, tableItem, tableFragment,
+var contactTables = []byte{tableContact, tableSender, tableReceiver, tableBoxMeta, tableBox, tableItem, tableFragment, tableVoid,
 	tableInbox, tableAssembly, tableGiven, tableWant}
 
 // erase deletes all rows of a contact but its outbox and what was received and not worked off yet (keepInbox).

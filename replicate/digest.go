@@ -183,6 +183,28 @@ func (f *follower) begin(closed uint64, d *descriptor) {
 	}
 }
 
+// beginDigest starts to follow a store's digest. At a new store the place where it starts is durable before anything
+// else is done there: what is written from then on is found, also after a crash.
+func (e *Engine) beginDigest(st *depot, now time.Time) error {
+	f := &st.follow
+	if !st.own || f.begun {
+		return nil
+	}
+	f.begin(mailbox.BucketAt(now, st.descriptor.bucket), st.descriptor)
+	if f.saved > 0 {
+		return nil
+	}
+	err := e.kv.Update(func(txn store.Txn) error {
+		return txn.Set(store.Key(tableDigest, string(st.address.Onion)), binary.BigEndian.AppendUint64(nil, f.head))
+	})
+	if err != nil {
+		f.begun = false
+		return err
+	}
+	f.saved = f.head
+	return nil
+}
+
 // chooseDigest reads the next page of one of our stores' digests.
 func (e *Engine) chooseDigest(st *depot, now time.Time) (job, bool) {
 	if !st.own {
@@ -190,11 +212,7 @@ func (e *Engine) chooseDigest(st *depot, now time.Time) (job, bool) {
 	}
 	f := &st.follow
 	bucket := st.descriptor.bucket
-	closed := mailbox.BucketAt(now.Add(-f.slack), bucket)
-	if !f.begun {
-		f.begin(closed, st.descriptor)
-	}
-	f.advance(closed)
+	f.advance(mailbox.BucketAt(now.Add(-f.slack), bucket))
 	p, ok := f.next(st.decoys.perBucket)
 	if !ok {
 		return job{}, false

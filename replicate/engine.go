@@ -209,8 +209,10 @@ func (e *Engine) reroute() {
 		}
 	}
 	for _, a := range e.accepts {
-		if a.open() {
+		if a.state == acceptSeeking {
 			add(&r.read, 2, a.link.Store)
+		}
+		if a.state != acceptFailed {
 			add(&r.write, 4, a.link.Store)
 		}
 	}

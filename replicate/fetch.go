@@ -219,9 +219,19 @@ func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plain
 	row.lastHeard = now
 	plan := e.planInbox(c, t.index, fragments, now)
 	peer := string(c.name)
+	// The contact's first box: it has read our reply.
+	var followed *accept
+	if !c.initiator {
+		followed = e.accepts[c.voucher]
+	}
 	err = e.kv.Update(func(txn store.Txn) error {
 		if err := plan.write(txn); err != nil {
 			return err
+		}
+		if followed != nil {
+			if err := txn.Delete(store.Key(tableAccept, c.voucher[:])); err != nil {
+				return err
+			}
 		}
 		return errors.Join(
 			txn.Set(store.Key(tableReceiver, peer), r.Marshal()),
@@ -233,6 +243,10 @@ func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plain
 	}
 	c.receiver, c.contactRow = r, row
 	plan.apply()
+	if followed != nil {
+		delete(e.accepts, c.voucher)
+		e.reroute()
+	}
 	if len(fragments) > 0 && c.ackDue.IsZero() {
 		c.ackDue = now.Add(e.exp(e.profile.Load().AckDelay))
 	}

@@ -11,6 +11,7 @@ import (
 
 	"tarn/bundle"
 	"tarn/crypto/onionid"
+	"tarn/crypto/ratchet"
 	"tarn/room"
 	"tarn/store"
 )
@@ -327,25 +328,31 @@ func (e *Engine) assemble(c *contact, id [16]byte) (bundle.Record, error) {
 	return rec, nil
 }
 
-// takeVoid stops waiting for a box that the peer gave up.
+// takeVoid stops waiting for boxes that the peer gave up.
 func (e *Engine) takeVoid(c *contact, data []byte) (effect, error) {
-	if len(data) != 12 {
+	if len(data) < 4 || len(data)%8 != 4 || len(data) > 4+8*ratchet.Window {
 		return effect{}, refuse(bundle.ErrMalformed)
 	}
-	epoch, index := binary.BigEndian.Uint32(data), binary.BigEndian.Uint64(data[4:])
-	var after *contact
-	next := c.receiver
+	epoch := binary.BigEndian.Uint32(data)
+	var next ratchet.Receiver
+	changed := false
 	return effect{
 		write: func(txn store.Txn) error {
-			after, next = nil, c.receiver
-			if epoch != next.Epoch() || next.Done(index) != nil {
-				return nil // it came after all, or is none of this stream
+			next, changed = c.receiver, false
+			if epoch != next.Epoch() {
+				return nil // of a stream that is no more
 			}
-			after = c
+			for b := data[4:]; len(b) > 0; b = b[8:] {
+				// An error: it came after all.
+				changed = next.Done(binary.BigEndian.Uint64(b)) == nil || changed
+			}
+			if !changed {
+				return nil
+			}
 			return txn.Set(store.Key(tableReceiver, string(c.name)), next.Marshal())
 		},
 		apply: func() {
-			if after != nil {
+			if changed {
 				c.receiver = next
 				e.expect(c)
 			}

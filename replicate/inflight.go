@@ -8,6 +8,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"tarn/bundle"
@@ -16,8 +18,8 @@ import (
 	"tarn/store"
 )
 
-// typeVoid is a bundle record of ours: epoch 4 ‖ index 8, big-endian, of a box that the sender gave up (what was in
-// it comes under another index), so that the receiver's acknowledgements can pass it. SPEC replicate §4.
+// typeVoid is a bundle record of ours: epoch 4, then an index 8 for each box that the sender gave up (what was in it
+// comes under another index), big-endian: so that the receiver's acknowledgements can pass it. SPEC replicate §4.
 const typeVoid bundle.Type = 0x20
 
 // When a box is given up under its index and sealed anew.
@@ -130,6 +132,11 @@ func (e *Engine) commitBox(c *contact, plaintext []byte, f *filling, now time.Ti
 	for _, g := range f.given {
 		c.given[g] = true
 	}
+	if f.voided {
+		p := e.profile.Load()
+		c.voidDue = now.Add(e.jitter(backoff(p.Retransmit, c.voidTries, p.RetransmitMax)))
+		c.voidTries++
+	}
 	for _, w := range f.asked {
 		e.asked(w, now)
 	}
@@ -189,7 +196,8 @@ func (e *Engine) putJob(c *contact, bx *box, sealed *[mailbox.BoxSize]byte) job 
 			case errors.Is(err, mailbox.ErrExists):
 				e.counts.exists.Add(1)
 				bx.exists++
-				bx.due = now.Add(e.jitter(p.Frame))
+				bx.failures++
+				bx.due = now.Add(e.jitter(backoff(p.Frame, bx.failures, p.Retransmit)))
 			default:
 				bx.failures++
 				bx.due = now.Add(e.jitter(backoff(p.Frame, bx.failures, p.Retransmit)))
@@ -236,7 +244,8 @@ func (e *Engine) rewrite(c *contact, bx *box, now time.Time) (job, bool) {
 		bx.due = now.Add(time.Minute)
 		return job{}, false
 	}
-	if bx.exists >= existsLimit || bx.attempts >= skippedLimit && c.highAcked > bx.index {
+	lost := bx.exists >= existsLimit || bx.attempts >= skippedLimit && c.highAcked > bx.index
+	if lost && c.roomForBox(maxReseal) && len(c.voids) < maxVoids {
 		plaintext := make([]byte, bundle.Size)
 		copy(plaintext, row[mailbox.BoxSize:])
 		return e.reseal(c, bx, plaintext, now)
@@ -248,23 +257,20 @@ func (e *Engine) rewrite(c *contact, bx *box, now time.Time) (job, bool) {
 }
 
 // reseal gives a box up under its index and seals its plaintext under the next one. In the same Update the old box
-// goes and a record is queued that tells the peer to wait for it no longer. The acknowledgement in it is old; that is
-// no matter, they only grow.
+// goes and its index is noted as one that the peer must be told of. The acknowledgement in it is old; that is no
+// matter, they only grow.
 func (e *Engine) reseal(c *contact, old *box, plaintext []byte, now time.Time) (job, bool) {
 	slot, next := c.sender.Next()
 	sealed := slot.Seal(plaintext)
-	bx := &box{index: slot.Index, id: slot.ID, created: old.created, eliciting: old.eliciting, carried: old.carried}
-	void := binary.BigEndian.AppendUint32([]byte{byte(typeVoid)}, c.sender.Epoch())
-	void = binary.BigEndian.AppendUint64(void, old.index)
-	peer := string(c.name)
+	bx := &box{index: slot.Index, id: slot.ID, created: old.created, eliciting: old.eliciting, carried: old.carried, failures: old.failures}
 	err := e.kv.Update(func(txn store.Txn) error {
 		return errors.Join(
-			txn.Set(store.Key(tableSender, peer), senderRow(next, c.packed, c.ackSent)),
+			txn.Set(store.Key(tableSender, string(c.name)), senderRow(next, c.packed, c.ackSent)),
 			txn.Delete(boxKey(tableBoxMeta, c, old.index)),
 			txn.Delete(boxKey(tableBox, c, old.index)),
 			txn.Set(boxKey(tableBoxMeta, c, bx.index), bx.marshal()),
 			txn.Set(boxKey(tableBox, c, bx.index), boxBytes(sealed, plaintext)),
-			store.Enqueue(txn, peer, store.ItemRecord, void))
+			txn.Set(boxKey(tableVoid, c, old.index), []byte{rowVersion}))
 	})
 	if err != nil {
 		e.log.Warn("sealing a box anew", "err", err)
@@ -274,7 +280,19 @@ func (e *Engine) reseal(c *contact, old *box, plaintext []byte, now time.Time) (
 	c.sender = next
 	delete(c.boxes, old.index)
 	c.boxes[bx.index] = bx
+	c.voids[old.index], c.voidDue, c.voidTries = true, now, 0
 	return e.putJob(c, bx, (*[mailbox.BoxSize]byte)(sealed)), true
+}
+
+// voidRecord tells of the lowest indices given up, up to 64 of them. It is put into every new box, and into one of
+// its own when that takes long, until the peer's acknowledgement has passed them.
+func (c *contact) voidRecord() bundle.Record {
+	indices := slices.Sorted(maps.Keys(c.voids))
+	data := binary.BigEndian.AppendUint32(nil, c.sender.Epoch())
+	for _, i := range indices[:min(len(indices), 64)] {
+		data = binary.BigEndian.AppendUint64(data, i)
+	}
+	return bundle.Record{Type: typeVoid, Data: data}
 }
 
 // ackBatch bounds the boxes that one Update forgets.
@@ -286,9 +304,12 @@ func (e *Engine) applyAck(c *contact, a bundle.Ack) error {
 	if a.Epoch != c.sender.Epoch() {
 		return nil
 	}
+	has := func(i uint64) bool {
+		return i < a.Next || i-a.Next < 256 && a.Seen[(i-a.Next)/8]&(1<<((i-a.Next)%8)) != 0
+	}
 	var acked []*box
 	for i, b := range c.boxes {
-		if i < a.Next || i-a.Next < 256 && a.Seen[(i-a.Next)/8]&(1<<((i-a.Next)%8)) != 0 {
+		if has(i) {
 			acked = append(acked, b)
 			c.highAcked = max(c.highAcked, i+1)
 		}
@@ -302,6 +323,30 @@ func (e *Engine) applyAck(c *contact, a bundle.Ack) error {
 			delete(c.boxes, b.index)
 		}
 		acked = acked[n:]
+	}
+	var known []uint64
+	for i := range c.voids {
+		if has(i) {
+			known = append(known, i)
+		}
+	}
+	if len(known) > 0 {
+		if err := e.kv.Update(func(txn store.Txn) error {
+			for _, i := range known {
+				if err := txn.Delete(boxKey(tableVoid, c, i)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return fmt.Errorf("forget boxes given up: %w", err)
+		}
+		for _, i := range known {
+			delete(c.voids, i)
+		}
+	}
+	if a.Next <= c.sender.Index() {
+		c.peerNext = max(c.peerNext, a.Next) // kept on disk with the box that it came in
 	}
 	return nil
 }

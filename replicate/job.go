@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"time"
 
 	"tarn/mailbox"
@@ -90,7 +91,12 @@ func (e *Engine) fetchDescriptor(ctx context.Context, m Mailbox, st *depot) erro
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	st.setDescriptor(d, time.Now())
+	now := time.Now()
+	st.setDescriptor(d, now)
+	if err := e.beginDigest(st, now); err != nil {
+		st.descriptor = nil // nothing is done at this store before
+		return fmt.Errorf("keep a digest cursor: %w", err)
+	}
 	return nil
 }
 

@@ -60,10 +60,10 @@ func (e *Engine) choosePut(s slot, now time.Time) (job, bool) {
 	}
 	e.rng.Shuffle(len(reachable), func(i, j int) { reachable[i], reachable[j] = reachable[j], reachable[i] })
 	for _, c := range reachable {
-		if !c.roomForBox() {
+		if !c.roomForBox(maxUnacked) {
 			continue
 		}
-		if now.After(c.headsDue) && !c.headsDue.IsZero() {
+		if now.After(c.headsDue) && !c.headsDue.IsZero() && !c.waits() {
 			if j, ok := e.putHeads(c, now); ok {
 				return j, true
 			}
@@ -75,13 +75,33 @@ func (e *Engine) choosePut(s slot, now time.Time) (job, bool) {
 	return job{}, false
 }
 
-// roomForBox tells whether one more unacknowledged box keeps within what the peer's window and we can hold.
-func (c *contact) roomForBox() bool { return c.sender.Index()-c.lowest() < maxUnacked }
+// roomForBox tells whether the next index is less than ahead above the lowest that the peer lacks.
+func (c *contact) roomForBox(ahead uint64) bool {
+	return c.sender.Index() < c.peerNext+ahead
+}
+
+// waits tells whether the peer has something to acknowledge: then it needs no summary to be heard of again.
+func (c *contact) waits() bool {
+	for _, b := range c.boxes {
+		if b.eliciting {
+			return true
+		}
+	}
+	return false
+}
+
+// voidsDue tells whether the peer is to be told of boxes that were given up.
+func (c *contact) voidsDue(now time.Time) bool { return len(c.voids) > 0 && !c.voidDue.After(now) }
 
 // putFor finds a box for one contact: a rewrite that is due, or something new; by lot if there is both.
 func (e *Engine) putFor(c *contact, now time.Time) (job, bool) {
 	due := c.dueBox(now)
-	fresh := c.roomForBox() && e.hasNew(c, now)
+	fresh := c.roomForBox(maxUnacked) && e.hasNew(c, now)
+	if !fresh && c.voidsDue(now) && c.roomForBox(maxAhead) {
+		f := &filling{packer: bundle.NewPacker(c.ack()), eliciting: true}
+		f.voided = f.packer.Add(c.voidRecord())
+		return e.seal(c, f, now)
+	}
 	if due != nil && (!fresh || e.rng.IntN(2) == 0) {
 		return e.rewrite(c, due, now)
 	}
@@ -107,7 +127,7 @@ func (e *Engine) putFor(c *contact, now time.Time) (job, bool) {
 
 // hasNew tells whether something waits that is in no box yet.
 func (e *Engine) hasNew(c *contact, now time.Time) bool {
-	if c.fragments > 0 || c.wantDue(now) {
+	if c.fragments > 0 || c.wantDue(now) || c.voidsDue(now) {
 		return true
 	}
 	some := false
@@ -134,6 +154,7 @@ type filling struct {
 	cut       []bundle.Fragment
 	given     []onionid.Name
 	asked     []*want
+	voided    bool // it tells of the boxes given up
 }
 
 // fragmentKey names a row of tableFragment.
@@ -159,6 +180,10 @@ func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
 		prefix = append(prefix, fn)
 		f.eliciting = true
 		return true
+	}
+	if len(c.voids) > 0 {
+		r := c.voidRecord()
+		f.voided = add(func(p *bundle.Packer) bool { return p.Add(r) })
 	}
 	entries, stop, err := e.entries(c, f)
 	if err != nil {

@@ -95,7 +95,10 @@ func (e *Engine) Contacts() ([]ContactStatus, error) {
 		s := ContactStatus{Name: c.name, State: Active, Created: c.created, LastHeard: c.lastHeard, Waiting: waiting[string(c.name)],
 			Unacked: len(c.boxes), ExpectedDelay: e.expectedDelay(c), Number: c.number}
 		if c.number == "" {
-			s.Reason = "Our answer is in the mailbox; the other node's first word is on its way."
+			s.Reason = "Our answer is in the mailbox; the other node has not read it yet."
+			if a := e.accepts[c.voucher]; a != nil && !now.Before(a.link.Expiry) {
+				s.Reason = "Our answer was in the mailbox, but the other node did not read it before the link expired; ask for a new link."
+			}
 		}
 		delete(waiting, string(c.name))
 		out = append(out, s)
@@ -104,7 +107,9 @@ func (e *Engine) Contacts() ([]ContactStatus, error) {
 		out = append(out, e.inviteStatus(in, now))
 	}
 	for _, a := range e.accepts {
-		out = append(out, e.acceptStatus(a, now))
+		if a.state != acceptDelivered { // that is a contact already
+			out = append(out, e.acceptStatus(a, now))
+		}
 	}
 	for name, n := range waiting {
 		out = append(out, ContactStatus{Name: onionid.Name(name), State: Stranger, Waiting: n,
@@ -210,6 +215,9 @@ func (e *Engine) Forget(name string) error {
 		if err := erase(txn, c.name, false); err != nil {
 			return err
 		}
+		if err := txn.Delete(store.Key(tableAccept, c.voucher[:])); err != nil {
+			return err
+		}
 		items, err := store.Pending(txn, name, 0, 1<<20)
 		if err != nil {
 			return err
@@ -225,6 +233,7 @@ func (e *Engine) Forget(name string) error {
 	}
 	e.unexpect(c)
 	delete(e.contacts, c.name)
+	delete(e.accepts, c.voucher)
 	for _, st := range e.depots {
 		for h, t := range st.todo {
 			if t.contact == c {
