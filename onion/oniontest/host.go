@@ -126,11 +126,11 @@ func (h *Host) WaitPublished(ctx context.Context, name onionid.Name) error {
 
 // Dial is [onion.Network].
 func (h *Host) Dial(ctx context.Context, addr, isolation string) (net.Conn, error) {
-	name, port, err := onion.ParseAddress(addr)
+	n := h.net
+	name, port, err := n.parse(addr)
 	if err != nil {
 		return nil, err
 	}
-	n := h.net
 	n.mu.Lock()
 	if h.down {
 		n.mu.Unlock()
@@ -156,6 +156,29 @@ func (h *Host) Dial(ctx context.Context, addr, isolation string) (net.Conn, erro
 		return nil, fmt.Errorf("dial: %w", err)
 	}
 	return c, nil
+}
+
+// target is an address taken apart.
+type target struct {
+	name onionid.Name
+	port int
+}
+
+// parse is onion.ParseAddress, remembering what was right: the check of the key in a name is 80 % of a poll's cost.
+func (n *Net) parse(addr string) (onionid.Name, int, error) {
+	n.mu.Lock()
+	t, ok := n.targets[addr]
+	n.mu.Unlock()
+	if ok {
+		return t.name, t.port, nil
+	}
+	name, port, err := onion.ParseAddress(addr)
+	if err == nil {
+		n.mu.Lock()
+		n.targets[addr] = target{name, port}
+		n.mu.Unlock()
+	}
+	return name, port, err
 }
 
 // dial plays one dial of the pair p: the time it takes, chance, then what the service is by then.

@@ -49,6 +49,7 @@ type Net struct {
 	publish  time.Duration
 	services map[onionid.Name]*service // by the last published descriptor
 	conns    map[*flow]struct{}        // connections that not both sides have closed
+	targets  map[string]target         // addresses that were right
 	taps     []func(Event)
 	lastConn uint64
 }
@@ -76,6 +77,7 @@ func New(seed uint64) *Net {
 		links:    map[pair]*link{},
 		services: map[onionid.Name]*service{},
 		conns:    map[*flow]struct{}{},
+		targets:  map[string]target{},
 	}
 }
 
