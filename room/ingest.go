@@ -474,8 +474,12 @@ func (p *plan) retract(h hash, c *candidate) (bool, error) {
 		}
 		return false, err
 	}
+	id, err := p.idOf(s, row.state)
+	if err != nil {
+		return false, err
+	}
 	p.add(h, &held{ev: ev, status: dag.Accepted, outlier: true, spoilt: c.spoilt, shown: true,
-		before: row.state, after: row.state, now: row.state, replaces: row.event})
+		before: id, after: id, now: id, replaces: row.event})
 	p.users[user] = userChange{userRow{membership: ev.Membership(), event: h}, h}
 	p.topics[user] = true
 	return true, nil
