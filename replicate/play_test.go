@@ -614,7 +614,7 @@ func (w *world) until(limit time.Duration, what string, cond func() bool) time.D
 			}
 			w.t.Fatalf("%s did not come about within %v", what, limit)
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(max(50*time.Millisecond, limit/10000))
 		synctest.Wait()
 	}
 	return time.Since(begin)

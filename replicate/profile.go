@@ -52,7 +52,7 @@ func Profiles() []Profile {
 			Want: 2 * time.Minute, Heads: time.Hour, Timeout: 90 * time.Second, InFlight: 64},
 		{Name: "economy", Frame: 60 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 15 * time.Minute, Retransmit: 2 * time.Hour, RetransmitMax: 24 * time.Hour,
 			Want: 10 * time.Minute, Heads: 4 * time.Hour, Timeout: 2 * time.Minute, InFlight: 32},
-		{Name: "paranoid", Frame: 10 * time.Second, Digests: 1, CoverPut: 1, AckDelay: 5 * time.Minute, Retransmit: 30 * time.Minute, RetransmitMax: 12 * time.Hour,
+		{Name: "paranoid", Frame: 10 * time.Second, Digests: 2, CoverPut: 1, AckDelay: 5 * time.Minute, Retransmit: 30 * time.Minute, RetransmitMax: 12 * time.Hour,
 			Want: 5 * time.Minute, Heads: time.Hour, Timeout: 90 * time.Second, InFlight: 64},
 	}
 }
@@ -73,7 +73,7 @@ func ParseProfile(name string) (Profile, error) {
 // CustomProfile makes a profile for tests and demonstrations from its frame alone; every other time is a multiple of
 // it: acknowledgements after 4 frames, rewrites after 40, requests for missing events after 8, heads every 200.
 func CustomProfile(frame time.Duration, coverPut float64) Profile {
-	return Profile{Name: "custom", Frame: frame, Digests: 1, CoverPut: coverPut, AckDelay: 4 * frame, Retransmit: 40 * frame, RetransmitMax: 2000 * frame,
+	return Profile{Name: "custom", Frame: frame, Digests: 2, CoverPut: coverPut, AckDelay: 4 * frame, Retransmit: 40 * frame, RetransmitMax: 2000 * frame,
 		Want: 8 * frame, Heads: 200 * frame, Timeout: max(30*time.Second, 2*frame), InFlight: 128}
 }
 

@@ -128,7 +128,7 @@ func TestTooManyInFlightAreDroppedNotDelayed(t *testing.T) {
 func TestSlotsArePoisson(t *testing.T) {
 	p := CustomProfile(2*time.Second, 0.3)
 	all, _ := watched(t, p, func(*world, *node, *node) {})
-	for _, kind := range []slotKind{slotPut, slotGet, slotDigest} {
+	for _, kind := range []slotKind{slotPut, slotGet} {
 		var gaps []float64
 		last := time.Duration(-1)
 		stores := map[any]int{}
