@@ -99,7 +99,7 @@ func (in *ingest) verify(events [][]byte) error {
 				continue
 			}
 			h := mustHash(ev.ID())
-			spoilt := len(raw) != len(ev.Raw()) || string(raw) != string(ev.Raw())
+			spoilt := ev.Redacted()
 			e, err := q.held(h)
 			if err != nil {
 				return err
