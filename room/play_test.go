@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"tarn/crypto/onionid"
 	"tarn/dag"
@@ -316,3 +317,5 @@ func (p *player) describe(room matrix.RoomID, id matrix.EventID) (out string) {
 	})
 	return out
 }
+
+func (p *player) now() time.Time { return time.UnixMilli(time.Now().UnixMilli()) }
