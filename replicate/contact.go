@@ -164,9 +164,14 @@ func (e *Engine) expect(c *contact) {
 
 // slotFor finds the slot of an index that is not opened yet.
 func (c *contact) slotFor(index uint64) (ratchet.Slot, bool) {
-	for _, s := range c.receiver.Expected(lookahead) {
-		if s.Index == index {
-			return s, true
+	next, _ := c.receiver.Ack()
+	if index < next || index-next >= lookahead {
+		return ratchet.Slot{}, false
+	}
+	slots := c.receiver.Expected(int(index-next) + 1)
+	for i := len(slots) - 1; i >= 0; i-- {
+		if slots[i].Index == index {
+			return slots[i], true
 		}
 	}
 	return ratchet.Slot{}, false

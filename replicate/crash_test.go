@@ -82,7 +82,7 @@ func crashPlay(t *testing.T, draw func(label string, n int) int) {
 		}
 		time.Sleep(time.Duration(1+draw("seconds", 40)) * time.Second)
 		if draw("the store loses everything", 12) == 0 {
-			w.store(0).lose()
+			w.store(0).set((*fakeStore).lose)
 		}
 	}
 	boot(a, false)

@@ -130,20 +130,13 @@ func TestFaultsOfAStoreHeal(t *testing.T) {
 				s := w.store(0)
 				talk(t, w, a, b, 2, 10*time.Minute)
 				quiet(w, a, b, 20*time.Minute)
-				set := func(f func(*fakeStore)) {
-					s.mu.Lock()
-					off := s.lose
-					_ = off
-					s.mu.Unlock()
-					f(s)
-				}
-				set(play.on)
+				s.set(play.on)
 				for i := range 5 {
 					a.rooms.send(t, lounge, fmt.Sprint("in trouble ", i))
 					b.rooms.send(t, lounge, fmt.Sprint("me too ", i))
 				}
 				time.Sleep(2 * time.Minute)
-				set(play.off)
+				s.set(play.off)
 				w.has(b, lounge, 12, 2*time.Hour)
 				w.has(a, lounge, 12, 2*time.Hour)
 				quiet(w, a, b, 4*time.Hour)

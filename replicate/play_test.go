@@ -201,10 +201,15 @@ func (c *fakeClient) Digest(ctx context.Context, p mailbox.PageAddr) (mailbox.Pa
 	return page, nil
 }
 
-// lose forgets every box, as a broken disk would; the digest goes on.
-func (s *fakeStore) lose() {
+// set changes its faults.
+func (s *fakeStore) set(f func(*fakeStore)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	f(s)
+}
+
+// lose forgets every box, as a broken disk would; the digest goes on. The caller has the lock (set).
+func (s *fakeStore) lose() {
 	clear(s.boxes)
 	clear(s.handles)
 }

@@ -54,7 +54,7 @@ func TestConversationAndErrorsDoNotChangeWhenAndWhereConnectionsGo(t *testing.T)
 			}
 		},
 		"the store is down": func(w *world, a, b *node) {
-			w.store(1).down = mailbox.ErrBusy
+			w.store(1).set(func(s *fakeStore) { s.down = mailbox.ErrBusy })
 			for i := range 60 {
 				a.rooms.send(t, lounge, fmt.Sprint("a", i))
 				time.Sleep(7 * time.Second)
@@ -89,9 +89,7 @@ func TestSlowTransactionsDoNotShiftTheSchedule(t *testing.T) {
 	idle, _ := watched(t, p, func(*world, *node, *node) {})
 	slow, _ := watched(t, p, func(w *world, _, _ *node) {
 		for _, s := range w.stores {
-			s.mu.Lock()
-			s.delay = 20 * time.Second
-			s.mu.Unlock()
+			s.set(func(s *fakeStore) { s.delay = 20 * time.Second })
 		}
 	})
 	if !slices.Equal(idle, slow) {
@@ -106,9 +104,7 @@ func TestTooManyInFlightAreDroppedNotDelayed(t *testing.T) {
 	p.InFlight = 8
 	got, _ := watched(t, p, func(w *world, _, _ *node) {
 		for _, s := range w.stores {
-			s.mu.Lock()
-			s.delay = 20 * time.Second
-			s.mu.Unlock()
+			s.set(func(s *fakeStore) { s.delay = 20 * time.Second })
 		}
 	})
 	if len(got) >= len(all) || len(got) == 0 {
