@@ -12,7 +12,10 @@ package configs
 import (
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/BurntSushi/toml"
@@ -38,6 +41,29 @@ func Load(name string, c Checker) error {
 		return fmt.Errorf("configuration: %w", err)
 	}
 	return decode(name, string(b), c)
+}
+
+// Absolute makes paths that the configuration file holds absolute: they are relative to the file's folder.
+func Absolute(file string, paths ...*string) error {
+	base, err := filepath.Abs(filepath.Dir(file))
+	if err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	for _, p := range paths {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(base, *p)
+		}
+	}
+	return nil
+}
+
+// Log is the program's log at a level that Check accepted ("debug", "info", "warn", "error").
+func Log(w io.Writer, level string) *slog.Logger {
+	l := slog.LevelInfo
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		l = slog.LevelInfo
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l}))
 }
 
 func decode(name, text string, c Checker) error {

@@ -3,9 +3,14 @@
 package configs
 
 import (
+	"flag"
 	"fmt"
+	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
+
+	"tarn/onion"
 )
 
 // Tor says how the program reaches the Tor network: the only way out that it has.
@@ -48,14 +53,33 @@ func (t Tor) Check() error {
 	return nil
 }
 
-// Torrc reads TorrcFile's lines; none if it is not set.
-func (t Tor) Torrc() ([]string, error) {
+// Flags adds the flags that set these values.
+func (t *Tor) Flags(f *flag.FlagSet) {
+	f.StringVar(&t.Mode, "tor", t.Mode, "managed, attach or off")
+	f.StringVar(&t.Program, "tor-program", t.Program, "the tor program")
+	f.StringVar(&t.Control, "tor-control", "", "with --tor attach: tor's control socket or port")
+	f.StringVar(&t.Socks, "tor-socks", "", "with --tor attach: tor's SOCKS socket or port")
+	f.Func("torrc", "a file with more torrc lines (a private network's)", func(name string) (err error) {
+		t.TorrcFile, err = filepath.Abs(name)
+		return err
+	})
+}
+
+// Onion is package onion's form of these values, with its data in dir. It errs if TorrcFile cannot be read.
+func (t Tor) Onion(dir string, log *slog.Logger) (onion.Config, error) {
+	c := onion.Config{Mode: onion.Mode(t.Mode), Dir: dir, TorPath: t.Program, SocksAddr: t.Socks, Bridges: t.Bridges, Log: log}
+	if path, ok := strings.CutPrefix(t.Control, "unix:"); ok {
+		c.ControlSocket = path
+	} else {
+		c.ControlAddr = t.Control
+	}
 	if t.TorrcFile == "" {
-		return nil, nil
+		return c, nil
 	}
 	b, err := os.ReadFile(t.TorrcFile)
 	if err != nil {
-		return nil, fmt.Errorf("tor.torrc_file: %w", err)
+		return c, fmt.Errorf("tor.torrc_file: %w", err)
 	}
-	return strings.Split(strings.TrimRight(string(b), "\n"), "\n"), nil
+	c.Torrc = strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return c, nil
 }

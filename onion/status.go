@@ -114,6 +114,19 @@ func (t *Tor) Changed() <-chan struct{} {
 	return t.changed
 }
 
+// Follow calls fn with the status now and after each change, until ctx ends.
+func (t *Tor) Follow(ctx context.Context, fn func(Status)) {
+	for {
+		changed := t.Changed()
+		fn(t.Status())
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
 // WaitReady returns nil when dials are possible, ErrOff if they never will be, or ctx's error with the state so far.
 func (t *Tor) WaitReady(ctx context.Context) error {
 	for {

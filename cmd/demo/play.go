@@ -144,11 +144,31 @@ func (p *play) absence(ctx context.Context) error {
 		}
 		ls = append(ls, l)
 	}
+	if err := p.deposited(ctx); err != nil {
+		return err
+	}
 	if err := bob.start(); err != nil {
 		return err
 	}
-	p.s.say("bob's node is on again")
+	p.s.say("alice's boxes lie in the mailbox; bob's node is on again")
 	return p.arrived(ctx, ls...)
+}
+
+// deposited waits until everything that alice's node has to say is in boxes, and some frames more, in which it writes them.
+func (p *play) deposited(ctx context.Context) error {
+	return await(ctx, patience, "alice's node to seal what waits", func() (bool, error) {
+		before, err := p.s.mailboxBoxes(ctx)
+		if err != nil {
+			return false, err
+		}
+		pause(ctx, 3*time.Second)
+		st, err := p.s.status(ctx, p.s.nodes[0])
+		if err != nil {
+			return false, err
+		}
+		after, err := p.s.mailboxBoxes(ctx)
+		return st.Contacts[0].Unacked > 0 && after > before, err
+	})
 }
 
 // killings kills each process once in mid-conversation and starts it again.

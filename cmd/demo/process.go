@@ -72,6 +72,8 @@ type stage struct {
 	mailbox  *process
 	line     string // the mailbox's address
 	nodes    [2]*homeserver
+
+	mailboxConfig string
 }
 
 // homeserver is one node and its one user.

@@ -65,6 +65,7 @@ func (s *stage) buildMailbox(ctx context.Context) (err error) {
 		return err
 	}
 	s.line = strings.TrimSpace(s.line)
+	s.mailboxConfig = config
 	s.mailbox, err = s.spawn("mailbox", "mailbox", "run", "--config", config)
 	return err
 }
@@ -112,7 +113,10 @@ type status struct {
 		LastGood time.Time `json:"last_good"`
 		Problem  string
 	}
-	Contacts []struct{ State, Reason, Check string }
+	Contacts []struct {
+		State, Reason, Check string
+		Unacked              int
+	}
 }
 
 func (s *stage) status(ctx context.Context, n *homeserver) (st status, err error) {
@@ -121,6 +125,16 @@ func (s *stage) status(ctx context.Context, n *homeserver) (st status, err error
 		return st, err
 	}
 	return st, json.Unmarshal([]byte(out), &st)
+}
+
+// mailboxBoxes is how many boxes the mailbox keeps.
+func (s *stage) mailboxBoxes(ctx context.Context) (int, error) {
+	out, err := s.command(ctx, "mailbox", "status", "--json", "--config", s.mailboxConfig)
+	if err != nil {
+		return 0, err
+	}
+	var st struct{ Boxes int }
+	return st.Boxes, json.Unmarshal([]byte(out), &st)
 }
 
 // ready waits until the node has spoken with the mailbox.

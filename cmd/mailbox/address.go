@@ -7,18 +7,20 @@ import (
 	"fmt"
 	"io"
 
+	"tarn/internal/cli"
+
 	"tarn/internal/termqr"
 	"tarn/mailbox/store"
 )
 
 // cmdAddress prints the line that others need; the mailbox need not run.
-func cmdAddress(_ context.Context, e env, args []string) error {
-	f := newFlags(e, "address")
+func cmdAddress(_ context.Context, e cli.Env, args []string) error {
+	f := program.Flags(e, "address")
 	noQR := f.Bool("no-qr", false, "do not draw a QR code")
-	if err := f.parse(args); err != nil {
+	if err := f.NoWords(args); err != nil {
 		return err
 	}
-	cfg, err := loadConfig(f.config)
+	cfg, err := loadConfig(f.Config)
 	if err != nil {
 		return err
 	}
@@ -27,9 +29,9 @@ func cmdAddress(_ context.Context, e env, args []string) error {
 		return err
 	}
 	line := store.AddressOf(key).String()
-	err = f.show(e, map[string]string{"address": line}, func(w io.Writer) { fmt.Fprintln(w, line) })
-	if err == nil && !f.json && !*noQR {
-		err = termqr.Write(e.err, line)
+	err = f.Show(e, map[string]string{"address": line}, func(w io.Writer) { fmt.Fprintln(w, line) })
+	if err == nil && !f.JSON && !*noQR {
+		err = termqr.Write(e.Err, line)
 	}
 	return err
 }

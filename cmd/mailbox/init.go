@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"tarn/configs"
+	"tarn/internal/cli"
 	"tarn/internal/durable"
 	"tarn/mailbox/store"
 	"tarn/onion"
@@ -24,8 +25,8 @@ type initResult struct {
 
 // cmdInit makes a mailbox. Order of writes: the seed, then the configuration file, last: a crash before it leaves a
 // directory without mailbox.toml, on which init goes on with the same seed.
-func cmdInit(_ context.Context, e env, args []string) error {
-	f := newFlags(e, "init")
+func cmdInit(_ context.Context, e cli.Env, args []string) error {
+	f := program.Flags(e, "init")
 	cfg := configs.DefaultMailbox()
 	dir := f.String("dir", "", "where the mailbox keeps everything (default: the folder of --config)")
 	f.DurationVar(&cfg.TTL, "ttl", cfg.TTL, "how long a box is kept")
@@ -36,26 +37,13 @@ func cmdInit(_ context.Context, e env, args []string) error {
 	f.IntVar(&cfg.MaxConnections, "max-connections", cfg.MaxConnections, "connections served at once")
 	f.IntVar(&cfg.PowRate, "pow-rate", cfg.PowRate, "connections a second from which tor asks for a proof of work; 0: never")
 	f.StringVar(&cfg.LogLevel, "log-level", cfg.LogLevel, "debug, info, warn or error")
-	f.StringVar(&cfg.Tor.Mode, "tor", cfg.Tor.Mode, "managed, attach or off")
-	f.StringVar(&cfg.Tor.Program, "tor-program", cfg.Tor.Program, "the tor program")
-	f.StringVar(&cfg.Tor.Control, "tor-control", "", "with --tor attach: tor's control socket or port")
-	f.StringVar(&cfg.Tor.Socks, "tor-socks", "", "with --tor attach: tor's SOCKS socket or port")
-	f.StringVar(&cfg.Tor.TorrcFile, "torrc", "", "a file with more torrc lines (a private network's)")
-	if err := f.parse(args); err != nil {
+	cfg.Tor.Flags(f.FlagSet)
+	if err := f.NoWords(args); err != nil {
 		return err
 	}
-	file := f.config
-	if *dir != "" {
-		file = filepath.Join(*dir, configName)
-	}
-	file, err := filepath.Abs(file)
+	file, err := f.NewConfig(program, *dir)
 	if err != nil {
 		return err
-	}
-	if cfg.Tor.TorrcFile != "" {
-		if cfg.Tor.TorrcFile, err = filepath.Abs(cfg.Tor.TorrcFile); err != nil {
-			return err
-		}
 	}
 	if err := cfg.Check(); err != nil {
 		return err
@@ -64,12 +52,12 @@ func cmdInit(_ context.Context, e env, args []string) error {
 	if err != nil {
 		return err
 	}
-	return f.show(e, res, func(w io.Writer) {
+	return f.Show(e, res, func(w io.Writer) {
 		fmt.Fprintln(w, res.Address)
-		fmt.Fprintf(e.err, "\nThe mailbox is made: %s explains every setting. The line above is its address, to give to others.\n", res.Config)
-		fmt.Fprintf(e.err, "Keep a copy of %s in a safe place: whoever has it is this mailbox.\n\nNext:\n", filepath.Join(filepath.Dir(res.Config), seedName))
+		fmt.Fprintf(e.Err, "\nThe mailbox is made: %s explains every setting. The line above is its address, to give to others.\n", res.Config)
+		fmt.Fprintf(e.Err, "Keep a copy of %s in a safe place: whoever has it is this mailbox.\n\nNext:\n", filepath.Join(filepath.Dir(res.Config), seedName))
 		for _, c := range res.Next {
-			fmt.Fprintf(e.err, "  %s\n", c)
+			fmt.Fprintf(e.Err, "  %s\n", c)
 		}
 	})
 }
@@ -94,13 +82,9 @@ func makeMailbox(cfg configs.Mailbox, file string) (res initResult, err error) {
 	if err := durable.WriteFile(file, configs.RenderMailbox(cfg), 0o600); err != nil {
 		return res, err
 	}
-	flag := ""
-	if file != defaultConfig() {
-		flag = " --config " + file
-	}
 	return initResult{
 		Address: store.AddressOf(onion.KeyFromSeed(seed)).String(),
 		Config:  file,
-		Next:    []string{"mailbox run" + flag, "mailbox status" + flag, "mailbox address" + flag},
+		Next:    program.Next(file, "run", "status", "address"),
 	}, nil
 }

@@ -68,7 +68,7 @@ func TestIdleMemory(t *testing.T) {
 	if out, err := exec.Command(bin, "init", "--dir", dir, "--tor", "off").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	cmd := exec.Command(bin, "run", "--config", filepath.Join(dir, configName))
+	cmd := exec.Command(bin, "run", "--config", filepath.Join(dir, program.ConfigName))
 	began := time.Now()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func TestIdleMemory(t *testing.T) {
 		}
 	}
 	start := time.Since(began)
-	if err := exec.Command(bin, "status", "--config", filepath.Join(dir, configName)).Run(); err != nil {
+	if err := exec.Command(bin, "status", "--config", filepath.Join(dir, program.ConfigName)).Run(); err != nil {
 		t.Fatal(err)
 	}
 	rss := rss(t, cmd.Process.Pid)

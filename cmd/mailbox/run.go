@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tarn/configs"
+	"tarn/internal/cli"
 	"tarn/internal/control"
 	"tarn/internal/durable"
 	"tarn/mailbox"
@@ -36,23 +37,23 @@ type running struct {
 }
 
 // cmdRun runs the mailbox until a signal.
-func cmdRun(ctx context.Context, e env, args []string) (err error) {
-	f := newFlags(e, "run")
-	if err := f.parse(args); err != nil {
+func cmdRun(ctx context.Context, e cli.Env, args []string) (err error) {
+	f := program.Flags(e, "run")
+	if err := f.NoWords(args); err != nil {
 		return err
 	}
-	cfg, err := loadConfig(f.config)
+	cfg, err := loadConfig(f.Config)
 	if err != nil {
 		return err
 	}
-	m, err := open(ctx, cfg, newLog(e, cfg.LogLevel))
+	m, err := open(ctx, cfg, configs.Log(e.Err, cfg.LogLevel))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.unlock()) }()
-	fmt.Fprintln(e.err, "The mailbox runs. `mailbox address` prints the line to give to others, `mailbox status` how it is.")
+	fmt.Fprintln(e.Err, "The mailbox runs. `mailbox address` prints the line to give to others, `mailbox status` how it is.")
 	if cfg.Tor.Mode == string(onion.Off) {
-		fmt.Fprintln(e.err, "Tor is off in the configuration: nobody can reach this mailbox.")
+		fmt.Fprintln(e.Err, "Tor is off in the configuration: nobody can reach this mailbox.")
 	} else {
 		go m.sayTor(ctx, e)
 	}
@@ -82,7 +83,7 @@ func open(ctx context.Context, cfg configs.Mailbox, log *slog.Logger) (_ *runnin
 			m.unlock()
 		}
 	}()
-	tc, err := torConfig(cfg, log)
+	tc, err := cfg.Tor.Onion(filepath.Join(cfg.DataDir, "tor"), log)
 	if err != nil {
 		return nil, err
 	}
@@ -116,26 +117,19 @@ func (m *running) runTor(ctx context.Context) error {
 }
 
 // sayTor tells the person at the terminal how the connection to Tor comes along, a line a change.
-func (m *running) sayTor(ctx context.Context, e env) {
+func (m *running) sayTor(ctx context.Context, e cli.Env) {
 	said := ""
-	for {
-		changed := m.tor.Changed()
-		s := torStatus(m.tor.Status())
+	m.tor.Follow(ctx, func(st onion.Status) {
+		s := torStatus(st)
 		line := strings.TrimSuffix(s.Summary, ".")
 		if s.Published {
 			line += "; the mailbox is published"
 		}
-		line = strings.TrimSuffix(line+". "+s.Advice, " ")
-		if line != said {
-			fmt.Fprintln(e.err, line)
+		if line = strings.TrimSuffix(line+". "+s.Advice, " "); line != said {
+			fmt.Fprintln(e.Err, line)
 			said = line
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-changed:
-		}
-	}
+	})
 }
 
 // silence is the listener of a mailbox without a network: nobody comes.

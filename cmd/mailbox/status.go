@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tarn/configs"
+	"tarn/internal/cli"
 	"tarn/internal/control"
 	"tarn/onion"
 )
@@ -50,12 +51,12 @@ func (m *running) status() status {
 	}
 }
 
-func cmdStatus(ctx context.Context, e env, args []string) error {
-	f := newFlags(e, "status")
-	if err := f.parse(args); err != nil {
+func cmdStatus(ctx context.Context, e cli.Env, args []string) error {
+	f := program.Flags(e, "status")
+	if err := f.NoWords(args); err != nil {
 		return err
 	}
-	cfg, err := loadConfig(f.config)
+	cfg, err := loadConfig(f.Config)
 	if err != nil {
 		return err
 	}
@@ -63,7 +64,7 @@ func cmdStatus(ctx context.Context, e env, args []string) error {
 	if err := control.Call(ctx, filepath.Join(cfg.DataDir, socketName), "status", nil, &s); err != nil {
 		return err
 	}
-	return f.show(e, s, func(w io.Writer) { printStatus(w, s) })
+	return f.Show(e, s, func(w io.Writer) { printStatus(w, s) })
 }
 
 func printStatus(w io.Writer, s status) {

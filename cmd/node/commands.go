@@ -12,35 +12,18 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime/debug"
 	"strings"
 	"time"
 
 	"tarn/configs"
+	"tarn/internal/cli"
 	"tarn/internal/control"
 	"tarn/internal/durable"
 	"tarn/internal/termqr"
 	"tarn/mailbox"
 )
 
-// defaultDir is where a node lies unless the command line says otherwise.
-func defaultDir() string {
-	if d := os.Getenv("XDG_DATA_HOME"); d != "" {
-		return filepath.Join(d, "tarn-node")
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "tarn-node"
-	}
-	return filepath.Join(home, ".local", "share", "tarn-node")
-}
-
-func defaultConfig() string { return filepath.Join(defaultDir(), configName) }
-
-const (
-	configName = "node.toml"
-	socketName = "control.sock"
-)
+const socketName = "control.sock"
 
 // loadConfig reads the configuration and makes its paths absolute.
 func loadConfig(file string) (configs.Node, error) {
@@ -51,16 +34,7 @@ func loadConfig(file string) (configs.Node, error) {
 		}
 		return cfg, err
 	}
-	base, err := filepath.Abs(filepath.Dir(file))
-	if err != nil {
-		return cfg, err
-	}
-	for _, p := range []*string{&cfg.DataDir, &cfg.Tor.TorrcFile} {
-		if *p != "" && !filepath.IsAbs(*p) {
-			*p = filepath.Join(base, *p)
-		}
-	}
-	return cfg, nil
+	return cfg, configs.Absolute(file, &cfg.DataDir, &cfg.Tor.TorrcFile)
 }
 
 // call runs a method of the running node. If none runs and alone is set, the method is run here, on the node's own
@@ -96,65 +70,54 @@ func call(ctx context.Context, file, method string, alone bool, args, result any
 	return json.Unmarshal(raw, result)
 }
 
-// show prints a result: as JSON, or in words.
-func (f *flags) show(e env, result any, words func(w io.Writer)) error {
-	if !f.json {
-		words(e.out)
-		return nil
-	}
-	enc := json.NewEncoder(e.out)
-	enc.SetIndent("", "  ")
-	return enc.Encode(result)
-}
-
-func cmdInvite(ctx context.Context, e env, args []string) error {
-	f := newFlags(e, "invite")
+func cmdInvite(ctx context.Context, e cli.Env, args []string) error {
+	f := program.Flags(e, "invite")
 	life := f.Duration("life", 7*24*time.Hour, "how long the link can be accepted")
 	noQR := f.Bool("no-qr", false, "do not draw a QR code")
-	if _, err := f.parse(args, 0, "no arguments"); err != nil {
+	if err := f.NoWords(args); err != nil {
 		return err
 	}
 	var res inviteResult
-	if err := call(ctx, f.config, "invite", true, inviteArgs{Life: *life}, &res); err != nil {
+	if err := call(ctx, f.Config, "invite", true, inviteArgs{Life: *life}, &res); err != nil {
 		return err
 	}
-	err := f.show(e, res, func(w io.Writer) { fmt.Fprintln(w, res.Link) })
-	if err == nil && !f.json && !*noQR {
-		err = termqr.Write(e.err, res.Link)
+	err := f.Show(e, res, func(w io.Writer) { fmt.Fprintln(w, res.Link) })
+	if err == nil && !f.JSON && !*noQR {
+		err = termqr.Write(e.Err, res.Link)
 	}
-	fmt.Fprintf(e.err, "Give this link to one person, over a channel that you trust. It works once, until %s.\n", res.Expires.Format(time.DateTime))
+	fmt.Fprintf(e.Err, "Give this link to one person, over a channel that you trust. It works once, until %s.\n", res.Expires.Format(time.DateTime))
 	return err
 }
 
-func cmdAccept(ctx context.Context, e env, args []string) error {
-	f := newFlags(e, "accept")
-	words, err := f.parse(args, 1, "one link")
+func cmdAccept(ctx context.Context, e cli.Env, args []string) error {
+	f := program.Flags(e, "accept")
+	words, err := f.Words(args, 1, "one link")
 	if err != nil {
 		return err
 	}
 	var res contactStatus
-	if err := call(ctx, f.config, "accept", true, acceptArgs{Link: words[0]}, &res); err != nil {
+	if err := call(ctx, f.Config, "accept", true, acceptArgs{Link: words[0]}, &res); err != nil {
 		return err
 	}
-	fmt.Fprintln(e.err, "Accepted. The other node answers on its own schedule; `node contacts` shows when it has.")
-	return f.show(e, res, func(w io.Writer) { fmt.Fprintln(w, res.State) })
+	fmt.Fprintln(e.Err, "Accepted. The other node answers on its own schedule; `node contacts` shows when it has.")
+	return f.Show(e, res, func(w io.Writer) { fmt.Fprintln(w, res.State) })
 }
 
-func cmdContacts(ctx context.Context, e env, args []string) error {
-	f := newFlags(e, "contacts")
-	if _, err := f.parse(args, 0, "no arguments"); err != nil {
+func cmdContacts(ctx context.Context, e cli.Env, args []string) error {
+	f := program.Flags(e, "contacts")
+	if err := f.NoWords(args); err != nil {
 		return err
 	}
 	var res []contactStatus
-	if err := call(ctx, f.config, "contacts", true, nil, &res); err != nil {
+	if err := call(ctx, f.Config, "contacts", true, nil, &res); err != nil {
 		return err
 	}
-	return f.show(e, res, func(w io.Writer) { printContacts(w, res) })
+	return f.Show(e, res, func(w io.Writer) { printContacts(w, res) })
 }
 
-func cmdMailboxAdd(_ context.Context, e env, args []string) error {
-	f := newFlags(e, "mailbox add")
-	words, err := f.parse(args, 1, "the mailbox's line")
+func cmdMailboxAdd(_ context.Context, e cli.Env, args []string) error {
+	f := program.Flags(e, "mailbox add")
+	words, err := f.Words(args, 1, "the mailbox's line")
 	if err != nil {
 		return err
 	}
@@ -162,10 +125,10 @@ func cmdMailboxAdd(_ context.Context, e env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := addMailbox(f.config, a.String()); err != nil {
+	if err := addMailbox(f.Config, a.String()); err != nil {
 		return err
 	}
-	fmt.Fprintln(e.err, "Added to the configuration. A running node takes it up at its next start.")
+	fmt.Fprintln(e.Err, "Added to the configuration. A running node takes it up at its next start.")
 	return nil
 }
 
@@ -199,24 +162,24 @@ func addMailbox(file, line string) error {
 	return durable.WriteFile(file, b, 0o600)
 }
 
-func cmdUserAdd(ctx context.Context, e env, args []string) error {
-	f := newFlags(e, "user add")
+func cmdUserAdd(ctx context.Context, e cli.Env, args []string) error {
+	f := program.Flags(e, "user add")
 	stdin := f.Bool("password-stdin", false, "read the password from the first line of standard input (else one is made and printed)")
-	words, err := f.parse(args, 1, "the new user's name")
+	words, err := f.Words(args, 1, "the new user's name")
 	if err != nil {
 		return err
 	}
 	a := userArgs{Name: words[0]}
 	if *stdin {
-		if a.Password, err = firstLine(e.in); err != nil {
+		if a.Password, err = firstLine(e.In); err != nil {
 			return err
 		}
 	}
 	var res userResult
-	if err := call(ctx, f.config, "user add", true, a, &res); err != nil {
+	if err := call(ctx, f.Config, "user add", true, a, &res); err != nil {
 		return err
 	}
-	return f.show(e, res, func(w io.Writer) { printUser(w, res) })
+	return f.Show(e, res, func(w io.Writer) { printUser(w, res) })
 }
 
 // firstLine reads at most 1,024 bytes.
@@ -235,37 +198,15 @@ func printUser(w io.Writer, u userResult) {
 	}
 }
 
-func cmdToken(ctx context.Context, e env, args []string) error {
-	f := newFlags(e, "token")
+func cmdToken(ctx context.Context, e cli.Env, args []string) error {
+	f := program.Flags(e, "token")
 	life := f.Duration("life", 7*24*time.Hour, "how long the token is good for")
-	if _, err := f.parse(args, 0, "no arguments"); err != nil {
+	if err := f.NoWords(args); err != nil {
 		return err
 	}
 	var res tokenResult
-	if err := call(ctx, f.config, "token", true, tokenArgs{Life: *life}, &res); err != nil {
+	if err := call(ctx, f.Config, "token", true, tokenArgs{Life: *life}, &res); err != nil {
 		return err
 	}
-	return f.show(e, res, func(w io.Writer) { fmt.Fprintln(w, res.Token) })
-}
-
-func cmdVersion(_ context.Context, e env, args []string) error {
-	f := newFlags(e, "version")
-	if _, err := f.parse(args, 0, "no arguments"); err != nil {
-		return err
-	}
-	return f.show(e, map[string]string{"version": version()}, func(w io.Writer) { fmt.Fprintln(w, version()) })
-}
-
-// version is the module's, or the commit's that was built.
-func version() string {
-	bi, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	for _, s := range bi.Settings {
-		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
-			return s.Value[:12]
-		}
-	}
-	return bi.Main.Version
+	return f.Show(e, res, func(w io.Writer) { fmt.Fprintln(w, res.Token) })
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"tarn/configs"
+	"tarn/internal/cli"
 	"tarn/internal/durable"
 )
 
@@ -35,8 +36,8 @@ func (l *listFlag) Set(s string) error { *l = append(*l, s); return nil }
 
 // cmdInit makes a node. Order of writes: seeds, then the database with the first user, then the configuration file,
 // last: a crash before it leaves a directory without node.toml, on which init goes on with the same seeds.
-func cmdInit(ctx context.Context, e env, args []string) error {
-	f := newFlags(e, "init")
+func cmdInit(ctx context.Context, e cli.Env, args []string) error {
+	f := program.Flags(e, "init")
 	dir := f.String("dir", "", "where the node keeps everything (default: the folder of --config)")
 	user := f.String("user", "", "name of the first user; \"-\": make none")
 	stdin := f.Bool("password-stdin", false, "read the first user's password from the first line of standard input (else one is made and printed)")
@@ -44,11 +45,7 @@ func cmdInit(ctx context.Context, e env, args []string) error {
 	f.StringVar(&cfg.Client.Listen, "listen", cfg.Client.Listen, "address of the Client-Server API")
 	f.BoolVar(&cfg.Client.OpenRegistration, "open-registration", false, "let anybody on this machine make an account")
 	f.BoolVar(&cfg.Client.NoRateLimit, "no-rate-limit", false, "no limits on log-in attempts, for tests")
-	f.StringVar(&cfg.Tor.Mode, "tor", cfg.Tor.Mode, "managed, attach or off")
-	f.StringVar(&cfg.Tor.Program, "tor-program", cfg.Tor.Program, "the tor program")
-	f.StringVar(&cfg.Tor.Control, "tor-control", "", "with --tor attach: tor's control socket or port")
-	f.StringVar(&cfg.Tor.Socks, "tor-socks", "", "with --tor attach: tor's SOCKS socket or port")
-	f.StringVar(&cfg.Tor.TorrcFile, "torrc", "", "a file with more torrc lines (a private network's)")
+	cfg.Tor.Flags(f.FlagSet)
 	f.StringVar(&cfg.Profile.Name, "profile", cfg.Profile.Name, "instant, balanced, economy, paranoid or custom")
 	f.DurationVar(&cfg.Profile.Frame, "frame", cfg.Profile.Frame, "with --profile custom: mean time between frames")
 	f.IntVar(&cfg.Profile.Digests, "digests", cfg.Profile.Digests, "with --profile custom: digest pages a frame")
@@ -58,22 +55,13 @@ func cmdInit(ctx context.Context, e env, args []string) error {
 	f.StringVar(&cfg.LogLevel, "log-level", cfg.LogLevel, "debug, info, warn or error")
 	var boxes listFlag
 	f.Var(&boxes, "mailbox", "a mailbox's line, as `mailbox address` prints it; may be repeated")
-	if _, err := f.parse(args, 0, "no arguments"); err != nil {
+	if err := f.NoWords(args); err != nil {
 		return err
 	}
 	cfg.Mailboxes = append(cfg.Mailboxes, boxes...)
-	file := f.config
-	if *dir != "" {
-		file = filepath.Join(*dir, configName)
-	}
-	file, err := filepath.Abs(file)
+	file, err := f.NewConfig(program, *dir)
 	if err != nil {
 		return err
-	}
-	if cfg.Tor.TorrcFile != "" {
-		if cfg.Tor.TorrcFile, err = filepath.Abs(cfg.Tor.TorrcFile); err != nil {
-			return err
-		}
 	}
 	if err := cfg.Check(); err != nil {
 		return err
@@ -88,7 +76,7 @@ func cmdInit(ctx context.Context, e env, args []string) error {
 	}
 	a := userArgs{Name: *user}
 	if *stdin && *user != "-" {
-		if a.Password, err = firstLine(e.in); err != nil {
+		if a.Password, err = firstLine(e.In); err != nil {
 			return err
 		}
 	}
@@ -96,16 +84,16 @@ func cmdInit(ctx context.Context, e env, args []string) error {
 	if err != nil {
 		return err
 	}
-	return f.show(e, res, func(w io.Writer) { printInit(w, e.err, res) })
+	return f.Show(e, res, func(w io.Writer) { printInit(w, e.Err, res) })
 }
 
 // askUser asks the one question, on a terminal only.
-func askUser(e env) (string, error) {
-	if in, ok := e.in.(*os.File); !ok || !term.IsTerminal(int(in.Fd())) {
+func askUser(e cli.Env) (string, error) {
+	if in, ok := e.In.(*os.File); !ok || !term.IsTerminal(int(in.Fd())) {
 		return "", errors.New("--user NAME is needed when nobody can be asked (\"-\" for no user)")
 	}
-	fmt.Fprint(e.err, "Name of the first user (like alice): ")
-	line, err := bufio.NewReader(io.LimitReader(e.in, 300)).ReadString('\n')
+	fmt.Fprint(e.Err, "Name of the first user (like alice): ")
+	line, err := bufio.NewReader(io.LimitReader(e.In, 300)).ReadString('\n')
 	if err != nil {
 		return "", err
 	}
@@ -143,13 +131,9 @@ func makeNode(ctx context.Context, cfg configs.Node, file string, a userArgs) (r
 		return res, err
 	}
 	res.Address, res.ClientURL, res.Config = string(id.name), cfg.Client.URL(), file
-	flag := ""
-	if file != defaultConfig() {
-		flag = " --config " + file
-	}
-	res.Next = []string{"node run" + flag, "node invite" + flag, "node accept" + flag + " LINK"}
+	res.Next = program.Next(file, "run", "invite", "accept LINK")
 	if len(cfg.Mailboxes) == 0 {
-		res.Next = []string{"node mailbox add" + flag + " LINE", "node run" + flag, "node invite" + flag}
+		res.Next = program.Next(file, "mailbox add LINE", "run", "invite")
 	}
 	return res, nil
 }

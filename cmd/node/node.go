@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -48,11 +47,7 @@ type node struct {
 // open takes the directory's lock, opens the database and puts the packages together; nothing runs yet.
 func open(cfg configs.Node, logTo io.Writer) (_ *node, err error) {
 	n := &node{cfg: cfg, started: time.Now()}
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
-		return nil, err
-	}
-	n.log = slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: level}))
+	n.log = configs.Log(logTo, cfg.LogLevel)
 	if n.id, err = loadIdentity(cfg.DataDir); err != nil {
 		return nil, err
 	}
@@ -78,18 +73,9 @@ func open(cfg configs.Node, logTo io.Writer) (_ *node, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	torrc, err := cfg.Tor.Torrc()
+	tc, err := cfg.Tor.Onion(filepath.Join(cfg.DataDir, "tor"), n.log)
 	if err != nil {
 		return nil, err
-	}
-	tc := onion.Config{
-		Mode: onion.Mode(cfg.Tor.Mode), Dir: filepath.Join(cfg.DataDir, "tor"), TorPath: cfg.Tor.Program,
-		SocksAddr: cfg.Tor.Socks, Torrc: torrc, Bridges: cfg.Tor.Bridges, Log: n.log,
-	}
-	if path, ok := strings.CutPrefix(cfg.Tor.Control, "unix:"); ok {
-		tc.ControlSocket = path
-	} else {
-		tc.ControlAddr = cfg.Tor.Control
 	}
 	n.tor = onion.New(tc)
 	return n, n.openEngine()

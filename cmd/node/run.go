@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"tarn/internal/cli"
+	"tarn/onion"
 )
 
 // banner is loud on purpose: whoever can reach the port can make accounts.
@@ -20,29 +23,29 @@ const banner = `
 `
 
 // cmdRun runs the node until a signal.
-func cmdRun(ctx context.Context, e env, args []string) (err error) {
-	f := newFlags(e, "run")
-	if _, err := f.parse(args, 0, "no arguments"); err != nil {
+func cmdRun(ctx context.Context, e cli.Env, args []string) (err error) {
+	f := program.Flags(e, "run")
+	if err := f.NoWords(args); err != nil {
 		return err
 	}
-	cfg, err := loadConfig(f.config)
+	cfg, err := loadConfig(f.Config)
 	if err != nil {
 		return err
 	}
-	n, err := open(cfg, e.err)
+	n, err := open(cfg, e.Err)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
 	if cfg.Client.OpenRegistration {
-		fmt.Fprint(e.err, banner)
+		fmt.Fprint(e.Err, banner)
 	}
 	if cfg.Tor.Mode == "off" {
-		fmt.Fprintln(e.err, "Tor is off in the configuration: clients can talk to each other here, nothing leaves or arrives.")
+		fmt.Fprintln(e.Err, "Tor is off in the configuration: clients can talk to each other here, nothing leaves or arrives.")
 	} else if len(cfg.Mailboxes) == 0 {
-		fmt.Fprintln(e.err, "No mailbox is configured: nothing can arrive from other nodes. `node mailbox add LINE` adds one.")
+		fmt.Fprintln(e.Err, "No mailbox is configured: nothing can arrive from other nodes. `node mailbox add LINE` adds one.")
 	}
-	fmt.Fprintf(e.err, "Clients connect to %s\n", cfg.Client.URL())
+	fmt.Fprintf(e.Err, "Clients connect to %s\n", cfg.Client.URL())
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	if cfg.Tor.Mode != "off" {
@@ -52,20 +55,13 @@ func cmdRun(ctx context.Context, e env, args []string) (err error) {
 }
 
 // sayTor tells the person at the terminal how the connection to Tor comes along, a line a change.
-func (n *node) sayTor(ctx context.Context, e env) {
+func (n *node) sayTor(ctx context.Context, e cli.Env) {
 	said := ""
-	for {
-		changed := n.tor.Changed()
-		s := torStatus(n.tor.Status())
-		line := strings.TrimSuffix("Tor: "+s.Summary+" "+s.Advice, " ")
-		if line != said {
-			fmt.Fprintln(e.err, line)
+	n.tor.Follow(ctx, func(st onion.Status) {
+		s := torStatus(st)
+		if line := strings.TrimSuffix(strings.TrimSuffix(s.Summary, ".")+". "+s.Advice, " "); line != said {
+			fmt.Fprintln(e.Err, line)
 			said = line
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-changed:
-		}
-	}
+	})
 }

@@ -10,6 +10,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"tarn/internal/cli"
+
 	"tarn/onion"
 	"tarn/replicate"
 )
@@ -94,16 +96,16 @@ func (n *node) status() (nodeStatus, error) {
 	return s, err
 }
 
-func cmdStatus(ctx context.Context, e env, args []string) error {
-	f := newFlags(e, "status")
-	if _, err := f.parse(args, 0, "no arguments"); err != nil {
+func cmdStatus(ctx context.Context, e cli.Env, args []string) error {
+	f := program.Flags(e, "status")
+	if err := f.NoWords(args); err != nil {
 		return err
 	}
 	var s nodeStatus
-	if err := call(ctx, f.config, "status", false, nil, &s); err != nil {
+	if err := call(ctx, f.Config, "status", false, nil, &s); err != nil {
 		return err
 	}
-	return f.show(e, s, func(w io.Writer) { printStatus(w, s) })
+	return f.Show(e, s, func(w io.Writer) { printStatus(w, s) })
 }
 
 func printStatus(w io.Writer, s nodeStatus) {
