@@ -18,8 +18,7 @@ import (
 const (
 	maxUnacked = 1000           // boxes above the first that the peer lacks, with new content
 	maxReseal  = 1400           // with old content under a new index
-	maxAhead   = 1900           // with word of boxes given up: all within the peer's Window, so that it can always get on
-	maxVoids   = 300            // boxes given up that the peer does not know of
+	maxAhead   = 1900           // with word that boxes were given up: within the peer's Window, so that it can always get on
 	lookahead  = ratchet.Window // handles of boxes that we wait for
 	maxInbox   = 2000           // received records not worked off: beyond, no more boxes are fetched
 	maxWants   = 2000           // events to ask for
@@ -46,13 +45,12 @@ type contact struct {
 	receiver ratchet.Receiver
 
 	boxes     map[uint64]*box // unacknowledged, by index
-	voids     map[uint64]bool // indices given up that the peer does not know of
-	voidDue   time.Time       // when it is told (again)
-	voidTries int
-	highAcked uint64    // the index after the highest one acknowledged since the engine began
-	mapped    uint64    // expected slots are in the engine's map below this index
-	fragments int       // rows that wait for a box
-	ackDue    time.Time // zero: nothing to acknowledge alone
+	floorDue  time.Time       // when the peer is told (again) that we gave up a box it waits for
+	floorTold int             // how often it was
+	highAcked uint64          // the index after the highest one acknowledged since the engine began
+	mapped    uint64          // expected slots are in the engine's map below this index
+	fragments int             // rows that wait for a box
+	ackDue    time.Time       // zero: nothing to acknowledge alone
 	headsDue  time.Time
 	headsAt   int // which shared room the next summary begins with
 	inbox     int // rows
@@ -136,8 +134,24 @@ func parseSender(b []byte) (s ratchet.Sender, packed uint64, ack bundle.Ack, err
 
 // newContact is an empty one.
 func newContact(name onionid.Name, row contactRow) *contact {
-	return &contact{name: name, contactRow: row, boxes: map[uint64]*box{}, voids: map[uint64]bool{}, partial: map[[16]byte]*assembly{},
+	return &contact{name: name, contactRow: row, boxes: map[uint64]*box{}, partial: map[[16]byte]*assembly{},
 		wants: map[wantKey]*want{}, given: map[onionid.Name]bool{}}
+}
+
+// lowest is the lowest index that we may still write: of an unacknowledged box, or the next.
+func (c *contact) lowest() uint64 {
+	low := c.sender.Index()
+	for i := range c.boxes {
+		low = min(low, i)
+	}
+	return low
+}
+
+// head is the beginning of the contact's next box: the acknowledgement, and below which index no box will come.
+func (c *contact) head() bundle.Ack {
+	a := c.ack()
+	a.Floor = c.lowest()
+	return a
 }
 
 // ack is what a box for the contact acknowledges.
@@ -244,13 +258,6 @@ func (e *Engine) loadContact(r store.Reader, c *contact, now time.Time) error {
 	}); err != nil {
 		return err
 	}
-	if err := scanOf(r, tableVoid, peer, func(k *store.KeyReader, _ []byte) error {
-		_, index := k.Uint64(), k.Uint64()
-		c.voids[index] = true
-		return k.Err()
-	}); err != nil {
-		return err
-	}
 	if err := scanOf(r, tableFragment, peer, func(*store.KeyReader, []byte) error { c.fragments++; return nil }); err != nil {
 		return err
 	}
@@ -300,7 +307,7 @@ func scanOf(r store.Reader, table byte, peer string, fn func(*store.KeyReader, [
 }
 
 // contactTables are those whose keys begin with a contact's name.
-var contactTables = []byte{tableContact, tableSender, tableReceiver, tableBoxMeta, tableBox, tableItem, tableFragment, tableVoid,
+var contactTables = []byte{tableContact, tableSender, tableReceiver, tableBoxMeta, tableBox, tableItem, tableFragment,
 	tableInbox, tableAssembly, tableGiven, tableWant}
 
 // erase deletes all rows of a contact but its outbox and what was received and not worked off yet (keepInbox).

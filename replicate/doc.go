@@ -22,7 +22,7 @@
 //   - Delivery is at least once; room and the record handlers here ignore doubles.
 //   - Memory is bounded: at most Window handles a contact, MaxInFlight slots, fixed batches of rows.
 //
-// Data: rows in the tables 0x50..0x5f of the node's database (rows.go lists them), and the outbox of package store.
+// Data: rows in the tables 0x50..0x5e of the node's database (rows.go lists them), and the outbox of package store.
 //
 // Limits: the set of known stores grows when a contact is made, and so do the places that slots go to. A decoy GET is
 // drawn by age, but by one fixed distribution: a store that also sees the reader's circuits (a later courier that

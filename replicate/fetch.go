@@ -215,6 +215,19 @@ func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plain
 	if err := r.Done(t.index); err != nil {
 		return err
 	}
+	// What the peer will not write any more is not waited for.
+	next, _ := r.Ack()
+	var given []mailbox.Handle
+	if ack.Floor > next && ack.Floor <= t.index {
+		for _, s := range r.Expected(int(ack.Floor - next)) {
+			if s.Index < ack.Floor {
+				given = append(given, mailbox.BoxID(s.ID).Handle())
+			}
+		}
+		if err := r.Skip(ack.Floor); err != nil {
+			return err
+		}
+	}
 	row := c.contactRow
 	row.lastHeard = now
 	plan := e.planInbox(c, t.index, fragments, now)
@@ -247,7 +260,10 @@ func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plain
 		delete(e.accepts, c.voucher)
 		e.reroute()
 	}
-	if len(fragments) > 0 && c.ackDue.IsZero() {
+	for _, h := range given {
+		delete(e.expected, h)
+	}
+	if len(fragments)+len(given) > 0 && c.ackDue.IsZero() {
 		c.ackDue = now.Add(e.exp(e.profile.Load().AckDelay))
 	}
 	return nil

@@ -4,14 +4,12 @@ package replicate
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
 
 	"tarn/bundle"
 	"tarn/crypto/onionid"
-	"tarn/crypto/ratchet"
 	"tarn/room"
 	"tarn/store"
 )
@@ -288,8 +286,6 @@ func (e *Engine) take(ctx context.Context, c *contact, row inboxRow) (effect, er
 		return effect{}, permanent(e.rooms.IngestReceipts(c.name, id, rs))
 	case bundle.TypeContact:
 		return e.takeStores(c, data)
-	case typeVoid:
-		return e.takeVoid(c, data)
 	case typeHello:
 		return e.takeHello(c, data)
 	}
@@ -326,38 +322,6 @@ func (e *Engine) assemble(c *contact, id [16]byte) (bundle.Record, error) {
 		return rec, refuse(err)
 	}
 	return rec, nil
-}
-
-// takeVoid stops waiting for boxes that the peer gave up.
-func (e *Engine) takeVoid(c *contact, data []byte) (effect, error) {
-	if len(data) < 4 || len(data)%8 != 4 || len(data) > 4+8*ratchet.Window {
-		return effect{}, refuse(bundle.ErrMalformed)
-	}
-	epoch := binary.BigEndian.Uint32(data)
-	var next ratchet.Receiver
-	changed := false
-	return effect{
-		write: func(txn store.Txn) error {
-			next, changed = c.receiver, false
-			if epoch != next.Epoch() {
-				return nil // of a stream that is no more
-			}
-			for b := data[4:]; len(b) > 0; b = b[8:] {
-				// An error: it came after all.
-				changed = next.Done(binary.BigEndian.Uint64(b)) == nil || changed
-			}
-			if !changed {
-				return nil
-			}
-			return txn.Set(store.Key(tableReceiver, string(c.name)), next.Marshal())
-		},
-		apply: func() {
-			if changed {
-				c.receiver = next
-				e.expect(c)
-			}
-		},
-	}, nil
 }
 
 // expire drops what waited too long: unfinished records, links that nobody used. The caller holds mu.

@@ -8,8 +8,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"tarn/bundle"
@@ -17,10 +15,6 @@ import (
 	"tarn/mailbox"
 	"tarn/store"
 )
-
-// typeVoid is a bundle record of ours: epoch 4, then an index 8 for each box that the sender gave up (what was in it
-// comes under another index), big-endian: so that the receiver's acknowledgements can pass it. SPEC replicate §4.
-const typeVoid bundle.Type = 0x20
 
 // When a box is given up under its index and sealed anew.
 const (
@@ -132,11 +126,7 @@ func (e *Engine) commitBox(c *contact, plaintext []byte, f *filling, now time.Ti
 	for _, g := range f.given {
 		c.given[g] = true
 	}
-	if f.voided {
-		p := e.profile.Load()
-		c.voidDue = now.Add(e.jitter(backoff(p.Retransmit, c.voidTries, p.RetransmitMax)))
-		c.voidTries++
-	}
+	e.toldFloor(c, now)
 	for _, w := range f.asked {
 		e.asked(w, now)
 	}
@@ -245,7 +235,7 @@ func (e *Engine) rewrite(c *contact, bx *box, now time.Time) (job, bool) {
 		return job{}, false
 	}
 	lost := bx.exists >= existsLimit || bx.attempts >= skippedLimit && c.highAcked > bx.index
-	if lost && c.roomForBox(maxReseal) && len(c.voids) < maxVoids {
+	if lost && c.roomForBox(maxReseal) {
 		plaintext := make([]byte, bundle.Size)
 		copy(plaintext, row[mailbox.BoxSize:])
 		return e.reseal(c, bx, plaintext, now)
@@ -256,9 +246,8 @@ func (e *Engine) rewrite(c *contact, bx *box, now time.Time) (job, bool) {
 	return e.putJob(c, bx, (*[mailbox.BoxSize]byte)(row)), true
 }
 
-// reseal gives a box up under its index and seals its plaintext under the next one. In the same Update the old box
-// goes and its index is noted as one that the peer must be told of. The acknowledgement in it is old; that is no
-// matter, they only grow.
+// reseal gives a box up under its index and seals its plaintext under the next one, in one Update. The head in it is
+// old; that is no matter, what it says only grows. A later box's head tells the peer to wait for the old one no longer.
 func (e *Engine) reseal(c *contact, old *box, plaintext []byte, now time.Time) (job, bool) {
 	slot, next := c.sender.Next()
 	sealed := slot.Seal(plaintext)
@@ -269,8 +258,7 @@ func (e *Engine) reseal(c *contact, old *box, plaintext []byte, now time.Time) (
 			txn.Delete(boxKey(tableBoxMeta, c, old.index)),
 			txn.Delete(boxKey(tableBox, c, old.index)),
 			txn.Set(boxKey(tableBoxMeta, c, bx.index), bx.marshal()),
-			txn.Set(boxKey(tableBox, c, bx.index), boxBytes(sealed, plaintext)),
-			txn.Set(boxKey(tableVoid, c, old.index), []byte{rowVersion}))
+			txn.Set(boxKey(tableBox, c, bx.index), boxBytes(sealed, plaintext)))
 	})
 	if err != nil {
 		e.log.Warn("sealing a box anew", "err", err)
@@ -280,19 +268,18 @@ func (e *Engine) reseal(c *contact, old *box, plaintext []byte, now time.Time) (
 	c.sender = next
 	delete(c.boxes, old.index)
 	c.boxes[bx.index] = bx
-	c.voids[old.index], c.voidDue, c.voidTries = true, now, 0
+	c.floorDue, c.floorTold = now, 0
 	return e.putJob(c, bx, (*[mailbox.BoxSize]byte)(sealed)), true
 }
 
-// voidRecord tells of the lowest indices given up, up to 64 of them. It is put into every new box, and into one of
-// its own when that takes long, until the peer's acknowledgement has passed them.
-func (c *contact) voidRecord() bundle.Record {
-	indices := slices.Sorted(maps.Keys(c.voids))
-	data := binary.BigEndian.AppendUint32(nil, c.sender.Epoch())
-	for _, i := range indices[:min(len(indices), 64)] {
-		data = binary.BigEndian.AppendUint64(data, i)
+// toldFloor notes that a box with our present floor is on its way: the next word of it alone can wait.
+func (e *Engine) toldFloor(c *contact, now time.Time) {
+	p := e.profile.Load()
+	c.floorDue = now.Add(e.jitter(backoff(p.Retransmit, c.floorTold, p.RetransmitMax)))
+	c.floorTold++
+	if c.lowest() <= c.peerNext {
+		c.floorTold = 0
 	}
-	return bundle.Record{Type: typeVoid, Data: data}
 }
 
 // ackBatch bounds the boxes that one Update forgets.
@@ -323,27 +310,6 @@ func (e *Engine) applyAck(c *contact, a bundle.Ack) error {
 			delete(c.boxes, b.index)
 		}
 		acked = acked[n:]
-	}
-	var known []uint64
-	for i := range c.voids {
-		if has(i) {
-			known = append(known, i)
-		}
-	}
-	if len(known) > 0 {
-		if err := e.kv.Update(func(txn store.Txn) error {
-			for _, i := range known {
-				if err := txn.Delete(boxKey(tableVoid, c, i)); err != nil {
-					return err
-				}
-			}
-			return nil
-		}); err != nil {
-			return fmt.Errorf("forget boxes given up: %w", err)
-		}
-		for _, i := range known {
-			delete(c.voids, i)
-		}
 	}
 	if a.Next <= c.sender.Index() {
 		c.peerNext = max(c.peerNext, a.Next) // kept on disk with the box that it came in

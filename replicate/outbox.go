@@ -69,7 +69,7 @@ func (e *Engine) choosePut(s slot, now time.Time) (job, bool) {
 			}
 		}
 		if !c.ackDue.IsZero() && now.After(c.ackDue) {
-			return e.seal(c, &filling{packer: bundle.NewPacker(c.ack())}, now)
+			return e.seal(c, &filling{packer: bundle.NewPacker(c.head())}, now)
 		}
 	}
 	return job{}, false
@@ -90,17 +90,18 @@ func (c *contact) waits() bool {
 	return false
 }
 
-// voidsDue tells whether the peer is to be told of boxes that were given up.
-func (c *contact) voidsDue(now time.Time) bool { return len(c.voids) > 0 && !c.voidDue.After(now) }
+// gaveUp tells whether the peer waits for a box that will not come, and is to be told so: its lowest index is none
+// that we would still write.
+func (c *contact) gaveUp(now time.Time) bool {
+	return !c.floorDue.After(now) && c.lowest() > c.peerNext
+}
 
 // putFor finds a box for one contact: a rewrite that is due, or something new; by lot if there is both.
 func (e *Engine) putFor(c *contact, now time.Time) (job, bool) {
 	due := c.dueBox(now)
 	fresh := c.roomForBox(maxUnacked) && e.hasNew(c, now)
-	if !fresh && c.voidsDue(now) && c.roomForBox(maxAhead) {
-		f := &filling{packer: bundle.NewPacker(c.ack()), eliciting: true}
-		f.voided = f.packer.Add(c.voidRecord())
-		return e.seal(c, f, now)
+	if !fresh && c.gaveUp(now) && c.roomForBox(maxAhead) {
+		return e.seal(c, &filling{packer: bundle.NewPacker(c.head()), eliciting: true}, now)
 	}
 	if due != nil && (!fresh || e.rng.IntN(2) == 0) {
 		return e.rewrite(c, due, now)
@@ -127,7 +128,7 @@ func (e *Engine) putFor(c *contact, now time.Time) (job, bool) {
 
 // hasNew tells whether something waits that is in no box yet.
 func (e *Engine) hasNew(c *contact, now time.Time) bool {
-	if c.fragments > 0 || c.wantDue(now) || c.voidsDue(now) {
+	if c.fragments > 0 || c.wantDue(now) {
 		return true
 	}
 	some := false
@@ -145,7 +146,7 @@ func (e *Engine) hasNew(c *contact, now time.Time) bool {
 // filling is what one box is going to hold, and what that changes on disk.
 type filling struct {
 	packer    *bundle.Packer
-	eliciting bool     // it holds more than an acknowledgement
+	eliciting bool     // the peer will acknowledge it
 	packed    uint64   // outbox items up to this one are dealt with; 0: none
 	whole     []uint64 // items that are whole in this box
 	pieces    []fragmentKey
@@ -154,7 +155,6 @@ type filling struct {
 	cut       []bundle.Fragment
 	given     []onionid.Name
 	asked     []*want
-	voided    bool // it tells of the boxes given up
 }
 
 // fragmentKey names a row of tableFragment.
@@ -174,16 +174,12 @@ func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
 	f := &filling{}
 	var prefix []func(*bundle.Packer) bool // what stands in the box before the items
 	add := func(fn func(*bundle.Packer) bool) bool {
-		if p := bundle.NewPacker(c.ack()); !addAll(p, prefix) || !fn(p) {
+		if p := bundle.NewPacker(c.head()); !addAll(p, prefix) || !fn(p) {
 			return false
 		}
 		prefix = append(prefix, fn)
 		f.eliciting = true
 		return true
-	}
-	if len(c.voids) > 0 {
-		r := c.voidRecord()
-		f.voided = add(func(p *bundle.Packer) bool { return p.Add(r) })
 	}
 	entries, stop, err := e.entries(c, f)
 	if err != nil {
@@ -201,7 +197,7 @@ func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
 	// The longest beginning of entries that fits.
 	for n := len(entries); n > 0; n = n * 2 / 3 {
 		records, given := e.records(c, entries[:n])
-		p := bundle.NewPacker(c.ack())
+		p := bundle.NewPacker(c.head())
 		if addAll(p, prefix) && addRecords(p, records) {
 			f.packer, f.given, f.eliciting = p, given, true
 			for _, en := range entries[:n] {
@@ -223,7 +219,7 @@ func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
 			return f, e.split(c, f, entries[0])
 		}
 	}
-	f.packer = bundle.NewPacker(c.ack())
+	f.packer = bundle.NewPacker(c.head())
 	addAll(f.packer, prefix)
 	return f, nil
 }
@@ -249,7 +245,7 @@ func addRecords(p *bundle.Packer, rs []bundle.Record) bool {
 // split deals with an item that no box holds whole: it is cut, and the first piece goes into this box. Only one
 // record of a contact is in pieces at a time: that bounds what the peer must keep.
 func (e *Engine) split(c *contact, f *filling, en entry) error {
-	f.packer = bundle.NewPacker(c.ack())
+	f.packer = bundle.NewPacker(c.head())
 	records, given := e.records(c, []entry{en})
 	if len(given) > 0 {
 		// The certificate goes ahead in a box of its own.

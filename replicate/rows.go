@@ -32,7 +32,6 @@ const (
 	tableInvite   = store.TableContact + 0xc // voucher → inviteRow: a link we made
 	tableAccept   = store.TableContact + 0xd // voucher → acceptRow: a link we follow
 	tableDigest   = store.TableContact + 0xe // store → u64: the first digest bucket not read
-	tableVoid     = store.TableContact + 0xf // peer, epoch, index → nothing: we gave that box up and the peer does not know yet
 )
 
 // rowVersion is the first byte of every row here that is not another package's state.

@@ -254,7 +254,7 @@ func (e *Engine) putHeads(c *contact, now time.Time) (job, bool) {
 	if err != nil || len(shared) == 0 {
 		return job{}, false
 	}
-	f := &filling{packer: bundle.NewPacker(c.ack())}
+	f := &filling{packer: bundle.NewPacker(c.head())}
 	for range shared {
 		r := shared[c.headsAt%len(shared)]
 		heads, err := e.rooms.Heads(r)
