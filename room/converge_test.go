@@ -305,6 +305,13 @@ func TestNewcomerConvergesWithWhatWasWrittenBesideTheInvite(t *testing.T) {
 			// Not all of the room's states can be known then: what was said must arrive nevertheless.
 			w.players[0].set(w.room, matrix.TypeHistoryVisibility, "", map[string]string{"history_visibility": "joined"})
 		}
+		if rapid.IntRange(0, 4).Draw(rt, "long history") == 0 {
+			w.talk = true
+			for i := range historyEvents + 15 {
+				w.players[0].say(w.room, fmt.Sprint("old ", i))
+			}
+			w.heal()
+		}
 		for i := range rapid.IntRange(0, 20).Draw(rt, "steps before") {
 			w.act(rt, i)
 		}

@@ -22,9 +22,12 @@ type typing struct {
 }
 
 type typists struct {
-	users map[matrix.UserID]*time.Timer
+	users map[matrix.UserID]*stint
 	at    store.Pos // of the last change
 }
+
+// stint is one SetTyping, until it is renewed or over.
+type stint struct{ timer *time.Timer }
 
 // maxTyping bounds how long one SetTyping lasts.
 const maxTyping = 2 * time.Minute
@@ -71,12 +74,12 @@ func (t *typing) set(room matrix.RoomID, user matrix.UserID, on bool, timeout ti
 		if !on {
 			return
 		}
-		x = &typists{users: map[matrix.UserID]*time.Timer{}}
+		x = &typists{users: map[matrix.UserID]*stint{}}
 		t.rooms[room] = x
 	}
 	old := x.users[user]
 	if old != nil {
-		old.Stop()
+		old.timer.Stop()
 	}
 	if !on {
 		if old == nil {
@@ -84,9 +87,9 @@ func (t *typing) set(room matrix.RoomID, user matrix.UserID, on bool, timeout ti
 		}
 		delete(x.users, user)
 	} else {
-		var timer *time.Timer
-		timer = time.AfterFunc(timeout, func() { t.expire(room, user, timer, topics) })
-		x.users[user] = timer
+		now := &stint{}
+		now.timer = time.AfterFunc(timeout, func() { t.expire(room, user, now, topics) })
+		x.users[user] = now
 		if old != nil {
 			return // goes on typing: nothing new for anybody
 		}
@@ -95,10 +98,10 @@ func (t *typing) set(room matrix.RoomID, user matrix.UserID, on bool, timeout ti
 }
 
 // expire ends a typing whose time is over, unless it was renewed.
-func (t *typing) expire(room matrix.RoomID, user matrix.UserID, timer *time.Timer, topics []string) {
+func (t *typing) expire(room matrix.RoomID, user matrix.UserID, over *stint, topics []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if x := t.rooms[room]; x != nil && x.users[user] == timer {
+	if x := t.rooms[room]; x != nil && x.users[user] == over {
 		delete(x.users, user)
 		x.at = t.r.stream.Notify(topics...)
 	}

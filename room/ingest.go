@@ -234,9 +234,7 @@ func (in *ingest) offer(p *plan, h hash, c *candidate) (ok bool, err error) {
 		return false, nil
 	}
 	got.spoilt = c.spoilt
-	for _, w := range in.waits[h] {
-		in.work = append(in.work, w)
-	}
+	in.work = append(in.work, in.waits[h]...)
 	delete(in.waits, h)
 	return got.status != dag.Rejected, in.unpark(p, h)
 }

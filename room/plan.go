@@ -3,7 +3,6 @@
 package room
 
 import (
-	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -189,9 +188,6 @@ func (p *plan) graph() dag.Room {
 	}
 	return g
 }
-
-// errMissing: the event cannot be inserted yet.
-var errMissing = errors.New("parents or auth events are missing")
 
 // try asks dag what an event does; nothing is changed.
 func (p *plan) try(ev *matrix.Event) (dag.Insertion, error) { return dag.Insert(p, p.graph(), ev) }

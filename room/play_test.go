@@ -7,8 +7,11 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
+	"os"
 	"slices"
+	"testing"
 	"time"
 
 	"tarn/crypto/onionid"
@@ -17,6 +20,19 @@ import (
 	"tarn/matrix"
 	"tarn/store"
 )
+
+// TestMain lowers the number of random plays: each is a small world. -rapid.checks=N asks for more.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "rapid.checks" })
+	if !asked {
+		if err := flag.Set("rapid.checks", "25"); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
 
 // tb is what a testing.TB and a rapid.T have in common.
 type tb interface {

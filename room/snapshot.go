@@ -350,8 +350,8 @@ func (r *Rooms) checkSnapshot(from matrix.ServerName, s *Snapshot) (*checked, er
 		return bad("no invite that is allowed")
 	}
 	c.user = matrix.UserID(*c.invite.StateKey())
-	if !r.local(c.user) {
-		return bad("the invite is for somebody elsewhere")
+	if !r.local(c.user) || r.o.Exists != nil && !r.o.Exists(c.user) {
+		return bad("the invite is for nobody here")
 	}
 	c.state = make(dag.State, len(s.State))
 	member := c.invite.Server() == from
