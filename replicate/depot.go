@@ -12,8 +12,7 @@ import (
 )
 
 // Mailbox is one store as the engine uses it: *mailbox.Client, or a test's. Each call is one transaction, of one size
-// up and one size down. Safe for concurrent use. A call without a valid descriptor errs with mailbox.ErrNoDescriptor
-// and makes no connection.
+// up and one size down. Safe for concurrent use. A call without a valid descriptor errs with mailbox.ErrNoDescriptor.
 type Mailbox interface {
 	Descriptor(ctx context.Context) (mailbox.Descriptor, error)
 	Put(ctx context.Context, id mailbox.BoxID, box *[mailbox.BoxSize]byte) error
@@ -75,14 +74,16 @@ func (d *depot) setDescriptor(m mailbox.Descriptor, now time.Time) {
 // outcome notes how a transaction with the store ended.
 func (d *depot) outcome(err error, now time.Time) {
 	switch {
-	case err == nil, errors.Is(err, mailbox.ErrExists), errors.Is(err, mailbox.ErrNotYet), errors.Is(err, mailbox.ErrGone):
+	case err == nil, errors.Is(err, mailbox.ErrExists), errors.Is(err, mailbox.ErrNotYet), errors.Is(err, mailbox.ErrGone),
+		errors.Is(err, mailbox.ErrTooMany):
 		d.lastOK, d.lastErr = now, nil
-	case errors.Is(err, errBadBox):
-		d.lastOK = now
 	default:
 		d.lastFail, d.lastErr = now, err
-		if errors.Is(err, mailbox.ErrNoDescriptor) {
-			d.descriptor = nil
+		// What we know of the store may be old: it has other keys, or another program. The next slot asks.
+		for _, stale := range []error{mailbox.ErrNoDescriptor, mailbox.ErrRefused, mailbox.ErrBadReply} {
+			if errors.Is(err, stale) {
+				d.descriptor = nil
+			}
 		}
 	}
 }
@@ -96,6 +97,8 @@ func (d *depot) words() string {
 		return "The mailbox is full: ask its operator for more space, or use another mailbox."
 	case errors.Is(err, mailbox.ErrBusy):
 		return "The mailbox is busy; the next slots try again."
+	case errors.Is(err, mailbox.ErrRefused):
+		return "The mailbox does not understand our requests: one of the two programs is of another version."
 	case errors.Is(err, mailbox.ErrBadReply), errors.Is(err, mailbox.ErrPage), errors.Is(err, mailbox.ErrDescriptor):
 		return "The mailbox answers something that is not an answer: its program may be broken or of another version."
 	case errors.Is(err, mailbox.ErrNoDescriptor):

@@ -32,6 +32,9 @@ type follower struct {
 	// our clock is behind. smooth counts the pages that came since the store last said "not yet".
 	slack  time.Duration
 	smooth int
+
+	// crowded is the lowest level whose pages the store said to have too many handles for, lately; 0: none.
+	crowded uint8
 }
 
 // span is buckets, from included, to not.
@@ -147,7 +150,7 @@ func (f *follower) next(perBucket float64) (mailbox.PageAddr, bool) {
 		size := mailbox.LevelSpan(level)
 		p := mailbox.PageAddr{Level: level, Index: b / size}
 		from, to, ok := p.Buckets()
-		if !ok || to > f.head {
+		if !ok || to > f.head || f.crowded > 0 && level >= f.crowded {
 			break
 		}
 		parts := 1 + float64(size)*perBucket/mailbox.PageHandles
@@ -169,7 +172,9 @@ func (f *follower) notYet(ended, bucket time.Duration) {
 
 // came learns that a page came: maybe the next can be asked for sooner. The longer nothing was too early, the bolder.
 func (f *follower) came(bucket time.Duration) {
-	f.smooth++
+	if f.smooth++; f.smooth%256 == 0 {
+		f.crowded = 0 // see again
+	}
 	f.slack = max(f.slack-min(bucket/64<<min(f.smooth/8, 12), bucket*60), -maxSlack)
 }
 
@@ -190,9 +195,25 @@ func (e *Engine) beginDigest(st *depot, now time.Time) error {
 	if !st.own || f.begun {
 		return nil
 	}
-	f.begin(mailbox.BucketAt(now, st.descriptor.bucket), st.descriptor)
+	d := st.descriptor
+	closed := mailbox.BucketAt(now, d.bucket)
+	f.begin(closed, d)
 	if f.saved > 0 {
 		return nil
+	}
+	// Somebody may know this store longer than we can reach it.
+	since := now
+	for _, c := range e.contacts {
+		since = earlier(since, c.created)
+	}
+	for _, in := range e.invites {
+		since = earlier(since, in.created)
+	}
+	for _, a := range e.accepts {
+		since = earlier(since, a.created)
+	}
+	if since.Before(now) {
+		f.head = max(mailbox.BucketAt(since.Add(-2*time.Minute), d.bucket), closed-min(closed, uint64(d.ttl/d.bucket)))
 	}
 	err := e.kv.Update(func(txn store.Txn) error {
 		return txn.Set(store.Key(tableDigest, string(st.address.Onion)), binary.BigEndian.AppendUint64(nil, f.head))
@@ -203,6 +224,13 @@ func (e *Engine) beginDigest(st *depot, now time.Time) error {
 	}
 	f.saved = f.head
 	return nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // chooseDigest reads the next page of one of our stores' digests.
@@ -239,6 +267,9 @@ func (e *Engine) chooseDigest(st *depot, now time.Time) (job, bool) {
 			case errors.Is(err, mailbox.ErrGone):
 				f.settle(span{from, to}, true)
 			default:
+				if errors.Is(err, mailbox.ErrTooMany) && p.Level > 0 {
+					f.crowded = p.Level
+				}
 				if errors.Is(err, mailbox.ErrNotYet) {
 					f.notYet(now.Sub(end), bucket)
 				}

@@ -10,6 +10,7 @@ import (
 
 	"tarn/bundle"
 	"tarn/crypto/onionid"
+	"tarn/matrix"
 	"tarn/room"
 	"tarn/store"
 )
@@ -22,7 +23,7 @@ const (
 	inboxBatch  = 32          // rows read at a time
 	retryFirst  = time.Second // then doubled
 	retryMax    = 10 * time.Minute
-	keepUnknown = 24 * time.Hour // events of a room that we do not know (yet): its snapshot may be on the way
+	keepUnknown = 24 * time.Hour // events of a room whose snapshot is on the way, or signed by a key that we do not know yet
 	keepFailing = 14 * 24 * time.Hour
 	maxRetries  = 4 * maxInbox // rows with a pause in memory
 )
@@ -232,7 +233,7 @@ func (e *Engine) work(ctx context.Context, c *contact, key []byte, row inboxRow)
 // stale tells whether a record that fails for a reason that may pass has waited long enough.
 func (i *inboxRow) stale(err error, now time.Time) bool {
 	keep := keepFailing
-	if errors.Is(err, room.ErrUnknownRoom) {
+	if errors.Is(err, room.ErrUnknownRoom) || errors.Is(err, matrix.ErrUnknownKey) {
 		keep = keepUnknown
 	}
 	return now.Sub(i.received) > keep
@@ -254,9 +255,19 @@ func (e *Engine) take(ctx context.Context, c *contact, row inboxRow) (effect, er
 		if err != nil {
 			return effect{}, refuse(err)
 		}
+		if e.snapshotComing(c) {
+			// Without its snapshot package room would drop what belongs to a new room.
+			if _, err := e.rooms.Heads(id); errors.Is(err, room.ErrUnknownRoom) {
+				return effect{}, err
+			}
+		}
 		got, err := e.rooms.Ingest(ctx, c.name, id, events)
 		if err != nil {
 			return effect{}, permanent(err)
+		}
+		if len(got.Unknown) > 0 {
+			// Those events are given again once the certificate is here; of the others we note what is to be noted.
+			return effect{}, errors.Join(e.settleIngested(c, id, got), matrix.ErrUnknownKey)
 		}
 		if got.Bad > 0 {
 			e.counts.refused.Add(int64(got.Bad))
@@ -290,6 +301,30 @@ func (e *Engine) take(ctx context.Context, c *contact, row inboxRow) (effect, er
 		return e.takeHello(c, data)
 	}
 	return effect{}, nil // for a newer program: skipped
+}
+
+// snapshotComing tells whether a room's snapshot of the contact's is not whole, or not worked off, yet.
+func (e *Engine) snapshotComing(c *contact) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, a := range c.partial {
+		if a.kind == bundle.TypeSnapshot {
+			return true
+		}
+	}
+	return false
+}
+
+// settleIngested is noteIngested in an Update of its own.
+func (e *Engine) settleIngested(c *contact, id matrix.RoomID, got room.Ingested) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	eff := e.noteIngested(c, id, got)
+	if err := e.kv.Update(eff.write); err != nil {
+		return err
+	}
+	eff.apply()
+	return nil
 }
 
 func refuse(err error) error { return fmt.Errorf("%w: %w", errRefuse, err) }

@@ -45,28 +45,17 @@ func (j job) finish(e *Engine, err error) {
 func (e *Engine) prepare(s slot) job {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	j := e.choose(s, time.Now())
-	j.store = s.store
-	do := j.do
-	// Whatever was wanted: without a descriptor of today the slot's one connection fetches that.
-	j.do = func(ctx context.Context, m Mailbox) error {
-		err := do(ctx, m)
-		if !errors.Is(err, mailbox.ErrNoDescriptor) {
-			return err
-		}
-		if err := e.fetchDescriptor(ctx, m, s.store); err != nil {
-			return err
-		}
-		return errNotSent
+	now := time.Now()
+	if d := s.store.descriptor; d == nil || !d.covers(now) {
+		return job{store: s.store, do: func(ctx context.Context, m Mailbox) error { return e.fetchDescriptor(ctx, m, s.store) }}
 	}
+	j := e.choose(s, now)
+	j.store = s.store
 	return j
 }
 
+// choose finds the job of a slot at a store whose descriptor is known.
 func (e *Engine) choose(s slot, now time.Time) job {
-	d := s.store.descriptor
-	if d == nil || !d.covers(now) {
-		return job{do: func(ctx context.Context, m Mailbox) error { return e.fetchDescriptor(ctx, m, s.store) }}
-	}
 	var j job
 	var ok bool
 	switch s.kind {

@@ -111,7 +111,8 @@ func (e *Engine) putFor(c *contact, now time.Time) (job, bool) {
 	}
 	f, err := e.fill(c, now)
 	if err != nil {
-		e.log.Warn("filling a box", "err", err)
+		e.log.Warn("a box for a contact could not be filled")
+		e.log.Debug("filling a box", "err", err)
 		return job{}, false
 	}
 	if !f.eliciting {

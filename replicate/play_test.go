@@ -378,7 +378,7 @@ func (f *fakeRooms) Ingest(_ context.Context, from matrix.ServerName, id matrix.
 		f.ingested[ev.ID]++
 		author := authorServer(raw)
 		if _, ok := f.certs[author]; f.needCert && !ok {
-			out.Bad++
+			out.Unknown = append(out.Unknown, author)
 			continue
 		}
 		if f.events[id][ev.ID] == nil {

@@ -5,6 +5,7 @@ package replicate
 import (
 	"cmp"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -190,7 +191,7 @@ func (e *Engine) Stores() []StoreStatus {
 }
 
 // Forget ends a contact (by server name) or a link (by ContactStatus.ID): its keys, its boxes and what waits for it
-// are deleted. The other node is not told. ErrNoContact.
+// are deleted, as is what waits for a stranger. The other node is not told. ErrNoContact.
 func (e *Engine) Forget(name string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -209,24 +210,13 @@ func (e *Engine) Forget(name string) error {
 	}
 	c := e.contacts[onionid.Name(name)]
 	if c == nil {
+		if n, err := e.emptyOutbox(name); err != nil || n > 0 {
+			return err // a stranger
+		}
 		return ErrNoContact
 	}
 	err := e.kv.Update(func(txn store.Txn) error {
-		if err := erase(txn, c.name, false); err != nil {
-			return err
-		}
-		if err := txn.Delete(store.Key(tableAccept, c.voucher[:])); err != nil {
-			return err
-		}
-		items, err := store.Pending(txn, name, 0, 1<<20)
-		if err != nil {
-			return err
-		}
-		seqs := make([]uint64, 0, len(items))
-		for _, it := range items {
-			seqs = append(seqs, it.Seq)
-		}
-		return store.Dequeue(txn, name, seqs...)
+		return errors.Join(erase(txn, c.name, false), txn.Delete(store.Key(tableAccept, c.voucher[:])))
 	})
 	if err != nil {
 		return fmt.Errorf("forget a contact: %w", err)
@@ -242,7 +232,33 @@ func (e *Engine) Forget(name string) error {
 		}
 	}
 	e.reroute()
-	return nil
+	_, err = e.emptyOutbox(name)
+	return err
+}
+
+// emptyOutbox drops what waits for a server, by pieces: after a crash in between the rest is a stranger's, and can be
+// forgotten again.
+func (e *Engine) emptyOutbox(name string) (n int, err error) {
+	for {
+		var items []store.Item
+		err := e.kv.Update(func(txn store.Txn) error {
+			var err error
+			if items, err = store.Pending(txn, name, 0, 1000); err != nil {
+				return err
+			}
+			seqs := make([]uint64, 0, len(items))
+			for _, it := range items {
+				seqs = append(seqs, it.Seq)
+			}
+			return store.Dequeue(txn, name, seqs...)
+		})
+		if err != nil {
+			return n, fmt.Errorf("drop what waits for a server: %w", err)
+		}
+		if n += len(items); len(items) == 0 {
+			return n, nil
+		}
+	}
 }
 
 func (e *Engine) forgetLink(table byte, v [32]byte, apply func()) error {
