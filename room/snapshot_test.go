@@ -285,3 +285,34 @@ func TestHistoryComesWithTheInviteAsVisibilityAllows(t *testing.T) {
 		b.judge(room)
 	}
 }
+
+// What is said between an invite and its acceptance waits for the newcomer without being asked for.
+func TestNewcomerIsHandedWhatWasSaidSinceTheInvite(t *testing.T) {
+	for vis, want := range map[string][]string{"shared": {"0", "1"}, "joined": nil} {
+		a, b := play(t, 1), play(t, 2)
+		room := a.create(Create{Invite: []matrix.UserID{b.user}, InitialState: []StateEvent{{matrix.TypeHistoryVisibility, "", object(map[string]string{"history_visibility": vis})}}})
+		a.post(b)
+		b.member(room, b.user, b.user, matrix.MemberJoin)
+		a.say(room, "0")
+		a.say(room, "1")
+		_, at := b.sync(b.user, 0)
+		b.post(a)
+		items := a.mail(b)
+		if len(items) != len(want) {
+			t.Fatalf("%s: %d items", vis, len(items))
+		}
+		for _, i := range items {
+			a.hand(b, i)
+		}
+		cs, _ := b.sync(b.user, at)
+		if want == nil {
+			if len(cs) != 0 {
+				t.Fatalf("%+v", cs)
+			}
+			continue
+		}
+		if got := bodies(only(t, cs).Timeline); !slices.Equal(got, want) {
+			t.Fatalf("%s: %q", vis, got)
+		}
+	}
+}
