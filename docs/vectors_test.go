@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docs_test
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/hpke"
+	"crypto/sha256"
+	"crypto/sha3"
+	"encoding/base32"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/chacha20poly1305"
+)
+
+// Everything in this file and in second_test.go was written from SPEC.md, with the standard library, x/crypto and a zstd
+// decoder: none of it calls the code that SPEC.md describes.
+
+func u16(n int) []byte        { return binary.BigEndian.AppendUint16(nil, uint16(n)) }
+func u32(n uint32) []byte     { return binary.BigEndian.AppendUint32(nil, n) }
+func u64(n uint64) []byte     { return binary.BigEndian.AppendUint64(nil, n) }
+func uvarint(n uint64) []byte { return binary.AppendUvarint(nil, n) }
+func str(s string) []byte     { return append(uvarint(uint64(len(s))), s...) }
+func cat(parts ...[]byte) []byte {
+	return slices.Concat(parts...)
+}
+
+func list(members ...string) []byte {
+	b := uvarint(uint64(len(members)))
+	for _, m := range members {
+		b = append(b, str(m)...)
+	}
+	return b
+}
+
+func mac(key []byte, message ...[]byte) []byte {
+	m := hmac.New(sha256.New, key)
+	m.Write(cat(message...))
+	return m.Sum(nil)
+}
+
+func kdf(secret, salt []byte, info string, n int) []byte {
+	k, err := hkdf.Key(sha256.New, secret, salt, info, n)
+	if err != nil {
+		panic(err)
+	}
+	return k
+}
+
+func sum256(parts ...[]byte) []byte { s := sha256.Sum256(cat(parts...)); return s[:] }
+
+func public(key ed25519.PrivateKey) []byte { return key.Public().(ed25519.PublicKey) }
+
+// nameOf is SPEC §2.1.
+func nameOf(k []byte) string {
+	sum := sha3.Sum256(cat([]byte(".onion checksum"), k, []byte{3}))
+	return strings.ToLower(base32.StdEncoding.EncodeToString(cat(k, sum[:2], []byte{3}))) + ".onion"
+}
+
+// certify is SPEC §2.2.
+func certify(onion ed25519.PrivateKey, signing []byte) []byte {
+	body := cat(public(onion), signing)
+	return cat([]byte{1}, body, ed25519.Sign(onion, cat([]byte("tarn/1 event-signing key\x00"), body)))
+}
+
+// chain is one direction's keys, SPEC §5.1.
+type chain struct {
+	epoch uint32
+	index uint64
+	k     []byte
+}
+
+func newChain(root []byte, sender string, epoch uint32) *chain {
+	return &chain{epoch: epoch, k: mac(root, []byte("tarn/1 ratchet "+sender), u32(epoch))}
+}
+
+// next gives id, key and associated data of the next index.
+func (c *chain) next() (id, key, ad []byte) {
+	s := mac(c.k, []byte("tarn/1 ratchet slot"))
+	id, key = mac(s, []byte("tarn/1 ratchet id"))[:16], mac(s, []byte("tarn/1 ratchet key"))
+	ad = cat([]byte("tarn/1 ratchet box"), u32(c.epoch), u64(c.index), id)
+	c.k = mac(c.k, []byte("tarn/1 ratchet next"))
+	c.index++
+	return id, key, ad
+}
+
+func sealZero(key, plaintext, ad []byte) []byte {
+	a, err := chacha20poly1305.New(key)
+	if err != nil {
+		panic(err)
+	}
+	return a.Seal(nil, make([]byte, 12), plaintext, ad)
+}
+
+func openZero(key, box, ad []byte) ([]byte, error) {
+	a, err := chacha20poly1305.New(key)
+	if err != nil {
+		return nil, err
+	}
+	return a.Open(nil, make([]byte, 12), box, ad)
+}
+
+// linkOf is SPEC §7.1.
+func linkOf(store, voucher []byte, expiry uint64) string {
+	b := cat([]byte{1}, store, voucher, u64(expiry))
+	return "tarn:" + base64.RawURLEncoding.EncodeToString(cat(b, sum256([]byte("tarn/1 link"), b)[:4]))
+}
+
+// agreed is what both ends have after SPEC §7.3.
+func agreed(voucher, inviter, acceptor, answer, contribution, replySecret []byte) (root, numberKey []byte) {
+	transcript := sum256([]byte("tarn/1 first contact\x00"), voucher, inviter, acceptor, answer)
+	secret := cat(contribution, replySecret)
+	return kdf(secret, transcript, "tarn/1 first root", 32), kdf(secret, transcript, "tarn/1 number key", 32)
+}
+
+func numberOf(key, nonce []byte) string {
+	n := binary.BigEndian.Uint64(mac(key, []byte("tarn/1 number\x00"), nonce)) % 1_000_000
+	return fmt.Sprintf("%03d %03d", n/1000, n%1000)
+}
+
+// head is SPEC §6.1's fixed part and what follows it, without zeros at the end.
+func bundleOf(epoch uint32, next uint64, seen []byte, floor uint64, pieces []byte) []byte {
+	return cat([]byte{1, 0}, u32(epoch), u64(next), seen, u64(floor), u16(0), u32(0), u16(len(pieces)), pieces)
+}
+
+func pieceOf(kind byte, data []byte) []byte { return cat([]byte{kind}, uvarint(uint64(len(data))<<1), data) }
+
+// block is one vector of SPEC.md: the lines "key = value" between ```vector NAME and ```.
+type block map[string]string
+
+func (b block) hex(key string) []byte {
+	v, err := hex.DecodeString(b[key])
+	if err != nil || len(v) == 0 {
+		panic(fmt.Sprintf("%q is not hexadecimal: %q", key, b[key]))
+	}
+	return v
+}
+
+func (b block) num(key string) uint64 {
+	n, err := strconv.ParseUint(b[key], 10, 64)
+	if err != nil {
+		panic(fmt.Sprintf("%q is not a number: %q", key, b[key]))
+	}
+	return n
+}
+
+func (b block) key(name string) ed25519.PrivateKey { return ed25519.NewKeyFromSeed(b.hex(name)) }
+
+// vectors compute, for each block, what must stand in it.
+var vectors = map[string]func(b block) map[string]string{
+	"onionid": func(b block) map[string]string {
+		onion, signing := b.key("onion seed"), public(b.key("signing seed"))
+		id := base64.URLEncoding.EncodeToString(sum256(signing)[:6])
+		return map[string]string{
+			"name":        nameOf(public(onion)),
+			"certificate": hex.EncodeToString(certify(onion, signing)),
+			"key id":      "ed25519:" + strings.ReplaceAll(id, "-", "_"),
+		}
+	},
+	"mailbox request": func(b block) map[string]string {
+		onion := public(b.key("onion seed"))
+		padded := func(op byte, rest ...[]byte) string {
+			return hex.EncodeToString(bytes.TrimRight(cat([]byte{op}, make([]byte, 96), cat(rest...)), "\x00"))
+		}
+		return map[string]string{
+			"address":                           "tarn-mailbox:1:" + strings.TrimSuffix(nameOf(onion), ".onion"),
+			"info":                              hex.EncodeToString(cat([]byte("tarn/1 store request\x00"), onion, u32(uint32(b.num("epoch"))))),
+			"plaintext get of 0102030405060708": padded(2, []byte{1, 2, 3, 4, 5, 6, 7, 8}),
+			"plaintext digest level 2 index 1000000 part 3": padded(3, []byte{2}, u64(1_000_000), u16(3)),
+		}
+	},
+	"mailbox digest": func(b block) map[string]string {
+		var handles []byte
+		fields := strings.Fields(b["handles"])
+		for _, h := range fields {
+			handles = append(handles, block{"h": h}.hex("h")...)
+		}
+		part := cat([]byte{byte(b.num("level"))}, u64(b.num("index")), u16(0), u16(1), u16(len(fields)), handles)
+		signed := cat([]byte("tarn/1 digest page\x00"), public(b.key("onion seed")), u64(b.num("bucket ms")), part)
+		return map[string]string{"part": hex.EncodeToString(cat(part, ed25519.Sign(b.key("signing seed"), signed)))}
+	},
+	"ratchet": func(b block) map[string]string {
+		c := newChain(b.hex("root"), b["sender"], uint32(b.num("epoch")))
+		for c.index < b.num("index") {
+			c.next()
+		}
+		id, key, ad := c.next()
+		return map[string]string{"id": hex.EncodeToString(id), "key": hex.EncodeToString(key), "box": hex.EncodeToString(sealZero(key, b.hex("payload"), ad))}
+	},
+	"bundle": func(b block) map[string]string {
+		want := cat(str(b["room"]), list(strings.Fields(b["want"])...))
+		return map[string]string{"bundle": hex.EncodeToString(bundleOf(uint32(b.num("epoch")), b.num("next"), b.hex("seen"), b.num("floor"), pieceOf(4, want)))}
+	},
+	"link": func(b block) map[string]string {
+		return map[string]string{"link": linkOf(public(b.key("store seed")), b.hex("voucher"), b.num("expiry"))}
+	},
+	"first contact": func(b block) map[string]string {
+		inviter, acceptor := b.key("inviter seed"), b.key("acceptor seed")
+		linkKey, err := hpke.MLKEM768X25519().NewPrivateKey(b.hex("link key"))
+		if err != nil {
+			panic(err)
+		}
+		body := cat([]byte{1}, public(inviter), uvarint(b.num("expiry")), sum256([]byte("tarn/1 number nonce\x00"), b.hex("nonce")), b.hex("reply secret"),
+			linkKey.PublicKey().Bytes(), str(string(certify(inviter, public(b.key("inviter signing seed"))))), list(nameOf(public(b.key("store seed")))))
+		voucher := sum256(body, ed25519.Sign(inviter, cat([]byte("tarn/1 invitation\x00"), body)))
+		root, numberKey := agreed(voucher, public(inviter), public(acceptor), b.hex("answer"), b.hex("contribution"), b.hex("reply secret"))
+		return map[string]string{
+			"voucher":     hex.EncodeToString(voucher),
+			"payload id":  hex.EncodeToString(kdf(voucher, nil, "tarn/1 invitation id", 16)),
+			"payload key": hex.EncodeToString(kdf(voucher, nil, "tarn/1 invitation key", 32)),
+			"reply id":    hex.EncodeToString(kdf(b.hex("reply secret"), voucher, "tarn/1 reply id", 16)),
+			"reply key":   hex.EncodeToString(kdf(b.hex("reply secret"), voucher, "tarn/1 reply key", 32)),
+			"root":        hex.EncodeToString(root),
+			"number key":  hex.EncodeToString(numberKey),
+			"number":      numberOf(numberKey, b.hex("nonce")),
+		}
+	},
+}
+
+var vectorBlock = regexp.MustCompile("(?ms)^```vector ([a-z ]+)\n(.*?)^```$")
+
+// TestVectorsOfTheSpec computes every vector in SPEC.md again. TARN_UPDATE=1 writes them.
+func TestVectorsOfTheSpec(t *testing.T) {
+	text, err := os.ReadFile("SPEC.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	fresh := vectorBlock.ReplaceAllStringFunc(string(text), func(whole string) string {
+		m := vectorBlock.FindStringSubmatch(whole)
+		name, b := m[1], block{}
+		for _, line := range strings.Split(strings.TrimSpace(m[2]), "\n") {
+			k, v, ok := strings.Cut(line, "=")
+			if !ok {
+				t.Errorf("vector %s: %q is no key and value", name, line)
+			}
+			b[strings.TrimSpace(k)] = strings.TrimSpace(v)
+		}
+		compute := vectors[name]
+		if compute == nil || found[name] {
+			t.Errorf("vector %s: unknown, or there twice", name)
+			return whole
+		}
+		found[name] = true
+		for k, want := range compute(b) {
+			if b[k] == want {
+				continue
+			}
+			if os.Getenv("TARN_UPDATE") == "" {
+				t.Errorf("vector %s: %s is %q, computed %q", name, k, b[k], want)
+			}
+			line := regexp.MustCompile("(?m)^" + regexp.QuoteMeta(k) + "( *)= .*$")
+			if !line.MatchString(whole) {
+				t.Errorf("vector %s has no line for %s", name, k)
+			}
+			whole = line.ReplaceAllString(whole, k+"${1}= "+want)
+		}
+		return whole
+	})
+	for name := range vectors {
+		if !found[name] {
+			t.Errorf("SPEC.md has no vector %q", name)
+		}
+	}
+	if os.Getenv("TARN_UPDATE") != "" && fresh != string(text) {
+		if err := os.WriteFile("SPEC.md", []byte(fresh), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
