@@ -3,14 +3,18 @@
 package replicate
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"tarn/crypto/ratchet"
 	"tarn/mailbox"
+	"tarn/store"
 )
 
 // watched runs one pair of contacts for an hour and returns what an observer of the first node sees.
@@ -245,4 +249,67 @@ func TestDeliveryTakesAboutWhatTheProfilePromises(t *testing.T) {
 			}
 		})
 	}
+}
+
+// slowKV is a disk that takes its time.
+type slowKV struct {
+	store.KV
+	delay time.Duration
+}
+
+func (s slowKV) Update(fn func(store.Txn) error) error {
+	time.Sleep(s.delay)
+	return s.KV.Update(fn)
+}
+
+func TestASlowDiskMakesSlotsIdleNotLateAndMessagesStillCross(t *testing.T) {
+	// In real time: what waits for a mutex would stop a bubble's clock.
+	w := newWorld(t, 1)
+	p := CustomProfile(40*time.Millisecond, 0.3)
+	p.AckDelay = time.Hour
+	w.store(0).bucket, w.store(0).closing = 100*time.Millisecond, 0
+	a, b := w.node(1, p), w.node(2, p)
+	root := ratchet.Root{1}
+	for _, n := range []*node{a, b} {
+		peer := w.nodes[0]
+		if n == a {
+			peer = w.nodes[1]
+		}
+		n.rooms.join(lounge, a.name(), b.name())
+		c := newContact(peer.name(), contactRow{state: contactActive, initiator: n == a, stores: n.own, told: n.own})
+		if err := n.open().begin(c, root, time.Now(), func(store.Txn) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.kv = slowKV{a.kv, 50 * time.Millisecond} // five times the lead
+	var mu sync.Mutex
+	worst := time.Duration(0)
+	e := a.open()
+	e.trace = func(s slot) {
+		mu.Lock()
+		defer mu.Unlock()
+		worst = max(worst, time.Since(s.at))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	b.start()
+	for i := range 3 {
+		a.rooms.send(t, lounge, fmt.Sprint(i))
+	}
+	deadline := time.Now().Add(time.Minute)
+	for len(b.rooms.bodies(lounge)) < 3 || e.Counts().Late == 0 {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of 3 messages, %d slots went idle because of the disk", len(b.rooms.bodies(lounge)), e.Counts().Late)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	b.stop()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	t.Logf("%d slots went idle, the latest began %v after its time", e.Counts().Late, worst)
 }
