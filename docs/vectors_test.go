@@ -135,7 +135,9 @@ func bundleOf(epoch uint32, next uint64, seen []byte, floor uint64, pieces []byt
 	return cat([]byte{1, 0}, u32(epoch), u64(next), seen, u64(floor), u16(0), u32(0), u16(len(pieces)), pieces)
 }
 
-func pieceOf(kind byte, data []byte) []byte { return cat([]byte{kind}, uvarint(uint64(len(data))<<1), data) }
+func pieceOf(kind byte, data []byte) []byte {
+	return cat([]byte{kind}, uvarint(uint64(len(data))<<1), data)
+}
 
 // block is one vector of SPEC.md: the lines "key = value" between ```vector NAME and ```.
 type block map[string]string

@@ -1,0 +1,509 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docs_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/hpke"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"tarn/crypto/onionid"
+	"tarn/dag"
+	"tarn/mailbox"
+	"tarn/mailbox/mailboxtest"
+	"tarn/matrix"
+	"tarn/replicate"
+	"tarn/room"
+	"tarn/store"
+)
+
+// second is a node written from SPEC.md: it shares no code with Tarn but the connection to the test's mailbox. It has no
+// schedule: it is there for the bytes.
+type second struct {
+	t       *testing.T
+	dialer  mailbox.Dialer
+	onion   ed25519.PrivateKey
+	signing ed25519.PrivateKey
+
+	store   []byte // the mailbox's onion key
+	epoch   uint32
+	request hpke.PublicKey
+	bucket  uint64 // ms
+	digests ed25519.PublicKey
+
+	out, in *chain
+	opened  uint64 // boxes of the other side, all below
+	nonce   []byte
+	number  []byte // number key
+	promise []byte
+}
+
+func (s *second) must(ok bool, what string) {
+	s.t.Helper()
+	if !ok {
+		s.t.Fatal(what)
+	}
+}
+
+func (s *second) check(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// reader takes bytes apart by SPEC §1.1.
+type reader struct {
+	t *testing.T
+	b []byte
+}
+
+func (r *reader) take(n int) []byte {
+	r.t.Helper()
+	if n < 0 || n > len(r.b) {
+		r.t.Fatalf("%d bytes wanted, %d are there", n, len(r.b))
+	}
+	out := r.b[:n]
+	r.b = r.b[n:]
+	return out
+}
+
+func (r *reader) uvarint() uint64 {
+	r.t.Helper()
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 || n > 1 && r.b[n-1] == 0 {
+		r.t.Fatal("not a uvarint in its shortest form")
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) str() []byte { r.t.Helper(); return r.take(int(r.uvarint())) }
+
+func (r *reader) list() (out [][]byte) {
+	r.t.Helper()
+	for n := r.uvarint(); n > 0; n-- {
+		out = append(out, r.str())
+	}
+	return out
+}
+
+func (r *reader) end() {
+	r.t.Helper()
+	if len(bytes.Trim(r.b, "\x00")) != 0 {
+		r.t.Fatal("something is left over")
+	}
+}
+
+// transact is SPEC §4.1.
+func (s *second) transact(up []byte) []byte {
+	s.t.Helper()
+	s.must(len(up) == 10956, "up")
+	c, err := s.dialer.Dial(context.Background(), nameOf(s.store)+":4001", rand.Text())
+	s.check(err)
+	defer c.Close()
+	_, err = c.Write(up)
+	s.check(err)
+	down, err := io.ReadAll(c)
+	s.check(err)
+	s.must(len(down) == 8466, "down")
+	return down
+}
+
+// descriptor is SPEC §4.5.
+func (s *second) descriptor() {
+	s.t.Helper()
+	up := make([]byte, 10956)
+	rand.Read(up[8:])
+	copy(up, []byte{1, 1, 0, 0, 0, 0, 0, 0})
+	down := s.transact(up)
+	s.must(down[0] == 1, "not a descriptor")
+	n := int(down[82])
+	end := 83 - 1 + n*1220
+	body, sig := down[1:1+end], down[1+end:1+end+64]
+	s.must(ed25519.Verify(s.store, cat([]byte("tarn/1 mailbox descriptor\x00"), body), sig), "the onion key did not sign the descriptor")
+	r := &reader{s.t, body}
+	s.must(r.take(1)[0] == 1 && bytes.Equal(r.take(32), s.store), "geometry or onion")
+	s.bucket = binary.BigEndian.Uint64(r.take(8))
+	s.must(binary.BigEndian.Uint64(r.take(8)) >= s.bucket, "ttl")
+	s.digests = r.take(32)
+	r.take(1)
+	today := uint32(time.Now().Unix() / 86400)
+	for range n {
+		epoch, key := binary.BigEndian.Uint32(r.take(4)), r.take(1216)
+		if epoch == today {
+			pub, err := hpke.MLKEM768X25519().NewPublicKey(key)
+			s.check(err)
+			s.epoch, s.request = epoch, pub
+		}
+	}
+	s.must(s.request != nil && s.epoch == today, "no key of today")
+}
+
+// ask is SPEC §4.2 to §4.4.
+func (s *second) ask(op byte, rest ...[]byte) (status byte, body []byte) {
+	s.t.Helper()
+	if s.request == nil || s.epoch != uint32(time.Now().Unix()/86400) {
+		s.request = nil
+		s.descriptor()
+	}
+	plain := make([]byte, 9812)
+	plain[0] = op
+	copy(plain[97:], cat(rest...))
+	info := cat([]byte("tarn/1 store request\x00"), s.store, u32(s.epoch))
+	enc, sender, err := hpke.NewSender(s.request, hpke.HKDFSHA256(), hpke.ChaCha20Poly1305(), info)
+	s.check(err)
+	ct, err := sender.Seal(nil, plain)
+	s.check(err)
+	key, err := sender.Export("tarn/1 reply", 32)
+	s.check(err)
+	down := s.transact(cat([]byte{1, 2, 0, 0}, u32(s.epoch), enc, ct))
+	s.must(down[0] == 0, "the answer is not sealed")
+	a, err := chacha20poly1305.NewX(key)
+	s.check(err)
+	plain, err = a.Open(nil, down[1:25], down[25:], nil)
+	s.check(err)
+	s.must(len(plain) == 8425, "answer")
+	return plain[0], plain[1:]
+}
+
+func (s *second) put(id, box []byte) byte { s.t.Helper(); st, _ := s.ask(1, id, box); return st }
+
+func (s *second) get(handle []byte) []byte {
+	s.t.Helper()
+	st, body := s.ask(2, handle)
+	s.must(st == 0, "get")
+	(&reader{s.t, body[8208:]}).end()
+	return body[:8208]
+}
+
+// listed looks through the digest of the last buckets (SPEC §4.6) for a handle.
+func (s *second) listed(handle []byte, since time.Time) bool {
+	s.t.Helper()
+	for i := uint64(since.UnixMilli()) / s.bucket; ; i++ {
+		st, body := s.ask(3, []byte{0}, u64(i), u16(0))
+		if st == 4 {
+			return false // not closed yet
+		}
+		s.must(st == 0, "digest")
+		r := &reader{s.t, body}
+		s.must(r.take(1)[0] == 0 && binary.BigEndian.Uint64(r.take(8)) == i && binary.BigEndian.Uint16(r.take(2)) == 0, "another page")
+		s.must(binary.BigEndian.Uint16(r.take(2)) == 1, "more parts than the test can have")
+		n := int(binary.BigEndian.Uint16(r.take(2)))
+		part := body[:15+8*n]
+		found := false
+		for range n {
+			found = found || bytes.Equal(r.take(8), handle)
+		}
+		if n == 0 {
+			s.must(len(part) == 15, "an empty part")
+		}
+		s.must(ed25519.Verify(s.digests, cat([]byte("tarn/1 digest page\x00"), s.store, u64(s.bucket), part), r.take(64)), "the digest is not signed")
+		r.end()
+		if found {
+			return true
+		}
+	}
+}
+
+// firstContactBox is SPEC §7.2.
+func (s *second) openFirst(key, id, box []byte) ([]byte, bool) {
+	s.t.Helper()
+	plain, err := openZero(key, box, id)
+	if err != nil {
+		return nil, false
+	}
+	r := &reader{s.t, plain[2+binary.BigEndian.Uint16(plain):]}
+	r.end()
+	return plain[2 : 2+binary.BigEndian.Uint16(plain)], true
+}
+
+// accept is SPEC §7.1 to §7.3 on the acceptor's side.
+func (s *second) accept(link string) {
+	s.t.Helper()
+	b, err := base64.RawURLEncoding.Strict().DecodeString(strings.TrimPrefix(link, "tarn:"))
+	s.check(err)
+	r := &reader{s.t, b}
+	s.must(len(link) == 108 && r.take(1)[0] == 1, "link")
+	s.store = r.take(32)
+	voucher, expiry := r.take(32), binary.BigEndian.Uint64(r.take(8))
+	s.must(bytes.Equal(r.take(4), sum256([]byte("tarn/1 link"), b[:73])[:4]), "check")
+
+	id, key := kdf(voucher, nil, "tarn/1 invitation id", 16), kdf(voucher, nil, "tarn/1 invitation key", 32)
+	var payload []byte
+	for end := time.Now().Add(time.Hour); ; time.Sleep(time.Minute) {
+		var ok bool
+		if payload, ok = s.openFirst(key, id, s.get(id[:8])); ok {
+			break
+		}
+		s.must(time.Now().Before(end), "no payload within an hour")
+	}
+	s.must(bytes.Equal(sum256(payload), voucher), "the payload is not the voucher's")
+	body, sig := payload[:len(payload)-64], payload[len(payload)-64:]
+	r = &reader{s.t, body}
+	s.must(r.take(1)[0] == 1, "payload version")
+	inviter := r.take(32)
+	s.must(ed25519.Verify(inviter, cat([]byte("tarn/1 invitation\x00"), body), sig), "the payload's signature")
+	s.must(r.uvarint() == expiry, "expiry")
+	s.promise = r.take(32)
+	replySecret := r.take(32)
+	hybrid, err := hpke.MLKEM768X25519().NewPublicKey(r.take(1216))
+	s.check(err)
+	s.certificateOf(inviter, r.str())
+	stores := r.list()
+	s.must(len(stores) == 1 && string(stores[0]) == nameOf(s.store), "stores")
+	r.end()
+
+	contribution := make([]byte, 32)
+	rand.Read(contribution)
+	reply := cat([]byte{1}, public(s.onion), contribution, str(string(certify(s.onion, public(s.signing)))), list(nameOf(s.store)))
+	reply = cat(reply, ed25519.Sign(s.onion, cat([]byte("tarn/1 reply\x00"), voucher, reply)))
+	answer, err := hpke.Seal(hybrid, hpke.HKDFSHA256(), hpke.ChaCha20Poly1305(), cat([]byte("tarn/1 reply\x00"), voucher), reply)
+	s.check(err)
+	plain := make([]byte, 8192)
+	copy(plain, cat(u16(len(answer)), answer))
+	id, key = kdf(replySecret, voucher, "tarn/1 reply id", 16), kdf(replySecret, voucher, "tarn/1 reply key", 32)
+	box := sealZero(key, plain, id)
+	s.must(s.put(id, box) == 0 && s.put(id, box) == 0, "the reply, twice the same")
+	box[0] ^= 1
+	s.must(s.put(id, box) == 1, "another box under the reply's id")
+	root, number := agreed(voucher, inviter, public(s.onion), answer, contribution, replySecret)
+	s.number = number
+	s.out, s.in = newChain(root, "responder", 0), newChain(root, "initiator", 0)
+}
+
+// certificateOf checks a certificate by SPEC §2.2 (but for the order of its keys) and gives the signing key.
+func (s *second) certificateOf(onion, b []byte) []byte {
+	s.t.Helper()
+	s.must(len(b) == 129 && b[0] == 1 && bytes.Equal(b[1:33], onion) && !bytes.Equal(b[33:65], onion), "certificate")
+	s.must(ed25519.Verify(onion, cat([]byte("tarn/1 event-signing key\x00"), b[1:65]), b[65:]), "the certificate's signature")
+	return b[33:65]
+}
+
+// send seals pieces into the next box and leaves it, by SPEC §5 and §6.
+func (s *second) send(pieces ...[]byte) {
+	s.t.Helper()
+	payload := make([]byte, 8192)
+	copy(payload, bundleOf(0, s.opened, make([]byte, 32), s.out.index, cat(pieces...)))
+	id, key, ad := s.out.next()
+	s.must(s.put(id, sealZero(key, payload, ad)) == 0, "put")
+}
+
+// record is a whole record.
+type record struct {
+	kind byte
+	data []byte
+}
+
+// receive waits for the next box and gives its acknowledgement and records.
+func (s *second) receive(since time.Time) (next uint64, out []record) {
+	s.t.Helper()
+	id, key, ad := s.in.next()
+	for end := time.Now().Add(6 * time.Hour); !s.listed(id[:8], since); time.Sleep(time.Minute) {
+		s.must(time.Now().Before(end), "no box within six hours")
+	}
+	payload, err := openZero(key, s.get(id[:8]), ad)
+	s.check(err)
+	s.opened++
+	r := &reader{s.t, payload}
+	s.must(r.take(1)[0] == 1 && r.take(1)[0] == 0, "version or flags")
+	s.must(binary.BigEndian.Uint32(r.take(4)) == 0, "epoch")
+	next = binary.BigEndian.Uint64(r.take(8))
+	r.take(32)
+	s.must(binary.BigEndian.Uint64(r.take(8)) < s.in.index, "a floor above its own box")
+	zlen, ilen, rlen := int(binary.BigEndian.Uint16(r.take(2))), int(binary.BigEndian.Uint32(r.take(4))), int(binary.BigEndian.Uint16(r.take(2)))
+	var pieces []byte
+	if zlen > 0 {
+		d, err := zstd.NewReader(nil)
+		s.check(err)
+		defer d.Close()
+		pieces, err = d.DecodeAll(r.take(zlen), nil)
+		s.check(err)
+	}
+	s.must(len(pieces) == ilen, "ilen")
+	pieces = append(pieces, r.take(rlen)...)
+	r.end()
+	for p := (&reader{s.t, pieces}); len(p.b) > 0; {
+		kind, n := p.take(1)[0], p.uvarint()
+		s.must(n&1 == 0, "a fragment, which this test has no use for")
+		out = append(out, record{kind, p.take(int(n >> 1))})
+	}
+	return next, out
+}
+
+// await receives until a record of that type comes.
+func (s *second) await(kind byte, since time.Time) []byte {
+	s.t.Helper()
+	for {
+		_, records := s.receive(since)
+		for _, r := range records {
+			if r.kind == 0x21 {
+				s.must(len(r.data) == 32 && bytes.Equal(sum256([]byte("tarn/1 number nonce\x00"), r.data), s.promise), "the nonce is not what was promised")
+				s.nonce = r.data
+			}
+		}
+		if i := slices.IndexFunc(records, func(r record) bool { return r.kind == kind }); i >= 0 {
+			return records[i].data
+		}
+	}
+}
+
+// TestASecondImplementationTalksToTheFirst plays a node that was written from SPEC.md against the real engine, room and
+// mailbox: link, first contact, number, invite with its snapshot, join, want, message, acknowledgements.
+func TestASecondImplementationTalksToTheFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box := mailboxtest.New(t)
+		rooms, engine, user := firstImplementation(t, box)
+		s := &second{t: t, dialer: box.Dialer(), onion: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{5}, 32)), signing: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{6}, 32))}
+		me := matrix.UserID("@second:" + nameOf(public(s.onion)))
+		link, err := engine.Invite(t.Context(), 24*time.Hour)
+		s.check(err)
+		id, err := rooms.Create(t.Context(), room.Create{Creator: user, Preset: "private_chat", Invite: []matrix.UserID{me}})
+		s.check(err)
+		since := time.Now()
+		s.accept(link.String())
+
+		// The invite, with the room.
+		r := &reader{t, s.await(2, since)}
+		s.must(string(r.str()) == string(id) && string(r.str()) == "12", "room or version")
+		invite, heads := string(r.str()), r.list()
+		events, state, certificates := r.list(), r.list(), r.list()
+		r.end()
+		s.must(len(heads) == 1 && string(heads[0]) == invite && len(state) == len(events)-1 && len(certificates) == 1, "snapshot")
+		s.certificateOf(ed25519.PublicKey(keyOf(t, user.Homeserver())), certificates[0])
+		cs, err := engine.Contacts()
+		s.check(err)
+		s.must(s.nonce != nil, "the hello came first")
+		s.must(len(cs) == 1 && cs[0].State == replicate.Active && cs[0].Number == numberOf(s.number, s.nonce), "the number that people compare")
+
+		// The join, built on the invite; then a message; then a want for the invite.
+		auth := map[string]string{}
+		depth := int64(0)
+		for _, raw := range events {
+			ev, err := matrix.Parse("12", raw)
+			s.check(err)
+			if k := ev.StateKey(); k != nil && (ev.Type() != "m.room.member" || matrix.UserID(*k) == me) {
+				auth[ev.Type()] = string(ev.ID())
+			}
+			depth = max(depth, ev.Depth())
+		}
+		keyID := vectors["onionid"](block{"onion seed": strings.Repeat("05", 32), "signing seed": strings.Repeat("06", 32)})["key id"]
+		build := func(typ string, key *string, content string, auth, prev []matrix.EventID) *matrix.Event {
+			depth++
+			ev, err := matrix.Build("12", matrix.Proto{Room: id, Sender: me, Type: typ, StateKey: key, Content: json.RawMessage(content), Time: time.Now(),
+				AuthEvents: auth, PrevEvents: prev, Depth: depth}, matrix.Signer{Server: onionid.Name(nameOf(public(s.onion))), KeyID: keyID, Key: s.signing})
+			s.check(err)
+			return ev
+		}
+		mine := string(me)
+		levels, rules := matrix.EventID(auth["m.room.power_levels"]), matrix.EventID(auth["m.room.join_rules"])
+		join := build("m.room.member", &mine, `{"membership":"join"}`, []matrix.EventID{levels, rules, matrix.EventID(auth["m.room.member"])}, []matrix.EventID{matrix.EventID(invite)})
+		say := build("m.room.message", nil, `{"body":"written from the specification","msgtype":"m.text"}`, []matrix.EventID{levels, join.ID()}, []matrix.EventID{join.ID()})
+		since = time.Now()
+		// Out of order, and with a type that nobody knows: both are allowed.
+		s.send(pieceOf(200, []byte("of a later version")), pieceOf(1, cat(str(string(id)), str(""), list(string(say.Raw())))))
+		s.send(pieceOf(1, cat(str(string(id)), str("12"), list(string(join.Raw())))), pieceOf(4, cat(str(string(id)), list(invite))))
+		accepted := func(ev *matrix.Event) bool {
+			st, err := rooms.Status(id, ev.ID())
+			if err != nil && !errors.Is(err, room.ErrUnknownEvent) {
+				t.Fatal(err)
+			}
+			return err == nil && st == dag.Accepted
+		}
+		for end := time.Now().Add(2 * time.Hour); !accepted(say); time.Sleep(time.Minute) {
+			s.must(time.Now().Before(end), "the message was not taken within two hours")
+		}
+
+		// The answer to the want.
+		r = &reader{t, s.await(1, since)}
+		s.must(string(r.str()) == string(id), "room")
+		r.str()
+		found := false
+		for _, raw := range r.list() {
+			ev, err := matrix.Parse("12", raw)
+			s.check(err)
+			found = found || string(ev.ID()) == invite
+		}
+		r.end()
+		s.must(found, "the wanted event")
+
+		// Its acknowledgement of our two boxes came along, or comes; ours empties its outbox.
+		s.send()
+		for end := time.Now().Add(6 * time.Hour); ; time.Sleep(time.Minute) {
+			cs, err := engine.Contacts()
+			s.check(err)
+			if cs[0].Waiting == 0 && cs[0].Unacked == 0 {
+				break
+			}
+			if cs[0].Unacked > 0 && time.Now().After(since.Add(3*time.Hour)) { // heads came meanwhile
+				s.receive(since)
+				s.send()
+			}
+			s.must(time.Now().Before(end), "the outbox is not empty within six hours")
+		}
+		for _, x := range box.Transactions() {
+			s.must(x.Up == 10956 && x.Down == 8466, "a transaction of another size")
+		}
+	})
+}
+
+// keyOf is the key that a server name spells out.
+func keyOf(t *testing.T, server string) []byte {
+	key, err := onionid.Name(server).Key()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// firstImplementation is Tarn's own.
+func firstImplementation(t *testing.T, box *mailboxtest.Mailbox) (*room.Rooms, *replicate.Engine, matrix.UserID) {
+	t.Helper()
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	onion, signing := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, 32)), ed25519.NewKeyFromSeed(bytes.Repeat([]byte{2}, 32))
+	server := onionid.FromKey(public(onion))
+	cert := onionid.Certify(onion, public(signing))
+	kv := store.OpenMemory()
+	stream, err := store.OpenStream(kv)
+	check(err)
+	rooms, err := room.Open(kv, stream, room.Options{Signer: matrix.Signer{Server: server, KeyID: cert.KeyID, Key: signing}, Certificate: cert})
+	check(err)
+	engine, err := replicate.New(replicate.Config{
+		KV: kv, Rooms: rooms, Stores: []mailbox.Address{box.Address()}, Profile: replicate.CustomProfile(10*time.Second, 0.3),
+		Identity: replicate.Identity{Key: onion, Name: server, Certificate: cert}, Seed: [32]byte{7}, Log: slog.New(slog.DiscardHandler),
+		Dial: func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, box.Dialer()) },
+	})
+	check(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- engine.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("the engine: %v", err)
+		}
+		kv.Close()
+	})
+	return rooms, engine, matrix.UserID("@first:" + string(server))
+}
