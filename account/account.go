@@ -56,6 +56,14 @@ var (
 	ErrBadJSON = errors.New("account: not a JSON object")
 	// ErrBadDevice: a device id is too long, or has control characters.
 	ErrBadDevice = errors.New("account: bad device id")
+	// ErrBadKeys: keys, or what is signed, have not the shape that the spec asks for.
+	ErrBadKeys = errors.New("account: bad keys")
+	// ErrBadSignature: a signature is missing or wrong.
+	ErrBadSignature = errors.New("account: bad signature")
+	// ErrKeysDiffer: another key of that name, or other cross-signing keys, are there already.
+	ErrKeysDiffer = errors.New("account: another key of that name is there already")
+	// ErrWrongBackup: see WrongBackup.
+	ErrWrongBackup = errors.New("account: not the current version of the key backup")
 )
 
 // Limits, in bytes unless they say otherwise. They bound what one user can make a node keep.
@@ -70,6 +78,16 @@ const (
 	MaxFilters     = 1000      // filters a user
 	MaxDevices     = 1000      // devices a user
 	maxInvitations = 1000      // registration tokens at a time
+	MaxKey         = 16 << 10  // of one signed key, with its signatures
+	MaxKeyID       = 255       // of a key's id, an algorithm's name
+	MaxOneTimeKeys = 1000      // keys of one device at a time; clients keep 50 to 100
+	MaxFallbacks   = 8         // algorithms with a fallback key
+	MaxSignatures  = 1000      // of others, on one key
+	MaxToDevice    = 64 << 10  // of one to-device event
+	MaxInbox       = 10_000    // to-device events that wait for one device; the oldest make room
+	MaxSession     = 64 << 10  // of one session in a key backup
+	MaxBackup      = 200_000   // sessions in one key backup
+	MaxBackups     = 1000      // versions, the deleted ones too
 )
 
 // Limited is ErrLimited with how long to wait.

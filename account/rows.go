@@ -24,6 +24,23 @@ const (
 	tableData                                // (user, room, type)    -> position, 8 bytes; content
 	tableDataPos                             // (user, position)      -> Key(0, room, type): the index of tableData
 	tableFilter                              // (user, filter id)     -> the filter
+
+	// End-to-end encryption: keys.go, onetime.go, crosssigning.go, signatures.go, keychanges.go. A "full user" is a
+	// whole user id.
+	tableDeviceKeys // (user, device)        -> the device's identity keys as it signed them
+	tableOneTime    // (user, device, 0, algorithm, position, key id) -> the key: claimed in this order;
+	//                 (user, device, 1, algorithm, key id)           -> its position, 8 bytes
+	tableKeyState    // (user, device)        -> keyState: how many one-time keys there are, and the fallback keys
+	tableCross       // (user, usage)         -> the cross-signing key
+	tableSignature   // (full user, key or device, full signer, signing key's id) -> a signature that was added later
+	tableKeyPos      // (position, full user, full viewer) -> nothing: whose keys changed; viewer "": for all
+	tableKeyPosOf    // (full user, full viewer) -> the position, 8 bytes, of the row in tableKeyPos
+	tableBackup      // (user, version, a number) -> backupRow: of a deleted version, that it was
+	tableBackupKey   // (user, version, room, session) -> the session's data
+	tableInbox       // (user, device, position) -> a to-device event, until the client has it
+	tableInboxSize   // (user, device)        -> how many rows tableInbox has, 8 bytes
+	tableToDeviceTxn // (user, device, 0, transaction id) -> the hour, 8 bytes;
+	//                  (user, device, 1, hour, transaction id) -> nothing: which may be forgotten
 )
 
 type userRow struct {

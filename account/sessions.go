@@ -237,13 +237,37 @@ func (a *Accounts) Refresh(refreshToken string) (Session, error) {
 	return s, nil
 }
 
-// Logout ends the device's session and removes the device. ErrNotFound.
+// Logout ends the device's session and removes the device with its keys and messages. ErrNotFound.
 func (a *Accounts) Logout(user matrix.UserID, device matrix.DeviceID) error {
 	name, ok := a.local(user)
 	if !ok {
 		return ErrNotFound
 	}
-	return a.kv.Update(func(txn store.Txn) error { return endSession(txn, name, device) })
+	return a.change(user, func(txn store.Txn, pos store.Pos) error { return a.endSession(txn, pos, name, device) })
+}
+
+// RemoveDevices is Logout of several at once. Those that do not exist are passed over.
+func (a *Accounts) RemoveDevices(user matrix.UserID, devices []matrix.DeviceID) error {
+	name, ok := a.local(user)
+	if !ok {
+		return ErrNotFound
+	}
+	return a.change(user, func(txn store.Txn, pos store.Pos) error {
+		for _, d := range devices {
+			if err := a.endSession(txn, pos, name, d); err != nil && !errors.Is(err, ErrNotFound) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// change is a write with a place in the stream, which wakes the user's devices.
+func (a *Accounts) change(user matrix.UserID, fn func(store.Txn, store.Pos) error) error {
+	_, err := a.stream.Write(func(txn store.Txn, pos store.Pos) ([]string, error) {
+		return []string{string(user)}, fn(txn, pos)
+	})
+	return err
 }
 
 // LogoutAll ends all of the user's sessions and removes the devices.
@@ -252,10 +276,10 @@ func (a *Accounts) LogoutAll(user matrix.UserID) error {
 	if !ok {
 		return ErrNotFound
 	}
-	return a.kv.Update(func(txn store.Txn) error { return a.endSessions(txn, name, "") })
+	return a.change(user, func(txn store.Txn, pos store.Pos) error { return a.endSessions(txn, pos, name, "") })
 }
 
-func endSession(txn store.Txn, name string, device matrix.DeviceID) error {
+func (a *Accounts) endSession(txn store.Txn, pos store.Pos, name string, device matrix.DeviceID) error {
 	key := store.Key(tableDevice, name, device)
 	d, err := load[deviceRow](txn, key)
 	if err != nil {
@@ -264,11 +288,14 @@ func endSession(txn store.Txn, name string, device matrix.DeviceID) error {
 	if err := errors.Join(d.Current.drop(txn), d.Previous.drop(txn)); err != nil {
 		return err
 	}
+	if err := a.dropDevice(txn, pos, name, device); err != nil {
+		return err
+	}
 	return txn.Delete(key)
 }
 
 // endSessions ends all sessions but keep's.
-func (a *Accounts) endSessions(txn store.Txn, name string, keep matrix.DeviceID) error {
+func (a *Accounts) endSessions(txn store.Txn, pos store.Pos, name string, keep matrix.DeviceID) error {
 	return txn.Scan(store.Key(tableDevice, name), nil, func(k, _ []byte) (bool, error) {
 		kr := store.ReadKey(k)
 		_ = kr.String() // the user
@@ -279,7 +306,7 @@ func (a *Accounts) endSessions(txn store.Txn, name string, keep matrix.DeviceID)
 		if keep != "" && device == keep {
 			return true, nil
 		}
-		return true, endSession(txn, name, device)
+		return true, a.endSession(txn, pos, name, device)
 	})
 }
 

@@ -115,19 +115,23 @@ func (a *Accounts) Users() ([]matrix.UserID, error) {
 	return users, err
 }
 
-// Deactivate ends the user's sessions and forgets the password, profile, account data and filters. The name stays
-// taken for ever. ErrNotFound; a second time is ErrDeactivated.
+// Deactivate ends the user's sessions and forgets the password, profile, account data, filters, keys and key backups.
+// The name stays taken for ever. ErrNotFound; a second time is ErrDeactivated.
 func (a *Accounts) Deactivate(user matrix.UserID) error {
-	return a.kv.Update(func(txn store.Txn) error {
+	return a.change(user, func(txn store.Txn, pos store.Pos) error {
 		name, _, err := a.active(txn, user)
 		if err != nil {
 			return err
 		}
-		if err := a.endSessions(txn, name, ""); err != nil {
+		if err := a.endSessions(txn, pos, name, ""); err != nil {
 			return err
 		}
-		for _, prefix := range [][]byte{store.Key(tableProfile, name), store.Key(tableData, name), store.Key(tableDataPos, name), store.Key(tableFilter, name)} {
-			if err := txn.Scan(prefix, nil, func(k, _ []byte) (bool, error) { return true, txn.Delete(k) }); err != nil {
+		if err := a.markKeys(txn, pos, user, ""); err != nil {
+			return err
+		}
+		for _, prefix := range [][]byte{store.Key(tableProfile, name), store.Key(tableData, name), store.Key(tableDataPos, name), store.Key(tableFilter, name),
+			store.Key(tableCross, name), store.Key(tableSignature, user), store.Key(tableBackup, name), store.Key(tableBackupKey, name)} {
+			if err := drop(txn, prefix); err != nil {
 				return err
 			}
 		}
@@ -189,7 +193,7 @@ func (a *Accounts) SetPassword(user matrix.UserID, password string, logoutOthers
 		return ErrNotFound
 	}
 	hash := a.hasher.hash(password)
-	return a.kv.Update(func(txn store.Txn) error {
+	return a.change(user, func(txn store.Txn, pos store.Pos) error {
 		name, row, err := a.active(txn, user)
 		if err != nil {
 			return err
@@ -201,6 +205,6 @@ func (a *Accounts) SetPassword(user matrix.UserID, password string, logoutOthers
 		if !logoutOthers {
 			return nil
 		}
-		return a.endSessions(txn, name, keep)
+		return a.endSessions(txn, pos, name, keep)
 	})
 }
