@@ -193,13 +193,13 @@ func (s *second) get(handle []byte) []byte {
 	return body[:8208]
 }
 
-// listed looks through the digest of the last buckets (SPEC §4.6) for a handle.
-func (s *second) listed(handle []byte, since time.Time) bool {
+// listed looks through the digest's pages from bucket i on (SPEC §4.6) for a handle, and says where the next look begins.
+func (s *second) listed(handle []byte, i uint64) (found bool, next uint64) {
 	s.t.Helper()
-	for i := uint64(since.UnixMilli()) / s.bucket; ; i++ {
+	for ; ; i++ {
 		st, body := s.ask(3, []byte{0}, u64(i), u16(0))
 		if st == 4 {
-			return false // not closed yet
+			return false, i // not closed yet
 		}
 		s.must(st == 0, "digest")
 		r := &reader{s.t, body}
@@ -207,7 +207,6 @@ func (s *second) listed(handle []byte, since time.Time) bool {
 		s.must(binary.BigEndian.Uint16(r.take(2)) == 1, "more parts than the test can have")
 		n := int(binary.BigEndian.Uint16(r.take(2)))
 		part := body[:15+8*n]
-		found := false
 		for range n {
 			found = found || bytes.Equal(r.take(8), handle)
 		}
@@ -217,7 +216,7 @@ func (s *second) listed(handle []byte, since time.Time) bool {
 		s.must(ed25519.Verify(s.digests, cat([]byte("tarn/1 digest page\x00"), s.store, u64(s.bucket), part), r.take(64)), "the digest is not signed")
 		r.end()
 		if found {
-			return true
+			return true, i
 		}
 	}
 }
@@ -315,7 +314,11 @@ type record struct {
 func (s *second) receive(since time.Time) (next uint64, out []record) {
 	s.t.Helper()
 	id, key, ad := s.in.next()
-	for end := time.Now().Add(6 * time.Hour); !s.listed(id[:8], since); time.Sleep(time.Minute) {
+	at, found := uint64(since.UnixMilli())/s.bucket, false
+	for end := time.Now().Add(6 * time.Hour); ; time.Sleep(time.Minute) {
+		if found, at = s.listed(id[:8], at); found {
+			break
+		}
 		s.must(time.Now().Before(end), "no box within six hours")
 	}
 	payload, err := openZero(key, s.get(id[:8]), ad)
