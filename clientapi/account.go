@@ -30,7 +30,13 @@ func (a *API) changePassword(c *call) (any, error) {
 	}
 	// "logout_devices ... Defaults to true", "the client's own session is kept".
 	logout := q.Logout == nil || *q.Logout
-	return empty{}, a.accounts.SetPassword(c.who.User, q.Password, logout, c.who.Device)
+	if err := a.accounts.SetPassword(c.who.User, q.Password, logout, c.who.Device); err != nil {
+		return nil, err
+	}
+	if logout {
+		a.tellNeighbours(c.who.User)
+	}
+	return empty{}, nil
 }
 
 type deviceAnswer struct {

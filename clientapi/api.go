@@ -18,7 +18,7 @@
 // from errors to statuses and errcodes. The package keeps nothing on disk, and in memory only the sends under way and
 // the counters of rate limits. /sync tokens are stream positions, so they survive restarts.
 //
-// LIMITS: no end-to-end key endpoints, media, push or sliding sync yet (404 M_UNRECOGNIZED); lazy_load_members is
+// LIMITS: no media, pushers or sliding sync yet (404 M_UNRECOGNIZED); of users of other servers no devices are known; lazy_load_members is
 // answered with all members in /sync (a superset); unread counts are not computed and left out.
 package clientapi
 
@@ -40,6 +40,8 @@ import (
 type Waiter interface {
 	Current() store.Pos
 	Wait(ctx context.Context, topic string, after store.Pos) (store.Pos, error)
+	// Notify wakes topics for what is in the database already.
+	Notify(topics ...string) store.Pos
 }
 
 var _ Waiter = (*store.Stream)(nil)

@@ -184,7 +184,11 @@ func TestConversationByARealClientLibrary(t *testing.T) {
 	if _, err := bob.Whoami(ctx); !errors.Is(err, mautrix.MUnknownToken) {
 		t.Errorf("after logout: %v", err)
 	}
-	if _, err := mautrixClient(t, server.URL, "alice").GetKeyBackupLatestVersion(ctx); !errors.Is(err, mautrix.MUnrecognized) {
+	again := mautrixClient(t, server.URL, "alice")
+	if _, err := again.GetKeyBackupLatestVersion(ctx); !errors.Is(err, mautrix.MNotFound) {
+		t.Errorf("a key backup that is not there: %v", err)
+	}
+	if _, err := again.GetMediaConfig(ctx); !errors.Is(err, mautrix.MUnrecognized) {
 		t.Errorf("what is not there: %v", err)
 	}
 	cancel()

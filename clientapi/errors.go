@@ -65,6 +65,9 @@ var classes = []struct {
 	{account.ErrTooLarge, 413, matrix.ErrcodeTooLarge, ""},
 	{account.ErrBadJSON, 400, matrix.ErrcodeBadJSON, "the body must be a JSON object"},
 	{account.ErrBadDevice, 400, matrix.ErrcodeInvalidParam, "the device id is too long, or has characters that it may not have"},
+	{account.ErrBadSignature, 400, "M_INVALID_SIGNATURE", "a signature is missing or wrong"},
+	{account.ErrKeysDiffer, 400, matrix.ErrcodeInvalidParam, "another key of that name is there already"},
+	{account.ErrBadKeys, 400, matrix.ErrcodeInvalidParam, ""},
 	{account.ErrLongPassword, 400, matrix.ErrcodeInvalidParam, "the password is too long"},
 
 	{room.ErrUnknownRoom, 403, matrix.ErrcodeForbidden, "you are not in this room"},

@@ -135,10 +135,18 @@ func (a *API) refresh(c *call) (any, error) {
 
 // logout: POST /logout. The device's waiting /sync finds its token gone when it wakes.
 func (a *API) logout(c *call) (any, error) {
-	return empty{}, a.accounts.Logout(c.who.User, c.who.Device)
+	if err := a.accounts.Logout(c.who.User, c.who.Device); err != nil {
+		return nil, err
+	}
+	a.tellNeighbours(c.who.User)
+	return empty{}, nil
 }
 
 // logoutAll: POST /logout/all.
 func (a *API) logoutAll(c *call) (any, error) {
-	return empty{}, a.accounts.LogoutAll(c.who.User)
+	if err := a.accounts.LogoutAll(c.who.User); err != nil {
+		return nil, err
+	}
+	a.tellNeighbours(c.who.User)
+	return empty{}, nil
 }

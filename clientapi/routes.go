@@ -8,15 +8,18 @@ import "net/http"
 type where byte
 
 const (
-	root where = iota // as it is
-	old               // /_matrix/client/v3 and its elder name r0, which nio, weechat, Ement, quaternion and Hydrogen still use
-	v1                // /_matrix/client/v1
+	root  where = iota // as it is
+	old                // /_matrix/client/v3 and its elder name r0, which nio, weechat, Ement, quaternion and Hydrogen still use
+	v1                 // /_matrix/client/v1
+	young              // old, and /_matrix/client/unstable, where Element still asks for cross-signing
 )
 
 func (w where) prefixes() []string {
 	switch w {
 	case old:
 		return []string{"/_matrix/client/v3", "/_matrix/client/r0"}
+	case young:
+		return append(old.prefixes(), "/_matrix/client/unstable")
 	case v1:
 		return []string{"/_matrix/client/v1"}
 	default:
@@ -37,7 +40,8 @@ const (
 const (
 	smallBody = 64 << 10  // forms
 	eventBody = 128 << 10 // an event's content: 65,536 at most once canonical; escapes and white space may double it
-	largeBody = 1 << 20   // createRoom with initial_state, account data
+	largeBody = 1 << 20   // createRoom with initial_state, account data, keys
+	hugeBody  = 8 << 20   // a key backup of a whole account's sessions
 )
 
 type route struct {
@@ -68,9 +72,35 @@ var table = []route{
 	{"GET", v1, "/register/m.login.registration_token/validity", anyone, 0, (*API).registrationTokenValid},
 	{"GET", old, "/account/whoami", user, 0, (*API).whoami},
 	{"POST", old, "/account/password", user, smallBody, (*API).changePassword},
+	{"POST", old, "/account/deactivate", user, smallBody, (*API).deactivate},
 	{"GET", old, "/devices", user, 0, (*API).devices},
+	{"POST", old, "/delete_devices", user, smallBody, (*API).removeDevices},
+	{"DELETE", old, "/devices/{device}", user, smallBody, (*API).removeDevice},
 	{"GET", old, "/devices/{device}", user, 0, (*API).device},
 	{"PUT", old, "/devices/{device}", user, smallBody, (*API).renameDevice},
+
+	// End-to-end encryption: keys.go, backup.go
+	{"POST", old, "/keys/upload", user, largeBody, (*API).keysUpload},
+	{"POST", old, "/keys/query", user, largeBody, (*API).keysQuery},
+	{"POST", old, "/keys/claim", user, largeBody, (*API).keysClaim},
+	{"GET", old, "/keys/changes", user, 0, (*API).keysChanges},
+	{"POST", young, "/keys/device_signing/upload", user, smallBody, (*API).deviceSigningUpload},
+	{"POST", young, "/keys/signatures/upload", user, largeBody, (*API).signaturesUpload},
+	{"PUT", old, "/sendToDevice/{type}/{txn}", user, hugeBody, (*API).sendToDevice},
+	{"POST", old, "/room_keys/version", user, smallBody, (*API).createBackup},
+	{"GET", old, "/room_keys/version", user, 0, (*API).backupVersion},
+	{"GET", old, "/room_keys/version/{version}", user, 0, (*API).backupVersion},
+	{"PUT", old, "/room_keys/version/{version}", user, smallBody, (*API).setBackupVersion},
+	{"DELETE", old, "/room_keys/version/{version}", user, 0, (*API).deleteBackupVersion},
+	{"PUT", old, "/room_keys/keys", user, hugeBody, (*API).putBackup},
+	{"PUT", old, "/room_keys/keys/{room}", user, hugeBody, (*API).putBackup},
+	{"PUT", old, "/room_keys/keys/{room}/{session}", user, eventBody, (*API).putBackup},
+	{"GET", old, "/room_keys/keys", user, 0, (*API).getBackup},
+	{"GET", old, "/room_keys/keys/{room}", user, 0, (*API).getBackup},
+	{"GET", old, "/room_keys/keys/{room}/{session}", user, 0, (*API).getBackup},
+	{"DELETE", old, "/room_keys/keys", user, 0, (*API).deleteBackup},
+	{"DELETE", old, "/room_keys/keys/{room}", user, 0, (*API).deleteBackup},
+	{"DELETE", old, "/room_keys/keys/{room}/{session}", user, 0, (*API).deleteBackup},
 
 	// Sync and filters: sync.go, filter.go
 	{"GET", old, "/sync", user, 0, (*API).sync},

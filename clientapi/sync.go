@@ -17,6 +17,7 @@ const maxPoll = 5 * time.Minute
 // syncQuery is a /sync request.
 type syncQuery struct {
 	since   store.Pos // with initial: 0
+	inbox   store.Pos // up to where the device has its to-device events: since, or less
 	initial bool      // no since: everything, at once
 	full    bool      // full_state
 	timeout time.Duration
@@ -26,11 +27,11 @@ type syncQuery struct {
 func (a *API) syncQuery(c *call) (q syncQuery, err error) {
 	if s := c.query("since"); s == "" {
 		q.initial = true
-	} else if q.since, err = parseToken(s); err != nil {
+	} else if q.since, q.inbox, err = parseSyncToken(s); err != nil {
 		return q, err
 	} else if q.since > a.stream.Current() {
 		// A token from after a backup was restored: positions that this database never gave. Everything anew heals it.
-		q.since, q.initial = 0, true
+		q.since, q.inbox, q.initial = 0, 0, true
 	}
 	switch c.query("full_state") {
 	case "", "false":
@@ -58,6 +59,10 @@ func (a *API) sync(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What its token tells that the device has is forgotten, before anything is answered.
+	if err := a.accounts.AckInbox(c.who.User, c.who.Device, q.inbox); err != nil {
+		return nil, err
+	}
 	ctx, cancel := c.drain()
 	defer cancel()
 	ctx, cancelTimeout := context.WithTimeout(ctx, q.timeout)
@@ -73,7 +78,7 @@ func (a *API) sync(c *call) (any, error) {
 			return out, nil
 		}
 		// Nothing up to there was for this client: it need not be looked at again.
-		q.since = upTo
+		q.since, q.inbox = upTo, upTo
 		if _, err := a.stream.Wait(ctx, string(c.who.User), upTo); err != nil && ctx.Err() == nil {
 			return nil, err
 		}
@@ -116,6 +121,9 @@ func (a *API) syncOnce(c *call, q syncQuery, upTo store.Pos) (*syncAnswer, error
 		}
 	}
 	if err := a.addData(c, q, upTo, keepRoom, newly, out); err != nil {
+		return nil, err
+	}
+	if err := a.addEncryption(c, q, upTo, out); err != nil {
 		return nil, err
 	}
 	return out, nil

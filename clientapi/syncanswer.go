@@ -16,9 +16,14 @@ import (
 type syncAnswer struct {
 	NextBatch   string            `json:"next_batch"`
 	AccountData eventList         `json:"account_data"`
-	Presence    rawList           `json:"presence"`  // no presence crosses this node: always empty
-	ToDevice    rawList           `json:"to_device"` // likewise, as long as there is no PUT /sendToDevice
+	Presence    rawList           `json:"presence"` // no presence crosses this node: always empty
+	ToDevice    rawList           `json:"to_device"`
 	Rooms       syncRoomsSections `json:"rooms"`
+	DeviceLists *deviceLists      `json:"device_lists,omitzero"`
+	OneTime     map[string]int    `json:"device_one_time_keys_count"`
+	Unused      []string          `json:"device_unused_fallback_key_types"` // there even if empty: it says that the server knows of them
+
+	newCounts bool // OneTime or Unused changed since
 }
 
 type syncRoomsSections struct {
@@ -88,7 +93,8 @@ func newJoinedRoom() *joinedRoom { return &joinedRoom{} }
 // nothing says that the answer tells a client nothing new.
 func (s *syncAnswer) nothing() bool {
 	r := &s.Rooms
-	return len(r.Join)+len(r.Invite)+len(r.Knock)+len(r.Leave)+len(s.AccountData.Events) == 0
+	return len(r.Join)+len(r.Invite)+len(r.Knock)+len(r.Leave)+len(s.AccountData.Events)+len(s.ToDevice.Events) == 0 &&
+		s.DeviceLists == nil && !s.newCounts
 }
 
 // add puts a room's change into the one section that its membership names.
