@@ -149,7 +149,7 @@ func TestDefaultPushRulesAreThere(t *testing.T) {
 	rules := defaultRules(matrix.UserID("@alice:x"))
 	seen := map[string]bool{}
 	for _, kind := range []string{"override", "content", "underride"} {
-		l, _ := rules.kind(kind)
+		l := *rules.kind(kind)
 		for _, r := range l {
 			if seen[r.ID] || !r.Default || !strings.HasPrefix(r.ID, ".m.rule.") || (kind == "content") != (r.Pattern != "") {
 				t.Errorf("%s: %+v", kind, r)

@@ -36,21 +36,24 @@ type ruleset struct {
 	Underride []pushRule `json:"underride"`
 }
 
-func (s ruleset) kind(name string) ([]pushRule, bool) {
+// kind finds the rules of a kind; nil: there is no such kind.
+func (s *ruleset) kind(name string) *[]pushRule {
 	switch name {
 	case "override":
-		return s.Override, true
+		return &s.Override
 	case "content":
-		return s.Content, true
+		return &s.Content
 	case "room":
-		return s.Room, true
+		return &s.Room
 	case "sender":
-		return s.Sender, true
+		return &s.Sender
 	case "underride":
-		return s.Underride, true
+		return &s.Underride
 	}
-	return nil, false
+	return nil
 }
+
+var pushKinds = []string{"override", "content", "room", "sender", "underride"}
 
 // raw is the content of m.push_rules.
 func (s ruleset) raw() jsontext.Value {
@@ -61,7 +64,7 @@ func (s ruleset) raw() jsontext.Value {
 	return b
 }
 
-// defaultRules are the spec's "Predefined Rules" (v1.12), for user. They cannot be changed yet: there is no PUT.
+// defaultRules are the spec's "Predefined Rules" (v1.12), for user.
 func defaultRules(user matrix.UserID) ruleset {
 	tweak := func(name string, value ...any) map[string]any {
 		m := map[string]any{"set_tweak": name}
@@ -112,35 +115,4 @@ func defaultRules(user matrix.UserID) ruleset {
 			rule(".m.rule.encrypted", []any{"notify"}, match("type", "m.room.encrypted")),
 		},
 	}
-}
-
-// pushRules: GET /pushrules/.
-func (a *API) pushRules(c *call) (any, error) { return defaultRules(c.who.User).raw(), nil }
-
-// pushRulesGlobal: GET /pushrules/global/.
-func (a *API) pushRulesGlobal(c *call) (any, error) { return defaultRules(c.who.User), nil }
-
-func (a *API) findRule(c *call) (pushRule, error) {
-	rules, _ := defaultRules(c.who.User).kind(c.path("kind")) // an unknown kind: no such rule, 404
-	for _, r := range rules {
-		if r.ID == c.path("rule") {
-			return r, nil
-		}
-	}
-	return pushRule{}, notFound("there is no such push rule")
-}
-
-// pushRule: GET /pushrules/global/{kind}/{ruleId}.
-func (a *API) pushRule(c *call) (any, error) { return a.findRule(c) }
-
-// pushRuleEnabled: GET /pushrules/global/{kind}/{ruleId}/enabled.
-func (a *API) pushRuleEnabled(c *call) (any, error) {
-	r, err := a.findRule(c)
-	return map[string]bool{"enabled": r.Enabled}, err
-}
-
-// pushRuleActions: GET /pushrules/global/{kind}/{ruleId}/actions.
-func (a *API) pushRuleActions(c *call) (any, error) {
-	r, err := a.findRule(c)
-	return map[string]any{"actions": r.Actions}, err
 }

@@ -141,7 +141,7 @@ var table = []route{
 	{"POST", old, "/rooms/{room}/receipt/{type}/{event}", user, smallBody, (*API).receipt},
 	{"POST", old, "/rooms/{room}/read_markers", user, smallBody, (*API).readMarkers},
 
-	// People and their data: profile.go, accountdata.go, pushrules.go
+	// People and their data: profile.go, people.go, accountdata.go, pushrules.go, pushedit.go
 	{"GET", old, "/profile/{user}", perhaps, 0, (*API).profile},
 	{"GET", old, "/profile/{user}/displayname", perhaps, 0, (*API).displayName},
 	{"PUT", old, "/profile/{user}/displayname", user, smallBody, (*API).setDisplayName},
@@ -154,11 +154,20 @@ var table = []route{
 	{"GET", old, "/user/{user}/rooms/{room}/tags", user, 0, (*API).tags},
 	{"PUT", old, "/user/{user}/rooms/{room}/tags/{tag}", user, smallBody, (*API).setTag},
 	{"DELETE", old, "/user/{user}/rooms/{room}/tags/{tag}", user, 0, (*API).deleteTag},
+	{"POST", old, "/user_directory/search", user, smallBody, (*API).searchPeople},
+	{"GET", old, "/pushers", user, 0, (*API).pushers},
+	{"GET", old, "/voip/turnServer", user, 0, (*API).turnServer},
+	{"GET", old, "/thirdparty/protocols", user, 0, (*API).thirdPartyProtocols},
+	{"GET", old, "/account/3pid", user, 0, (*API).thirdPartyIDs},
 	{"GET", old, "/pushrules", user, 0, (*API).pushRules},
 	{"GET", old, "/pushrules/{$}", user, 0, (*API).pushRules},
 	{"GET", old, "/pushrules/global", user, 0, (*API).pushRulesGlobal},
 	{"GET", old, "/pushrules/global/{$}", user, 0, (*API).pushRulesGlobal},
 	{"GET", old, "/pushrules/global/{kind}/{rule}", user, 0, (*API).pushRule},
+	{"PUT", old, "/pushrules/global/{kind}/{rule}", user, smallBody, (*API).setPushRule},
+	{"DELETE", old, "/pushrules/global/{kind}/{rule}", user, 0, (*API).deletePushRule},
+	{"PUT", old, "/pushrules/global/{kind}/{rule}/enabled", user, smallBody, (*API).setPushRuleEnabled},
+	{"PUT", old, "/pushrules/global/{kind}/{rule}/actions", user, smallBody, (*API).setPushRuleActions},
 	{"GET", old, "/pushrules/global/{kind}/{rule}/enabled", user, 0, (*API).pushRuleEnabled},
 	{"GET", old, "/pushrules/global/{kind}/{rule}/actions", user, 0, (*API).pushRuleActions},
 }

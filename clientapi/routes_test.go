@@ -30,7 +30,7 @@ func TestUnknownPathsAnswerUnrecognizedInJSON(t *testing.T) {
 		{"GET", "/", 404},
 		{"DELETE", "/_matrix/client/v3/sync", 405},
 		{"POST", "/_matrix/client/versions", 405},
-		{"PUT", "/_matrix/client/v3/pushrules/global/override/x/enabled", 405},
+		{"DELETE", "/_matrix/client/v3/pushrules/global/override/x/enabled", 405},
 		{"GET", "/_matrix/client/r0/register", 405},
 		{"PATCH", "/_matrix/client/v3/login", 405},
 	} {

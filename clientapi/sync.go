@@ -172,7 +172,7 @@ func (a *API) addData(c *call, q syncQuery, upTo store.Pos, keep func(matrix.Roo
 			j.AccountData.Events = append(j.AccountData.Events, ev)
 		}
 	}
-	// Until they can be changed, everybody has the spec's default push rules: they are in a client's first answer.
+	// Who never changed a push rule has no such datum, but the default rules: they are in a client's first answer.
 	if (q.initial || q.full) && !rules && f.AccountData.keepsType(dataPushRules) {
 		out.AccountData.Events = append(out.AccountData.Events, dataEvent{Type: dataPushRules, Content: defaultRules(c.who.User).raw()})
 	}

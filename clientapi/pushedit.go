@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clientapi
+
+import (
+	"encoding/json/jsontext"
+	"encoding/json/v2"
+	"errors"
+	"slices"
+	"strings"
+
+	"tarn/account"
+	"tarn/matrix"
+)
+
+// A user's push rules are account data (m.push_rules), whole: so they are in /sync like other account data. As long as
+// nothing was changed there is no such datum, and defaultRules count. Of a default rule only "enabled" and "actions"
+// can be changed; the rest is taken from this program's, so that a newer program's defaults are everybody's.
+
+// maxPushRules of a user's own, of one kind.
+const maxPushRules = 1000
+
+// storedRule is a rule as it was stored, read leniently.
+type storedRule struct {
+	ID         string          `json:"rule_id"`
+	Default    bool            `json:"default"`
+	Enabled    bool            `json:"enabled"`
+	Pattern    string          `json:"pattern"`
+	Conditions []pushCondition `json:"conditions"`
+	Actions    []any           `json:"actions"`
+}
+
+// rulesOf reads a user's rules: own ones before the defaults of their kind, but for the master rule.
+func (a *API) rulesOf(user matrix.UserID) (ruleset, error) {
+	rules := defaultRules(user)
+	raw, err := a.accounts.Data(user, "", dataPushRules)
+	if errors.Is(err, account.ErrNotFound) {
+		return rules, nil
+	}
+	if err != nil {
+		return rules, err
+	}
+	var stored struct {
+		Global map[string][]storedRule `json:"global"`
+	}
+	if err := json.Unmarshal(raw, &stored); err != nil {
+		return rules, err
+	}
+	for _, kind := range pushKinds {
+		list := rules.kind(kind)
+		var own []pushRule
+		for _, s := range stored.Global[kind] {
+			if !s.Default {
+				own = append(own, pushRule{ID: s.ID, Enabled: s.Enabled, Pattern: s.Pattern, Conditions: s.Conditions, Actions: s.Actions})
+				continue
+			}
+			if i := findRule(*list, s.ID); i >= 0 {
+				(*list)[i].Enabled, (*list)[i].Actions = s.Enabled, s.Actions
+			}
+		}
+		at := 0
+		if kind == "override" {
+			at = 1 // "The .m.rule.master ... always takes the highest priority"
+		}
+		*list = slices.Insert(*list, at, own...)
+	}
+	return rules, nil
+}
+
+func findRule(list []pushRule, id string) int {
+	return slices.IndexFunc(list, func(r pushRule) bool { return r.ID == id })
+}
+
+// pushRules: GET /pushrules/.
+func (a *API) pushRules(c *call) (any, error) {
+	rules, err := a.rulesOf(c.who.User)
+	if err != nil {
+		return nil, err
+	}
+	return rules.raw(), nil
+}
+
+// pushRulesGlobal: GET /pushrules/global/.
+func (a *API) pushRulesGlobal(c *call) (any, error) { return a.rulesOf(c.who.User) }
+
+var errNoRule = notFound("there is no such push rule")
+
+func (a *API) findRule(c *call) (pushRule, error) {
+	rules, err := a.rulesOf(c.who.User)
+	if err != nil {
+		return pushRule{}, err
+	}
+	if list := rules.kind(c.path("kind")); list != nil {
+		if i := findRule(*list, c.path("rule")); i >= 0 {
+			return (*list)[i], nil
+		}
+	}
+	return pushRule{}, errNoRule // also of an unknown kind: 404 is what clients expect
+}
+
+// pushRule: GET /pushrules/global/{kind}/{ruleId}.
+func (a *API) pushRule(c *call) (any, error) { return a.findRule(c) }
+
+// pushRuleEnabled: GET /pushrules/global/{kind}/{ruleId}/enabled.
+func (a *API) pushRuleEnabled(c *call) (any, error) {
+	r, err := a.findRule(c)
+	return map[string]bool{"enabled": r.Enabled}, err
+}
+
+// pushRuleActions: GET /pushrules/global/{kind}/{ruleId}/actions.
+func (a *API) pushRuleActions(c *call) (any, error) {
+	r, err := a.findRule(c)
+	return map[string]any{"actions": r.Actions}, err
+}
+
+// changeRules lets change edit the rules of the path's kind, and stores them.
+func (a *API) changeRules(c *call, change func(list *[]pushRule) error) (any, error) {
+	defer a.edit(c.who.User)()
+	rules, err := a.rulesOf(c.who.User)
+	if err != nil {
+		return nil, err
+	}
+	list := rules.kind(c.path("kind"))
+	if list == nil {
+		return nil, errNoRule
+	}
+	if err := change(list); err != nil {
+		return nil, err
+	}
+	return empty{}, a.accounts.SetData(c.who.User, "", dataPushRules, []byte(rules.raw()))
+}
+
+// changeRule lets change edit one rule.
+func (a *API) changeRule(c *call, change func(*pushRule)) (any, error) {
+	return a.changeRules(c, func(list *[]pushRule) error {
+		i := findRule(*list, c.path("rule"))
+		if i < 0 {
+			return errNoRule
+		}
+		change(&(*list)[i])
+		return nil
+	})
+}
+
+// setPushRuleEnabled: PUT /pushrules/global/{kind}/{ruleId}/enabled.
+func (a *API) setPushRuleEnabled(c *call) (any, error) {
+	var q struct {
+		Enabled *bool `json:"enabled"`
+	}
+	if err := c.decode(&q); err != nil {
+		return nil, err
+	}
+	if q.Enabled == nil {
+		return nil, missing("enabled")
+	}
+	return a.changeRule(c, func(r *pushRule) { r.Enabled = *q.Enabled })
+}
+
+// setPushRuleActions: PUT /pushrules/global/{kind}/{ruleId}/actions.
+func (a *API) setPushRuleActions(c *call) (any, error) {
+	var q struct {
+		Actions []any `json:"actions"`
+	}
+	if err := c.decode(&q); err != nil {
+		return nil, err
+	}
+	if err := checkActions(q.Actions); err != nil {
+		return nil, err
+	}
+	return a.changeRule(c, func(r *pushRule) { r.Actions = q.Actions })
+}
+
+// checkActions: each is a word, or an object with set_tweak (C-S API, "Actions"). Unknown words are kept: clients ignore them.
+func checkActions(actions []any) error {
+	if actions == nil {
+		return missing("actions")
+	}
+	for _, x := range actions {
+		switch x := x.(type) {
+		case string:
+		case map[string]any:
+			if _, ok := x["set_tweak"].(string); !ok {
+				return invalid("an action that is an object must have set_tweak")
+			}
+		default:
+			return invalid("an action must be a string or an object")
+		}
+	}
+	return nil
+}
+
+// setPushRule: PUT /pushrules/global/{kind}/{ruleId}?before=&after=.
+func (a *API) setPushRule(c *call) (any, error) {
+	var q struct {
+		Actions    []any           `json:"actions"`
+		Conditions []pushCondition `json:"conditions"`
+		Pattern    string          `json:"pattern"`
+	}
+	if err := c.decode(&q); err != nil {
+		return nil, err
+	}
+	if err := checkActions(q.Actions); err != nil {
+		return nil, err
+	}
+	kind, id := c.path("kind"), c.path("rule")
+	if strings.HasPrefix(id, ".") || len(id) > matrix.MaxID || strings.ContainsAny(id, `/\`) {
+		return nil, invalid("a rule's id may not begin with a dot, be longer than %d bytes, or have slashes", matrix.MaxID)
+	}
+	rule := pushRule{ID: id, Enabled: true, Actions: q.Actions}
+	switch kind {
+	case "content":
+		if q.Pattern == "" {
+			return nil, missing("pattern")
+		}
+		rule.Pattern = q.Pattern
+	case "override", "underride":
+		rule.Conditions = append([]pushCondition{}, q.Conditions...)
+		for _, x := range rule.Conditions {
+			if x.Kind == "" {
+				return nil, invalid("a condition must have a kind")
+			}
+		}
+	}
+	return a.changeRules(c, func(list *[]pushRule) error {
+		if i := findRule(*list, id); i >= 0 {
+			rule.Enabled = (*list)[i].Enabled
+			if c.query("before") == "" && c.query("after") == "" { // it stays where it is
+				(*list)[i] = rule
+				return nil
+			}
+			*list = slices.Delete(*list, i, i+1)
+		} else if len(*list) >= maxPushRules {
+			return invalid("more than %d push rules of a kind", maxPushRules)
+		}
+		// A new rule comes before all others that are the user's, unless it is told where.
+		at := 0
+		if kind == "override" {
+			at = 1
+		}
+		for name, offset := range map[string]int{"after": 1, "before": 0} {
+			other := c.query(name)
+			if other == "" || name == "after" && c.query("before") != "" {
+				continue
+			}
+			i := findRule(*list, other)
+			if i < 0 || strings.HasPrefix(other, ".") {
+				return &Error{Status: 400, Code: matrix.ErrcodeUnknown, Text: "before or after names no rule of the user's"}
+			}
+			at = i + offset
+		}
+		*list = slices.Insert(*list, at, rule)
+		return nil
+	})
+}
+
+// deletePushRule: DELETE /pushrules/global/{kind}/{ruleId}.
+func (a *API) deletePushRule(c *call) (any, error) {
+	return a.changeRules(c, func(list *[]pushRule) error {
+		i := findRule(*list, c.path("rule"))
+		switch {
+		case i < 0:
+			return errNoRule
+		case (*list)[i].Default:
+			return invalid("a default rule can be switched off, but not deleted")
+		}
+		*list = slices.Delete(*list, i, i+1)
+		return nil
+	})
+}
+
+// pushers: GET /pushers. There are none: nothing is ever pushed, for a push server would learn when somebody is written to.
+func (a *API) pushers(*call) (any, error) {
+	return map[string][]jsontext.Value{"pushers": {}}, nil
+}
