@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/dgraph-io/badger/v4"
@@ -63,6 +65,9 @@ func OpenBadger(dir string, opt Options) (*Badger, error) {
 	if err := b.room(0); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the database in %s: %w", dir, err), unlock())
 	}
+	if err := removeUnborn(dir); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the database in %s: %w", dir, err), unlock())
+	}
 	eng := opt.engine(dir, b.log)
 	if b.db, err = badger.OpenManaged(eng); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the database in %s: %w", dir, err), unlock())
@@ -75,6 +80,31 @@ func OpenBadger(dir string, opt Options) (*Badger, error) {
 		return nil, errors.Join(fmt.Errorf("finishing an interrupted transaction in %s: %w", dir, err), b.db.Close(), unlock())
 	}
 	return b, nil
+}
+
+// removeUnborn removes Badger's log files of no length. Badger makes a log and then gives it its size; a process killed
+// between the two leaves an empty file, which held nothing yet, and on which Badger's next opening fails ("Create a new
+// file": openMemTables takes z.NewFile for an error, v4.9.6).
+func removeUnborn(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".mem") && !strings.HasSuffix(e.Name(), ".vlog") {
+			continue
+		}
+		fi, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if fi.Size() == 0 {
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Close waits for running transactions and flushes; the directory is free afterwards.

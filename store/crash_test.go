@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -172,5 +173,43 @@ func checkCrash(t *testing.T, b *Badger, acked map[string]bool) {
 	}
 	if lost > 0 {
 		t.Errorf("%d of %d acknowledged transactions are lost", lost, len(acked))
+	}
+}
+
+// TestKilledBetweenMakingAndSizingALogOpens: Badger makes a log file first and gives it its length then.
+func TestKilledBetweenMakingAndSizingALogOpens(t *testing.T) {
+	for _, shape := range []Shape{Rows, Blocks} {
+		dir := t.TempDir()
+		kv, err := OpenBadger(dir, Options{Shape: shape})
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, value := []byte{0x77, 1}, bytes.Repeat([]byte("v"), 2000)
+		if err := kv.Update(func(txn Txn) error { return txn.Set(key, value) }); err != nil {
+			t.Fatal(err)
+		}
+		if err := kv.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"00099.mem", "000099.vlog"} {
+			if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if kv, err = OpenBadger(dir, Options{Shape: shape}); err != nil {
+			t.Fatal(err)
+		}
+		if err := kv.View(func(r Reader) error {
+			got, err := r.Get(key)
+			if err == nil && !bytes.Equal(got, value) {
+				t.Error("another value")
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := kv.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
