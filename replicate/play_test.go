@@ -81,7 +81,9 @@ func (c *fakeClient) begin(ctx context.Context, kind string) error {
 	}
 	c.calls = append(c.calls, call{time.Since(playStart), kind})
 	if c.node != nil {
+		c.node.callsMu.Lock()
 		c.node.calls = append(c.node.calls, call{time.Since(playStart), string(c.address.Onion)})
+		c.node.callsMu.Unlock()
 	}
 	delay, down := c.delay, c.down
 	c.mu.Unlock()
@@ -476,6 +478,7 @@ type node struct {
 	engine  *Engine
 	stop    func()
 	offline offline
+	callsMu sync.Mutex // several stores' clients note their calls
 	calls   []call
 	trace   []trace
 }
