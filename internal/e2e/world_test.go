@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"encoding/binary"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -211,4 +212,61 @@ func befriend(t *testing.T, a, b *node) {
 			t.Fatalf("not contacts after an hour: %+v %+v", ca, cb)
 		}
 	}
+}
+
+// pending is what waits for a peer's acknowledgement in the outbox.
+func (n *node) pending(peer *node) (items []store.Item) {
+	n.t.Helper()
+	n.view(func(r store.Reader) (err error) {
+		items, err = store.Pending(r, peer.user.Homeserver(), 0, 1000)
+		return err
+	})
+	return items
+}
+
+// scan reads a peer's rows of one of replicate's tables (rows.go there).
+func (n *node) scan(table byte, peer *node, fn func(value []byte)) {
+	n.t.Helper()
+	n.view(func(r store.Reader) error {
+		return r.Scan(store.Key(table, peer.user.Homeserver()), nil, func(_, v []byte) (bool, error) { fn(v); return true, nil })
+	})
+}
+
+func (n *node) view(fn func(store.Reader) error) {
+	n.t.Helper()
+	if err := n.kv.View(fn); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func (n *node) rows(table byte, peer *node) (count int) {
+	n.t.Helper()
+	n.scan(table, peer, func([]byte) { count++ })
+	return count
+}
+
+// waiting is a sealed box that the peer has not acknowledged, as it is on the disk.
+type waiting struct {
+	id  mailbox.BoxID
+	box [mailbox.BoxSize]byte
+}
+
+// boxes are those of them that hold more than an acknowledgement. A row of the one table is: version 1, id 16, time, and
+// whether it does; of the other, under the same keys: the sealed bytes, the plaintext.
+func (n *node) boxes(peer *node) (out []waiting) {
+	n.t.Helper()
+	var all []waiting
+	var more []bool
+	n.scan(store.TableContact+0x3, peer, func(v []byte) {
+		_, size := binary.Uvarint(v[1+mailbox.IDSize:])
+		all, more = append(all, waiting{id: mailbox.BoxID(v[1:])}), append(more, v[1+mailbox.IDSize+size] == 1)
+	})
+	i := 0
+	n.scan(store.TableContact+0x4, peer, func(v []byte) {
+		if all[i].box = [mailbox.BoxSize]byte(v); more[i] {
+			out = append(out, all[i])
+		}
+		i++
+	})
+	return out
 }
