@@ -38,8 +38,7 @@ var (
 // Rooms is what the engine needs of *room.Rooms: where items come from and where received records go. Safe for
 // concurrent use; what returns nil is durable.
 type Rooms interface {
-	Raw(room matrix.RoomID, id matrix.EventID) ([]byte, error)
-	MayHave(server matrix.ServerName, room matrix.RoomID, id matrix.EventID) (bool, error)
+	RawFor(server matrix.ServerName, room matrix.RoomID, id matrix.EventID) ([]byte, error)
 	Status(room matrix.RoomID, id matrix.EventID) (dag.Status, error)
 	Heads(room matrix.RoomID) ([]matrix.EventID, error)
 	Shared(server matrix.ServerName) ([]matrix.RoomID, error)

@@ -290,7 +290,7 @@ func (e *Engine) entries(c *contact, f *filling) (out []entry, stop uint64, err 
 	}
 	size := 0
 	for _, it := range items {
-		en, err := e.entry(it)
+		en, err := e.entry(c, it)
 		switch {
 		case errors.Is(err, errUnsendable):
 			e.counts.unsent.Add(1)
@@ -318,7 +318,7 @@ func (e *Engine) entries(c *contact, f *filling) (out []entry, stop uint64, err 
 // errUnsendable: what the item names does not exist (any more), or the item is malformed.
 var errUnsendable = errors.New("replicate: nothing to send")
 
-func (e *Engine) entry(it store.Item) (entry, error) {
+func (e *Engine) entry(c *contact, it store.Item) (entry, error) {
 	switch it.Kind {
 	case store.ItemRecord:
 		if len(it.Data) == 0 {
@@ -331,7 +331,7 @@ func (e *Engine) entry(it store.Item) (entry, error) {
 			return entry{}, errUnsendable
 		}
 		if it.Kind == store.ItemEvent {
-			raw, err := e.rooms.Raw(matrix.RoomID(roomID), matrix.EventID(id))
+			raw, err := e.rooms.RawFor(c.name, matrix.RoomID(roomID), matrix.EventID(id))
 			if gone(err) {
 				return entry{}, errUnsendable
 			}

@@ -308,20 +308,14 @@ func (f *fakeRooms) insert(ev fakeEvent, raw []byte) {
 	f.heads[ev.Room] = append(slices.DeleteFunc(f.heads[ev.Room], func(h matrix.EventID) bool { return slices.Contains(ev.Prev, h) }), ev.ID)
 }
 
-func (f *fakeRooms) Raw(id matrix.RoomID, ev matrix.EventID) ([]byte, error) {
+func (f *fakeRooms) RawFor(server matrix.ServerName, id matrix.RoomID, ev matrix.EventID) ([]byte, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	raw, ok := f.events[id][ev]
-	if !ok {
+	if !ok || !slices.Contains(f.members[id], server) {
 		return nil, room.ErrUnknownEvent
 	}
 	return raw, nil
-}
-
-func (f *fakeRooms) MayHave(server matrix.ServerName, id matrix.RoomID, _ matrix.EventID) (bool, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Contains(f.members[id], server), nil
 }
 
 func (f *fakeRooms) Status(id matrix.RoomID, ev matrix.EventID) (dag.Status, error) {

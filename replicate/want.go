@@ -198,13 +198,7 @@ func (e *Engine) answerWant(c *contact, data []byte) (effect, error) {
 				continue
 			}
 			seen[ev] = true
-			if ok, err := e.rooms.MayHave(c.name, id, ev); err != nil || !ok {
-				if err != nil && !gone(err) {
-					return effect{}, err
-				}
-				continue
-			}
-			raw, err := e.rooms.Raw(id, ev)
+			raw, err := e.rooms.RawFor(c.name, id, ev)
 			if err != nil {
 				if !gone(err) {
 					return effect{}, err

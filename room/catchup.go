@@ -17,7 +17,8 @@ const maxCatchUp = 500
 // catchUp hands a server what was said here between an invite and its acceptance. The invite carried the room as it
 // was then; until the join arrives, which takes as long as the peer's schedule, the server is not in the room and gets
 // nothing. Without this the peer would learn of those events only from a later one, or from a heads summary. The
-// inviting server alone does it, for it knows what went with the invite.
+// inviting server alone does it, for it knows what went with the invite. What the history visibility keeps from the
+// newcomer is redacted when it is packed (RawFor).
 func (p *plan) catchUp(join *held) error {
 	ev := join.ev
 	server := ev.Server()
@@ -33,19 +34,6 @@ func (p *plan) catchUp(join *held) error {
 	return p.walk(invite.place+1, math.MaxUint64, false, func(e placed) (bool, error) {
 		if e.ev.Server() == server {
 			return true, nil
-		}
-		if e.ev.StateKey() == nil {
-			s, err := p.state(e.before)
-			if err != nil {
-				return false, err
-			}
-			open, err := p.visibilityIn(s)
-			if err != nil {
-				return false, err
-			}
-			if open < openness(visInvited) {
-				return true, nil // not for those who had not joined
-			}
 		}
 		p.outbox = append(p.outbox, delivery{server, store.ItemEvent, itemData(p.row.id, e.ev.ID())})
 		n++
