@@ -69,7 +69,7 @@ func open(cfg configs.Node, logTo io.Writer) (_ *node, err error) {
 		return nil, err
 	}
 	if n.rooms, err = room.Open(n.kv, n.stream, room.Options{
-		Signer: n.id.signer, Certificate: n.id.certificate, Profile: n.localProfile, EncodeReceipts: encodeReceipts,
+		Signer: n.id.signer, Certificate: n.id.certificate, Profile: n.localProfile, Exists: n.exists, EncodeReceipts: encodeReceipts,
 	}); err != nil {
 		return nil, err
 	}
@@ -121,6 +121,12 @@ func (n *node) localProfile(user matrix.UserID) (name, avatar string) {
 		return "", ""
 	}
 	return p.DisplayName, p.AvatarURL
+}
+
+// exists tells whether an invite's target is a user here. A database that cannot tell refuses nobody.
+func (n *node) exists(user matrix.UserID) bool {
+	ok, err := n.accounts.Exists(user)
+	return ok || err != nil
 }
 
 // run serves until ctx ends or a part fails. The Client-Server API does not wait for Tor.
