@@ -14,6 +14,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"os"
 	"regexp"
@@ -280,5 +281,88 @@ func TestVectorsOfTheSpec(t *testing.T) {
 		if err := os.WriteFile("SPEC.md", []byte(fresh), 0o644); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// decodeFile reads a package's checked-in vectors.
+func decodeFile(t *testing.T, name string, v any) {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+}
+
+// TestCheckedInVectors computes those of the packages' files again that SPEC.md's chapter 10 promises for names,
+// certificates, streams and first contacts.
+func TestCheckedInVectors(t *testing.T) {
+	var names []block
+	decodeFile(t, "../crypto/onionid/testdata/vectors.json", &names)
+	for _, v := range names {
+		got := vectors["onionid"](block{"onion seed": v["onion_seed"], "signing seed": v["signing_seed"]})
+		if got["name"] != v["name"] || got["certificate"] != v["certificate"] || got["key id"] != v["key_id"] {
+			t.Errorf("onionid: %v, want %v", got, v)
+		}
+	}
+
+	var streams []struct {
+		Root, Plaintext string
+		Epoch           uint32
+		Initiator       bool
+		Slots           []struct {
+			Index        uint64
+			ID, Key, Box string
+		}
+	}
+	decodeFile(t, "../crypto/ratchet/testdata/vectors.json", &streams)
+	slots := 0
+	for _, v := range streams {
+		sender := "responder"
+		if v.Initiator {
+			sender = "initiator"
+		}
+		for _, s := range v.Slots {
+			slots++
+			got := vectors["ratchet"](block{"root": v.Root, "epoch": fmt.Sprint(v.Epoch), "sender": sender, "index": fmt.Sprint(s.Index),
+				"payload": hex.EncodeToString([]byte(v.Plaintext))})
+			if got["id"] != s.ID || got["key"] != s.Key || got["box"] != s.Box {
+				t.Errorf("ratchet: epoch %d, %s, index %d: %v, want %v", v.Epoch, sender, s.Index, got, s)
+			}
+		}
+	}
+
+	var v block
+	decodeFile(t, "../replicate/testdata/vectors.json", &v)
+	voucher := sum256(v.hex("payload"))
+	inviter, acceptor := public(v.key("inviter onion seed")), public(v.key("acceptor onion seed"))
+	root, numberKey := agreed(voucher, inviter, acceptor, v.hex("answer"), v.hex("contribution"), v.hex("reply secret"))
+	id, key := kdf(voucher, nil, "tarn/1 invitation id", 16), kdf(voucher, nil, "tarn/1 invitation key", 32)
+	plain := make([]byte, 8192)
+	copy(plain, cat(u16(len(v.hex("payload"))), v.hex("payload")))
+	link, err := base64.RawURLEncoding.Strict().DecodeString(strings.TrimPrefix(v["link"], "tarn:"))
+	if err != nil || len(link) != 77 {
+		t.Fatalf("the link has %d bytes: %v", len(link), err)
+	}
+	for k, got := range map[string][]byte{
+		"voucher": voucher, "invitation id": id, "invitation key": key, "invitation box SHA-256": sum256(sealZero(key, plain, id)),
+		"reply id":  kdf(v.hex("reply secret"), voucher, "tarn/1 reply id", 16),
+		"reply key": kdf(v.hex("reply secret"), voucher, "tarn/1 reply key", 32),
+		"root":      root, "number key": numberKey,
+	} {
+		if v[k] != hex.EncodeToString(got) {
+			t.Errorf("replicate: %s is %s, computed %x", k, v[k], got)
+		}
+	}
+	if got := numberOf(numberKey, v.hex("nonce")); v["number"] != got {
+		t.Errorf("replicate: the number is %s, computed %s", v["number"], got)
+	}
+	if got := linkOf(link[1:33], voucher, binary.BigEndian.Uint64(link[65:73])); v["link"] != got {
+		t.Errorf("replicate: the link is %s, computed %s", v["link"], got)
+	}
+	if len(names) < 3 || slots < 4 {
+		t.Errorf("%d names, %d slots", len(names), slots)
 	}
 }
