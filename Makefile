@@ -10,7 +10,7 @@ PROGRAMS := node mailbox tornet demo
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.1
 FUZZTIME ?= 30s
 
-.PHONY: build demo test quick fmt vet lint race e2e fuzz bench full tools help clean
+.PHONY: build demo test quick fmt vet lint race e2e clients fuzz bench full tools help clean
 
 build: ## the programs, in build/bin
 	@mkdir -p $(BIN)
@@ -41,6 +41,9 @@ race: ## all tests with the race detector
 
 e2e: build ## the demo's whole conversation, with kills, as a test
 	$(BIN)/demo --check --dir build/e2e
+
+clients: build ## real Matrix clients against a real node (needs npm)
+	scripts/clients
 
 fuzz: ## every fuzz target for FUZZTIME
 	scripts/fuzz $(FUZZTIME)
