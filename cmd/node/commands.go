@@ -37,25 +37,40 @@ func loadConfig(file string) (configs.Node, error) {
 	return cfg, configs.Absolute(file, &cfg.DataDir, &cfg.Tor.TorrcFile)
 }
 
+// patience is how long a command waits for a node that is starting, stopping, or served by another command.
+const patience = 15 * time.Second
+
 // call runs a method of the running node. If none runs and alone is set, the method is run here, on the node's own
-// data: what it wrote leaves when the node runs.
+// data: what it wrote leaves when the node runs. A node that is starting or stopping has the data and no socket:
+// it is waited for.
 func call(ctx context.Context, file, method string, alone bool, args, result any) error {
 	cfg, err := loadConfig(file)
 	if err != nil {
 		return err
 	}
-	err = control.Call(ctx, filepath.Join(cfg.DataDir, socketName), method, args, result)
-	if !errors.Is(err, control.ErrNotRunning) || !alone {
-		return err
+	for end := time.Now().Add(patience); ; {
+		err := control.Call(ctx, filepath.Join(cfg.DataDir, socketName), method, args, result)
+		if !errors.Is(err, control.ErrNotRunning) || !alone {
+			return err
+		}
+		if err = callHere(ctx, cfg, method, args, result); !errors.Is(err, durable.ErrLocked) || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
+}
+
+// callHere runs a method on the data of a node that does not run. durable.ErrLocked: somebody else has them.
+func callHere(ctx context.Context, cfg configs.Node, method string, args, result any) (err error) {
 	n, err := open(cfg, io.Discard)
 	if err != nil {
-		if errors.Is(err, durable.ErrLocked) {
-			return fmt.Errorf("%w (it may be starting or stopping: try again)", err)
-		}
 		return err
 	}
-	defer n.close()
+	defer func() { err = errors.Join(err, n.close()) }()
 	raw, err := json.Marshal(args)
 	if err != nil {
 		return err

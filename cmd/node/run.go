@@ -6,9 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"path/filepath"
 	"strings"
+	"time"
 
+	"tarn/configs"
 	"tarn/internal/cli"
+	"tarn/internal/control"
+	"tarn/internal/durable"
 	"tarn/onion"
 )
 
@@ -32,7 +38,7 @@ func cmdRun(ctx context.Context, e cli.Env, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	n, err := open(cfg, e.Err)
+	n, err := openAlone(ctx, cfg, e.Err)
 	if err != nil {
 		return err
 	}
@@ -52,6 +58,25 @@ func cmdRun(ctx context.Context, e cli.Env, args []string) (err error) {
 		go n.sayTor(ctx, e)
 	}
 	return n.run(ctx)
+}
+
+// openAlone opens the node. Data that another process has, and does not serve, are a command's, or of a node that
+// stops: that takes a moment.
+func openAlone(ctx context.Context, cfg configs.Node, log io.Writer) (*node, error) {
+	for end := time.Now().Add(patience); ; {
+		n, err := open(cfg, log)
+		if !errors.Is(err, durable.ErrLocked) || time.Now().After(end) {
+			return n, err
+		}
+		if serr := control.Call(ctx, filepath.Join(cfg.DataDir, socketName), "status", nil, nil); !errors.Is(serr, control.ErrNotRunning) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // sayTor tells the person at the terminal how the connection to Tor comes along, a line a change.
