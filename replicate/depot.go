@@ -5,6 +5,7 @@ package replicate
 import (
 	"context"
 	"errors"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -66,6 +67,9 @@ func (d *depot) setDescriptor(m mailbox.Descriptor, now time.Time) {
 		// The clocks disagree by a day and more, or the store is behind with its keys: use what it has until the day
 		// changes, the client knows its tolerance.
 		n.epochs = append(n.epochs, mailbox.Epoch(now))
+	}
+	if old := d.bucket.Load(); old != 0 && old != int64(m.Bucket) {
+		d.follow = follower{saved: math.MaxUint64} // another count of buckets: everything it has is looked at again
 	}
 	d.descriptor = n
 	d.bucket.Store(int64(m.Bucket))

@@ -40,6 +40,9 @@ type follower struct {
 // span is buckets, from included, to not.
 type span struct{ from, to uint64 }
 
+// maxStep is how far a clock may be set back before the cursor is not believed any more.
+const maxStep = 3 * time.Hour
+
 const (
 	maxGaps  = 256 // beyond, the two oldest gaps are joined and a few pages are read twice
 	maxOpen  = 64  // parts
@@ -184,7 +187,11 @@ func (f *follower) begin(closed uint64, d *descriptor) {
 	f.begun = true
 	f.head = closed - min(closed, 2)
 	if f.saved > 0 {
-		f.head = max(f.saved, closed-min(closed, uint64(d.ttl/d.bucket)))
+		oldest := closed - min(closed, uint64(d.ttl/d.bucket))
+		f.head = max(f.saved, oldest)
+		if f.saved > closed+uint64(maxStep/d.bucket) {
+			f.head = oldest // counted in shorter buckets: the mailbox was made anew under its old key
+		}
 	}
 }
 

@@ -361,7 +361,8 @@ func (e *Engine) planInbox(c *contact, index uint64, fragments []bundle.Fragment
 	p := &inboxPlan{c: c, rows: map[string][]byte{}}
 	peer := string(c.name)
 	for place, f := range fragments {
-		key := store.Key(tableInbox, peer, uint64(c.receiver.Epoch()), index, uint64(place))
+		// created: a contact that is made anew begins its indices anew, and rows of before may still wait.
+		key := store.Key(tableInbox, peer, uint64(c.created.UnixMilli()), uint64(c.receiver.Epoch()), index, uint64(place))
 		if f.Count <= 1 {
 			p.rows[string(key)] = (&inboxRow{received: now, kind: f.Type, data: f.Data}).marshal()
 			p.records++

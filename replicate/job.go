@@ -92,6 +92,11 @@ func (e *Engine) fetchDescriptor(ctx context.Context, m Mailbox, st *depot) erro
 // idle is the job of a slot that has nothing to do. It reads no mutable state but the decoys, and never the disk.
 func (e *Engine) idle(s slot) job {
 	j := job{store: s.store}
+	if s.store.bucket.Load() == 0 {
+		// No descriptor yet: anything else would make no transaction, and that the slot was late would show.
+		j.do = func(ctx context.Context, m Mailbox) error { _, err := m.Descriptor(ctx); return err }
+		return j
+	}
 	switch s.kind {
 	case slotPut:
 		if !s.cover {

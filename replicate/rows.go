@@ -25,7 +25,7 @@ const (
 	tableItem     = store.TableContact + 0x5 // peer, outbox seq → uvarint: fragments of that item not acknowledged yet (no row: it is in one box)
 	tableFragment = store.TableContact + 0x6 // peer, outbox seq, fragment index → fragment that waits for a box
 	tableTodo     = store.TableContact + 0x7 // store, handle → todoRow: a box a digest listed for us, to be fetched
-	tableInbox    = store.TableContact + 0x8 // peer, epoch, index, place → inboxRow: a received record that is not worked off yet
+	tableInbox    = store.TableContact + 0x8 // peer, when the contact was made (ms), epoch, index, place → inboxRow: a received record that is not worked off yet
 	tableAssembly = store.TableContact + 0x9 // peer, record id, fragment index → fragmentRow: a piece received
 	tableGiven    = store.TableContact + 0xa // peer, server → nothing: that server's certificate was put into a box for peer
 	tableWant     = store.TableContact + 0xb // peer, room, event → wantRow: an event to ask peer for
@@ -37,8 +37,9 @@ const (
 // rowVersion is the first byte of every row here that is not another package's state.
 const rowVersion = 1
 
-// maxStores bounds the stores of one node.
-const maxStores = 8
+// maxStores bounds the stores of one node (DESIGN §5: three). PUT slots go to all known stores in turn, by lot: a
+// contact that names many slows those that name one.
+const maxStores = 3
 
 // writer builds a row or a message.
 type writer struct{ b []byte }
