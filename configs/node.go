@@ -11,13 +11,16 @@ import (
 	"tarn/mailbox"
 )
 
+// MaxMailboxes is how many mailboxes a node may name as its own: what other nodes take (docs/SPEC.md §8).
+const MaxMailboxes = 3
+
 // Node is the configuration of a Tarn node. Paths that do not begin with / are relative to this file's folder.
 // Times are written like "10s", "5m", "24h". What is not set keeps the value shown here.
 type Node struct {
 	// Where the node keeps its keys, rooms and users. One process only.
 	DataDir string `toml:"data_dir"`
 	// The mailboxes where your contacts leave boxes for you: the lines that `mailbox address` prints, of mailboxes
-	// that you or others host. Without one the node can neither receive nor make contacts.
+	// that you or others host; at most three. Without one the node can neither receive nor make contacts.
 	Mailboxes []string `toml:"mailboxes"`
 	// What is written to the log: "debug", "info", "warn" or "error". Above debug no line names a user, room, onion or box.
 	LogLevel string `toml:"log_level"`
@@ -74,6 +77,9 @@ func DefaultNode() Node {
 func (n *Node) Check() error {
 	if n.DataDir == "" {
 		return fmt.Errorf("data_dir is empty")
+	}
+	if len(n.Mailboxes) > MaxMailboxes {
+		return fmt.Errorf("mailboxes: %d of them; at most %d", len(n.Mailboxes), MaxMailboxes)
 	}
 	for _, m := range n.Mailboxes {
 		if _, err := mailbox.ParseAddress(m); err != nil {

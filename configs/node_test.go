@@ -21,6 +21,7 @@ func TestNodeErrorsNameTheLineOrTheKey(t *testing.T) {
 		{"data_dir = \n", "line 1"},
 		{"log_level = 'loud'\n", "log_level"},
 		{"mailboxes = ['http://x']\n", "mailboxes"},
+		{"mailboxes = ['a','b','c','d']\n", "at most 3"},
 		{"[client]\nlisten = '8008'\n", "client.listen"},
 		{"[client]\nlisten = '0.0.0.0:1'\nopen_registration = true\n", "loopback"},
 		{"[client]\nlisten = ':8008'\nopen_registration = true\n", "loopback"},
