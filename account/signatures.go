@@ -68,7 +68,7 @@ func (a *Accounts) addSignature(txn store.Txn, own string, signer, target matrix
 	if err != nil {
 		return false, err
 	}
-	found := false
+	good := map[string]string{} // by name; all are checked before one is stored
 	for name, signature := range o.Signatures[signer] {
 		keyName, ok := strings.CutPrefix(name, algorithmSigning+":")
 		public, may := s.keys[keyName]
@@ -82,7 +82,12 @@ func (a *Accounts) addSignature(txn store.Txn, own string, signer, target matrix
 		if err := checkSigned(signed, signer, keyName, public); err != nil {
 			return false, err
 		}
-		found = true
+		good[name] = signature
+	}
+	if len(good) == 0 {
+		return false, fmt.Errorf("%w: none by a key that may sign this", ErrBadSignature)
+	}
+	for name, signature := range good {
 		row := store.Key(tableSignature, target, key, signer, name)
 		old, err := getOr(txn, row)
 		if err != nil {
@@ -100,9 +105,6 @@ func (a *Accounts) addSignature(txn store.Txn, own string, signer, target matrix
 			return false, err
 		}
 		added = true
-	}
-	if !found {
-		return false, fmt.Errorf("%w: none by a key that may sign this", ErrBadSignature)
 	}
 	return added, nil
 }
