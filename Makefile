@@ -10,7 +10,7 @@ PROGRAMS := node mailbox tornet demo
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.1
 FUZZTIME ?= 30s
 
-.PHONY: build demo test quick fmt vet lint race e2e clients fuzz bench full tools help clean
+.PHONY: build demo test testtools quick fmt vet lint race e2e clients fuzz bench full tools help clean
 
 build: ## the programs, in build/bin
 	@mkdir -p $(BIN)
@@ -19,7 +19,7 @@ build: ## the programs, in build/bin
 demo: tools build ## two homeservers, one mailbox, a private Tor network; CHECK=1 for a verdict
 	$(BIN)/demo $(if $(CHECK),--check)
 
-test: tools fmt vet lint race e2e ## what CI runs
+test: tools testtools fmt vet lint race e2e ## what CI runs
 
 quick: fmt vet ## the tests that need no Tor, without the race detector
 	go test -short ./...
@@ -55,7 +55,10 @@ full: tools ## what is too long for CI: 100,000 boxes, long random runs
 	TARN_FULL=1 go test -timeout 120m ./mailbox/... ./replicate/... ./room/... ./dag/...
 
 tools: ## tor, from the system's packages
-	@scripts/need-tor
+	@scripts/need tor
+
+testtools: ## what tests want beside
+	@scripts/need strace
 
 clean:
 	rm -rf build
