@@ -57,8 +57,8 @@ full: tools ## what is too long for CI: 100,000 boxes, long random runs
 tools: ## tor, from the system's packages
 	@scripts/need tor
 
-testtools: ## what tests want beside
-	@scripts/need strace
+testtools: ## what tests want beside: strace watches for leaks, the race detector needs a C compiler
+	@scripts/need strace gcc
 
 clean:
 	rm -rf build
