@@ -10,12 +10,20 @@ import (
 )
 
 func FuzzToken(f *testing.F) {
-	for _, s := range []string{"s1_0", "s1_42", "s1_18446744073709551615", "s1_01", "s0_1", "", "s1_9999999999999999999999"} {
+	for _, s := range []string{"s1_0", "s1_42", "s1_18446744073709551615", "s1_01", "s0_1", "", "s1_9999999999999999999999", "s2_5_3", "s2_5_5", "s2_5", "s2_5_03", "s2_5_3_1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		if p, err := parseToken(s); err == nil && token(p) != s {
-			t.Errorf("%q is read as the token %q", s, token(p))
+		p, inbox, err := parseSyncToken(s)
+		written := token(p)
+		if inbox != p {
+			written = syncToken(p, inbox)
+		}
+		if err == nil && written != s {
+			t.Errorf("%q is read as the token %q", s, written)
+		}
+		if q, err2 := parseToken(s); (err == nil) != (err2 == nil) || q != p {
+			t.Errorf("%q is %d to /sync and %d to others", s, p, q)
 		}
 	})
 }
