@@ -5,6 +5,7 @@ package configs
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"time"
 
@@ -46,7 +47,7 @@ type Client struct {
 
 // Profile is the schedule.
 type Profile struct {
-	// "instant", "balanced", "economy", "paranoid", or "custom": then the values below count.
+	// "instant", "balanced", "economy", "paranoid", or "custom": then the values below count (and only then can they be changed).
 	Name string `toml:"name"`
 	// Mean time between two frames, at least 20 ms. A frame writes, reads and looks for news, whatever there is to do.
 	Frame time.Duration `toml:"frame"`
@@ -107,12 +108,11 @@ func checkLevel(l string) error {
 }
 
 func (c *Client) check() error {
-	host, _, err := net.SplitHostPort(c.Listen)
+	ap, err := c.Address()
 	if err != nil {
-		return fmt.Errorf(`client.listen is %q: it must be an address and a port, like "127.0.0.1:8008"`, c.Listen)
+		return err
 	}
-	ip := net.ParseIP(host)
-	loopback := host == "localhost" || ip != nil && ip.IsLoopback()
+	loopback := ap.Addr().IsLoopback()
 	if c.OpenRegistration && !loopback {
 		return fmt.Errorf("client.open_registration is only possible while client.listen is a loopback address, and %q is not: others could make accounts on your node", c.Listen)
 	}
@@ -122,6 +122,23 @@ func (c *Client) check() error {
 		}
 	}
 	return nil
+}
+
+// Address is Listen read. A host's name is refused: to look it up would be a question to a name server.
+func (c *Client) Address() (netip.AddrPort, error) {
+	host, port, err := net.SplitHostPort(c.Listen)
+	switch {
+	case err != nil:
+	case host == "":
+		host = "::"
+	case host == "localhost":
+		host = "127.0.0.1"
+	}
+	ap, perr := netip.ParseAddrPort(net.JoinHostPort(host, port))
+	if err != nil || perr != nil {
+		return ap, fmt.Errorf(`client.listen is %q: it must be an IP address and a port, like "127.0.0.1:8008"`, c.Listen)
+	}
+	return ap, nil
 }
 
 // URL is what clients are told to use.
@@ -135,6 +152,10 @@ func (c *Client) URL() string {
 func (p *Profile) check() error {
 	switch p.Name {
 	case "instant", "balanced", "economy", "paranoid":
+		// Values that are set and do not count would be a surprise: less cover than somebody believes.
+		if rest := DefaultNode().Profile; p.Frame != rest.Frame || p.Digests != rest.Digests || p.CoverPut != rest.CoverPut || p.AckDelay != rest.AckDelay || p.Rewrite != rest.Rewrite {
+			return fmt.Errorf(`profile.name is %q: frame, digests, cover_put, ack_delay and rewrite count only with "custom"`, p.Name)
+		}
 		return nil
 	case "custom":
 	default:

@@ -11,7 +11,7 @@ import (
 // The key schema of a node: one prefix byte a table. Each table has one owner, who documents its rows beside the
 // code that writes them. A change of any row's form raises Version and needs a migration.
 const (
-	TableMeta    = 0x01 // store: schema version, stream lease
+	TableMeta    = 0x01 // store: stream lease, schema version, owner
 	TableOutbox  = 0x02 // store: items for other nodes
 	TableRoom    = 0x10 // room: 0x10..0x2f
 	TableAccount = 0x30 // account: 0x30..0x4f
@@ -26,6 +26,28 @@ var ErrNewer = errors.New("store: the data was written by a newer version of thi
 
 // metaVersion is the row that holds the schema version (8 bytes, big-endian).
 const metaVersion = 2
+
+// ErrOwner: the database was made under another name: its folder, or the key files beside it, were mixed up.
+var ErrOwner = errors.New("store: the data belong to another identity than the keys beside them")
+
+// metaOwner is the row that holds whose data these are (Own).
+const metaOwner = 3
+
+// Own says under which name the rows are written, durably at the first time; under any other it is ErrOwner.
+func Own(kv KV, name string) error {
+	return kv.Update(func(txn Txn) error {
+		key := Key(TableMeta, byte(metaOwner))
+		switch v, err := txn.Get(key); {
+		case errors.Is(err, ErrNotFound):
+			return txn.Set(key, []byte(name))
+		case err != nil:
+			return err
+		case string(v) != name:
+			return ErrOwner
+		}
+		return nil
+	})
+}
 
 // Migration brings the rows from schema version From to From+1, in one transaction (so at most MaxUpdate bytes of writes).
 type Migration struct {

@@ -40,6 +40,21 @@ func TestNewerDatabaseIsRefusedUntouched(t *testing.T) {
 	}
 }
 
+func TestAnotherIdentityIsRefused(t *testing.T) {
+	kv := OpenMemory()
+	for range 2 {
+		if err := Own(kv, "one.onion"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Own(kv, "two.onion"); !errors.Is(err, ErrOwner) {
+		t.Errorf("%v", err)
+	}
+	if err := Own(kv, "one.onion"); err != nil {
+		t.Errorf("after a refusal: %v", err)
+	}
+}
+
 func TestOpenNodeAgain(t *testing.T) {
 	dir := t.TempDir()
 	for range 2 {

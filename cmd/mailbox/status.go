@@ -36,7 +36,11 @@ type torState struct {
 }
 
 func torStatus(s onion.Status) torState {
-	t := torState{State: string(s.State), Percent: s.Percent, Summary: s.Summary, Advice: strings.TrimSpace(s.Reason.Advice() + " " + s.Warning)}
+	advice := s.Reason.Advice()
+	if strings.Contains(s.Summary, advice) {
+		advice = ""
+	}
+	t := torState{State: string(s.State), Percent: s.Percent, Summary: s.Summary, Advice: strings.TrimSpace(advice + " " + s.Warning)}
 	for _, svc := range s.Services {
 		t.Published = svc.Published // there is one
 	}

@@ -66,7 +66,7 @@ func call(ctx context.Context, file, method string, alone bool, args, result any
 
 // callHere runs a method on the data of a node that does not run. durable.ErrLocked: somebody else has them.
 func callHere(ctx context.Context, cfg configs.Node, method string, args, result any) (err error) {
-	n, err := open(cfg, io.Discard)
+	n, err := openMade(cfg, io.Discard)
 	if err != nil {
 		return err
 	}
@@ -128,6 +128,19 @@ func cmdContacts(ctx context.Context, e cli.Env, args []string) error {
 		return err
 	}
 	return f.Show(e, res, func(w io.Writer) { printContacts(w, res) })
+}
+
+func cmdForget(ctx context.Context, e cli.Env, args []string) error {
+	f := program.Flags(e, "forget")
+	words, err := f.Words(args, 1, "a contact's server name or a link's number, as `node contacts` shows them")
+	if err != nil {
+		return err
+	}
+	if err := call(ctx, f.Config, "forget", true, forgetArgs{Name: words[0]}, &struct{}{}); err != nil {
+		return err
+	}
+	fmt.Fprintln(e.Err, "Forgotten, with its keys and what waited for it. The other node is not told.")
+	return f.Show(e, forgetArgs{Name: words[0]}, func(io.Writer) {})
 }
 
 func cmdMailboxAdd(_ context.Context, e cli.Env, args []string) error {

@@ -31,6 +31,10 @@ const (
 // errNoNode: the data directory holds no node.
 var errNoNode = errors.New("there is no node here: make one with `node init`")
 
+// errNoDatabase: the node was made, and its database is not there.
+var errNoDatabase = errors.New("the node's database is gone: bring it back if it lies elsewhere (a disk that is not mounted?); " +
+	"to begin anew under the same name, without users, rooms and contacts, move node.toml away and run `node init`")
+
 // newIdentity makes the seeds if there are none.
 func newIdentity(dir string) (identity, error) { return readIdentity(dir, true) }
 

@@ -21,6 +21,7 @@ func main() {
 		{Name: "invite", Args: "[--life 168h]", Does: "print a link that makes one other node a contact", Run: cmdInvite},
 		{Name: "accept", Args: "LINK", Does: "accept another node's link", Run: cmdAccept},
 		{Name: "contacts", Does: "list the contacts", Run: cmdContacts},
+		{Name: "forget", Args: "CONTACT | LINK-NUMBER", Does: "end a contact, or take a link back", Run: cmdForget},
 		{Name: "mailbox add", Args: "LINE", Does: "use a mailbox: the line that `mailbox address` prints", Run: cmdMailboxAdd},
 		{Name: "user add", Args: "NAME [--password-stdin]", Does: "make an account", Run: cmdUserAdd},
 		{Name: "token", Args: "[--life 168h]", Does: "print a one-time token with which one person can register", Run: cmdToken},

@@ -27,6 +27,10 @@ type acceptArgs struct {
 	Link string `json:"link"`
 }
 
+type forgetArgs struct {
+	Name string `json:"name"`
+}
+
 type userArgs struct {
 	Name     string `json:"name"`
 	Password string `json:"password,omitempty"` // "": one is made
@@ -50,6 +54,7 @@ func (n *node) methods() map[string]control.Handler {
 	return map[string]control.Handler{
 		"invite":   method(n.invite),
 		"accept":   method(n.accept),
+		"forget":   method(n.forget),
 		"contacts": method(func(context.Context, struct{}) ([]contactStatus, error) { return n.contacts() }),
 		"status":   method(func(context.Context, struct{}) (nodeStatus, error) { return n.status() }),
 		"user add": method(func(_ context.Context, a userArgs) (userResult, error) { return n.addUser(a) }),
@@ -91,6 +96,10 @@ func (n *node) accept(ctx context.Context, a acceptArgs) (contactStatus, error) 
 	}
 	c, err := n.engine.Accept(ctx, l)
 	return newContactStatus(c), err
+}
+
+func (n *node) forget(_ context.Context, a forgetArgs) (struct{}, error) {
+	return struct{}{}, n.engine.Forget(a.Name)
 }
 
 func (n *node) addUser(a userArgs) (res userResult, err error) {

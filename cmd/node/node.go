@@ -10,7 +10,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -44,6 +46,22 @@ type node struct {
 	tor      *onion.Tor
 }
 
+// openMade opens a node that was made before. A lost database is errNoDatabase: open would make an empty one.
+func openMade(cfg configs.Node, logTo io.Writer) (*node, error) {
+	if _, err := loadIdentity(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	db := filepath.Join(cfg.DataDir, "db")
+	files, err := os.ReadDir(db)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("%s: %w", db, errNoDatabase)
+	}
+	return open(cfg, logTo)
+}
+
 // open takes the directory's lock, opens the database and puts the packages together; nothing runs yet.
 func open(cfg configs.Node, logTo io.Writer) (_ *node, err error) {
 	n := &node{cfg: cfg, started: time.Now()}
@@ -61,6 +79,9 @@ func open(cfg configs.Node, logTo io.Writer) (_ *node, err error) {
 	}()
 	if n.kv, err = store.OpenNode(filepath.Join(cfg.DataDir, "db"), store.Options{Log: n.log}); err != nil {
 		return nil, err
+	}
+	if err = store.Own(n.kv, string(n.id.name)); err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.DataDir, err)
 	}
 	if n.stream, err = store.OpenStream(n.kv); err != nil {
 		return nil, err
@@ -131,7 +152,15 @@ func (n *node) exists(user matrix.UserID) bool {
 
 // run serves until ctx ends or a part fails. The Client-Server API does not wait for Tor.
 func (n *node) run(ctx context.Context) error {
-	l, err := net.Listen("tcp", n.cfg.Client.Listen)
+	addr, err := n.cfg.Client.Address()
+	if err != nil {
+		return err
+	}
+	listen := addr.String()
+	if strings.HasPrefix(n.cfg.Client.Listen, ":") {
+		listen = n.cfg.Client.Listen // of IPv4 and IPv6, what there is
+	}
+	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		return fmt.Errorf("Client-Server API: %w", err)
 	}

@@ -64,7 +64,7 @@ func cmdRun(ctx context.Context, e cli.Env, args []string) (err error) {
 // stops: that takes a moment.
 func openAlone(ctx context.Context, cfg configs.Node, log io.Writer) (*node, error) {
 	for end := time.Now().Add(patience); ; {
-		n, err := open(cfg, log)
+		n, err := openMade(cfg, log)
 		if !errors.Is(err, durable.ErrLocked) || time.Now().After(end) {
 			return n, err
 		}

@@ -43,6 +43,7 @@ type mailboxStatus struct {
 }
 
 type contactStatus struct {
+	ID        string    `json:"id,omitempty"`     // of a link, for `node forget`
 	Server    string    `json:"server,omitempty"` // not known yet while an invitation waits
 	State     string    `json:"state"`
 	Reason    string    `json:"reason,omitempty"`
@@ -54,13 +55,17 @@ type contactStatus struct {
 }
 
 func torStatus(s onion.Status) torState {
-	advice := strings.TrimSpace(s.Reason.Advice() + " " + s.Warning)
+	advice := s.Reason.Advice()
+	if strings.Contains(s.Summary, advice) {
+		advice = ""
+	}
+	advice = strings.TrimSpace(advice + " " + s.Warning)
 	return torState{State: string(s.State), Percent: s.Percent, Summary: s.Summary, Advice: advice}
 }
 
 func newContactStatus(c replicate.ContactStatus) contactStatus {
 	return contactStatus{
-		Server: string(c.Name), State: string(c.State), Reason: c.Reason, Check: c.Number, LastHeard: c.LastHeard,
+		ID: c.ID, Server: string(c.Name), State: string(c.State), Reason: c.Reason, Check: c.Number, LastHeard: c.LastHeard,
 		Waiting: c.Waiting, Unacked: c.Unacked, Delay: round(c.ExpectedDelay),
 	}
 }
@@ -138,7 +143,7 @@ func printContacts(w io.Writer, cs []contactStatus) {
 	for _, c := range cs {
 		name, state, heard := c.Server, c.State, "never"
 		if name == "" {
-			name = "(an open invitation)"
+			name = "link " + c.ID
 		}
 		if c.Reason != "" {
 			state += ": " + c.Reason
