@@ -4,6 +4,7 @@ package clientapi
 
 import (
 	"encoding/json/jsontext"
+	"errors"
 
 	"tarn/matrix"
 	"tarn/room"
@@ -75,6 +76,13 @@ func (a *API) createRoom(c *call) (any, error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	if q.Visibility == "public" {
+		// After the room: a crash in between leaves a room that is not listed, which its maker can list. Who gave away the
+		// power to do so by the first power levels has a room nevertheless.
+		if err := a.rooms.Publish(c.who.User, id, true); err != nil && !errors.Is(err, room.ErrForbidden) {
+			return nil, err
+		}
 	}
 	return map[string]any{"room_id": id}, nil
 }

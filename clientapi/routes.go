@@ -119,6 +119,13 @@ var table = []route{
 	{"POST", old, "/rooms/{room}/unban", user, smallBody, (*API).unban},
 	{"POST", old, "/rooms/{room}/forget", user, smallBody, (*API).forget},
 	{"GET", old, "/directory/room/{alias}", anyone, 0, (*API).resolveAlias},
+	{"PUT", old, "/directory/room/{alias}", user, smallBody, (*API).addAlias},
+	{"DELETE", old, "/directory/room/{alias}", user, 0, (*API).removeAlias},
+	{"GET", old, "/rooms/{room}/aliases", user, 0, (*API).aliases},
+	{"GET", old, "/directory/list/room/{room}", user, 0, (*API).roomVisibility},
+	{"PUT", old, "/directory/list/room/{room}", user, smallBody, (*API).setRoomVisibility},
+	{"GET", old, "/publicRooms", user, 0, (*API).publicRooms},
+	{"POST", old, "/publicRooms", user, smallBody, (*API).publicRooms},
 
 	// Events: messages.go, state.go
 	{"PUT", old, "/rooms/{room}/send/{type}/{txn}", user, eventBody, (*API).send},

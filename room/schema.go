@@ -37,6 +37,7 @@ import (
 //	redaction   n, event redacted, event        -> empty: redactions, also of events that are not here yet
 //	edge        n, event                        -> empty: parents of a snapshot's events that are not here
 //	counter     (nothing)                       -> the last n that was given out (4)
+//	published   n                               -> empty: the room is in this node's directory
 const (
 	tabNumber = store.TableRoom + iota
 	tabRoom
@@ -58,6 +59,7 @@ const (
 	tabRedaction
 	tabEdge
 	tabCounter
+	tabPublished
 )
 
 var errRow = errors.New("room: a row of the database is damaged")

@@ -204,6 +204,7 @@ async function play() {
     assert.deepEqual((await alice.getThreePids()).threepids, []);
     await alice.getThirdpartyProtocols();
     await alice.getCapabilities();
+    assert.deepEqual((await alice.publicRooms({ limit: 20 })).chunk, []);
     await alice.setAccountData("im.vector.setting.breadcrumbs", { recent_rooms: [room] });
     step("settings");
 }

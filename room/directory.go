@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package room
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"tarn/dag"
+	"tarn/matrix"
+	"tarn/store"
+)
+
+// The node's own directory: aliases of its server name, and the rooms that its users see listed. Other servers are not told.
+
+// maxAliases of one room, so that a page of it stays a page.
+const maxAliases = 100
+
+// AddAlias names a room; a joined user may. ErrAliasInUse, ErrBadEvent (the alias is malformed), ErrNotMember, ErrUnknownRoom.
+func (r *Rooms) AddAlias(user matrix.UserID, alias string, room matrix.RoomID) error {
+	localpart, ok := strings.CutSuffix(strings.TrimPrefix(alias, "#"), ":"+string(r.server()))
+	if !ok || localpart == "" {
+		return fmt.Errorf("%w: room alias", ErrBadEvent)
+	}
+	if _, err := r.newAlias(localpart); err != nil {
+		return err
+	}
+	if _, err := r.audience(user, room); err != nil {
+		return err
+	}
+	if old, err := r.Aliases(room); err != nil {
+		return err
+	} else if len(old) >= maxAliases {
+		return fmt.Errorf("%w: the room has %d aliases", ErrForbidden, len(old))
+	}
+	return r.kv.Update(func(txn store.Txn) error {
+		if _, err := txn.Get(aliasKey(alias)); !isNotFound(err) {
+			return errors.Join(err, ErrAliasInUse)
+		}
+		return txn.Set(aliasKey(alias), []byte(room))
+	})
+}
+
+// RemoveAlias takes a name from its room; who may send m.room.canonical_alias there may. ErrUnknownRoom: no such alias.
+func (r *Rooms) RemoveAlias(user matrix.UserID, alias string) error {
+	room, err := r.ResolveAlias(alias)
+	if err != nil {
+		return err
+	}
+	if err := r.mayPublish(user, room); err != nil {
+		return err
+	}
+	return r.kv.Update(func(txn store.Txn) error { return txn.Delete(aliasKey(alias)) })
+}
+
+// Aliases lists a room's local aliases, sorted. It looks at all aliases of the node, of which a family has few.
+func (r *Rooms) Aliases(room matrix.RoomID) ([]string, error) {
+	out := []string{}
+	err := r.view(func(rd snapshot) error {
+		return rd.Scan([]byte{tabAlias}, nil, func(k, v []byte) (bool, error) {
+			if matrix.RoomID(v) == room {
+				out = append(out, string(k[1:]))
+			}
+			return true, nil
+		})
+	})
+	return out, err
+}
+
+// mayPublish errs unless user is joined and has the power to send m.room.canonical_alias.
+func (r *Rooms) mayPublish(user matrix.UserID, room matrix.RoomID) error {
+	return r.read(room, func(q *reading) error {
+		if row, err := q.user(user); err != nil {
+			return err
+		} else if row.membership != matrix.MemberJoin {
+			return ErrNotMember
+		}
+		s, err := q.state(q.row.current)
+		if err != nil {
+			return err
+		}
+		power, err := q.powerIn(s)
+		if err != nil {
+			return err
+		}
+		if power.User(user) < power.Event(matrix.TypeCanonicalAlias, true) {
+			return fmt.Errorf("%w: it takes the power to set the room's canonical alias", ErrForbidden)
+		}
+		return nil
+	})
+}
+
+func publishedKey(n uint32) []byte { return key(tabPublished, n, 0) }
+
+// Publish puts a room into the directory, or takes it out. ErrNotMember, ErrForbidden, ErrUnknownRoom.
+func (r *Rooms) Publish(user matrix.UserID, room matrix.RoomID, on bool) error {
+	if err := r.mayPublish(user, room); err != nil {
+		return err
+	}
+	l, err := r.get(room)
+	if err != nil {
+		return err
+	}
+	return r.kv.Update(func(txn store.Txn) error {
+		if on {
+			return txn.Set(publishedKey(l.n), nil)
+		}
+		return txn.Delete(publishedKey(l.n))
+	})
+}
+
+// IsPublished tells whether a room is in the directory. ErrUnknownRoom.
+func (r *Rooms) IsPublished(room matrix.RoomID) (is bool, err error) {
+	err = r.read(room, func(q *reading) error {
+		_, err := q.rd.Get(publishedKey(q.n))
+		if is = err == nil; isNotFound(err) {
+			err = nil
+		}
+		return err
+	})
+	return is, err
+}
+
+// Listing is a room in the directory.
+type Listing struct {
+	Room     matrix.RoomID
+	Name     string
+	Topic    string
+	Alias    string // canonical
+	Avatar   string
+	JoinRule string
+	Type     string // of the create event: "" or m.space
+	Joined   int
+	World    bool // world-readable
+	Guests   bool
+}
+
+// Directory calls fn with the published rooms that a local user is in, the most members first, until it returns false.
+func (r *Rooms) Directory(fn func(Listing) bool) error {
+	var all []Listing
+	err := r.view(func(rd snapshot) error {
+		var numbers []uint32
+		if err := rd.Scan([]byte{tabPublished}, nil, func(k, _ []byte) (bool, error) {
+			if len(k) != 5 {
+				return false, fmt.Errorf("%w: published", errRow)
+			}
+			numbers = append(numbers, numberFromKey(k))
+			return true, nil
+		}); err != nil {
+			return err
+		}
+		for _, n := range numbers {
+			q, err := r.openNumber(rd, n)
+			if err != nil {
+				return err
+			}
+			l, ok, err := q.listing()
+			if err != nil {
+				return err
+			}
+			if ok {
+				all = append(all, l)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(all, func(a, b Listing) int { return b.Joined - a.Joined })
+	for _, l := range all {
+		if !fn(l) {
+			break
+		}
+	}
+	return nil
+}
+
+// listing reads a room's entry; ok=false: no local user is in it any more, so nobody here could let others in.
+func (q *reading) listing() (l Listing, ok bool, err error) {
+	t, err := q.tallyOf()
+	if err != nil || len(t.locals) == 0 {
+		return l, false, err
+	}
+	s, err := q.state(q.row.current)
+	if err != nil {
+		return l, false, err
+	}
+	l = Listing{Room: q.row.id, Joined: t.joined}
+	open, err := q.visibilityIn(s)
+	if err != nil {
+		return l, false, err
+	}
+	l.World = open == openness(visWorld)
+	if create, err := q.createIn(s); err != nil {
+		return l, false, err
+	} else if create != nil {
+		l.Type = textOf(create, "type")
+	}
+	guests := ""
+	for typ, f := range map[string]struct {
+		name string
+		to   *string
+	}{
+		matrix.TypeName: {"name", &l.Name}, matrix.TypeTopic: {"topic", &l.Topic}, matrix.TypeCanonicalAlias: {"alias", &l.Alias},
+		matrix.TypeAvatar: {"url", &l.Avatar}, matrix.TypeJoinRules: {"join_rule", &l.JoinRule}, matrix.TypeGuestAccess: {"guest_access", &guests},
+	} {
+		if *f.to, err = q.textIn(s, typ, f.name); err != nil {
+			return l, false, err
+		}
+	}
+	l.Guests = guests == "can_join"
+	return l, true, nil
+}
+
+// textIn reads a string of a state event's content; "" if it is not there.
+func (q *reading) textIn(s dag.State, typ, name string) (string, error) {
+	e, err := q.stateEvent(s, typ, "")
+	if e == nil {
+		return "", err
+	}
+	return textOf(shown(e), name), nil
+}
+
+func textOf(e *matrix.Event, name string) string {
+	var c map[string]json.RawMessage
+	var text string
+	if json.Unmarshal(e.Content(), &c) != nil || json.Unmarshal(c[name], &text) != nil {
+		return ""
+	}
+	return text
+}
