@@ -3,6 +3,7 @@
 package replicate
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -46,7 +47,8 @@ type accept struct {
 	root      ratchet.Root
 	numberKey [32]byte
 	replyID   mailbox.BoxID
-	reply     []byte // the sealed box, the same at every try
+	reply     []byte            // the sealed box, the same at every try
+	told      []mailbox.Address // our stores, as it says
 
 	due   time.Time
 	tries int
@@ -71,6 +73,7 @@ func (a *accept) marshal() []byte {
 		w.raw(a.numberKey[:])
 		w.raw(a.replyID[:])
 		w.raw(a.reply)
+		w.stores(a.told)
 	}
 	return w.b
 }
@@ -86,6 +89,9 @@ func parseAccept(voucher [32]byte, b []byte) (*accept, error) {
 		a.root, a.numberKey = r.key32(), r.key32()
 		copy(a.replyID[:], r.raw(mailbox.IDSize))
 		a.reply = slices.Clone(r.raw(mailbox.BoxSize))
+		if len(r.b) > 0 { // not in rows of the first form
+			a.told = r.stores()
+		}
 	}
 	if a.state < acceptSeeking || a.state > acceptDelivered || (a.state == acceptReplying || a.state == acceptDelivered) && a.reply == nil {
 		r.bad = true
@@ -232,6 +238,10 @@ func (e *Engine) answer(a *accept, content []byte, now time.Time) error {
 		e.failAccept(a, "The link has expired; ask for a new one.")
 		return ErrExpired
 	}
+	if old := e.contacts[p.name]; old != nil && old.outlasts(a.link.Expiry, a.link.Voucher) {
+		e.failAccept(a, crossed)
+		return ErrFollowed
+	}
 	key, err := sealed.ParsePublicKey(p.key)
 	if err != nil {
 		return err
@@ -255,13 +265,33 @@ func (e *Engine) answer(a *accept, content []byte, now time.Time) error {
 	}
 	next := *a
 	next.state, next.name, next.stores, next.promise, next.sealedAt = acceptReplying, p.name, p.stores, p.promise, now
-	next.root, next.numberKey, next.replyID, next.reply = s.root, s.numberKey, at.id, box[:]
+	next.root, next.numberKey, next.replyID, next.reply, next.told = s.root, s.numberKey, at.id, box[:], slices.Clone(e.own)
 	next.tries, next.due = 0, now
 	if err := e.saveAccept(&next); err != nil {
 		return err
 	}
 	*a = next
 	return nil
+}
+
+// crossed is why a link came to nothing when two nodes' links crossed.
+const crossed = "Another link that lasts longer joins you with that node already; to use this one, forget the contact first."
+
+// outlasts tells whether the link that made the contact holds against another one between the same two nodes: the one
+// that expires later does, of two that expire together the one with the greater voucher. Both nodes know both, so when
+// two people make a link each and accept each other's, both end on the streams of one link, whichever answer each of
+// them reads or delivers first.
+func (c *contact) outlasts(expiry time.Time, voucher [32]byte) bool {
+	if d := c.linkExpiry.Compare(expiry); d != 0 {
+		return d > 0
+	}
+	return bytes.Compare(c.voucher[:], voucher[:]) > 0
+}
+
+// heard tells whether a box of this stream came, so that the contact made the stream too.
+func (c *contact) heard() bool {
+	next, seen := c.receiver.Ack()
+	return next > 0 || seen != [32]byte{}
 }
 
 // deliverReply writes the reply. Once the store has it the contact exists, in ONE Update with the link's new state. A
@@ -281,10 +311,14 @@ func (e *Engine) deliverReply(a *accept) job {
 				a.tries++
 				a.due = now.Add(e.jitter(backoff(p.Retransmit, a.tries, p.RetransmitMax)))
 			case err == nil:
+				if old := e.contacts[a.name]; old != nil && old.outlasts(a.link.Expiry, a.link.Voucher) {
+					e.failAccept(a, crossed) // the other node, which reads our answer, comes to the same end
+					return
+				}
 				next := *a
 				next.state, next.tries, next.due = acceptDelivered, 0, now.Add(e.jitter(p.Retransmit))
 				next.root, next.numberKey = ratchet.Root{}, [32]byte{} // the contact's rows have what follows from them
-				row := contactRow{state: contactActive, created: now, voucher: a.link.Voucher, stores: a.stores, told: slices.Clone(e.own),
+				row := contactRow{state: contactActive, created: now, voucher: a.link.Voucher, linkExpiry: a.link.Expiry, stores: a.stores, told: a.told,
 					numberKey: a.numberKey, promise: a.promise}
 				err := e.begin(newContact(a.name, row), a.root, a.sealedAt, func(txn store.Txn) error {
 					return txn.Set(store.Key(tableAccept, a.link.Voucher[:]), next.marshal())
@@ -371,21 +405,33 @@ func (e *Engine) tellStores(now time.Time) error {
 		if slices.Equal(c.told, e.own) || len(e.own) == 0 {
 			continue
 		}
-		rec, err := bundle.Contact{Serial: uint64(now.UnixMilli()), Stores: e.own}.Record()
-		if err != nil {
-			return fmt.Errorf("tell a contact our mailboxes: %w", err)
-		}
 		row := c.contactRow
-		row.told = slices.Clone(e.own)
-		err = e.kv.Update(func(txn store.Txn) error {
-			return errors.Join(
-				txn.Set(store.Key(tableContact, string(c.name)), row.marshal()),
-				store.Enqueue(txn, string(c.name), store.ItemRecord, append([]byte{byte(rec.Type)}, rec.Data...)))
+		err := e.kv.Update(func(txn store.Txn) error {
+			row = c.contactRow
+			return errors.Join(e.tell(txn, c.name, &row, now), txn.Set(store.Key(tableContact, string(c.name)), row.marshal()))
 		})
 		if err != nil {
-			return fmt.Errorf("tell a contact our mailboxes: %w", err)
+			return err
 		}
 		c.contactRow = row
+	}
+	return nil
+}
+
+// tell queues our stores for one contact if it knows others, and notes that in row, which the caller writes. The serial
+// grows even if the clock was ahead when the last one was made: the contact would not believe a lower one.
+func (e *Engine) tell(txn store.Txn, name onionid.Name, row *contactRow, now time.Time) error {
+	if slices.Equal(row.told, e.own) || len(e.own) == 0 {
+		return nil
+	}
+	row.toldSerial = max(row.toldSerial+1, uint64(now.UnixMilli()))
+	row.told = slices.Clone(e.own)
+	rec, err := bundle.Contact{Serial: row.toldSerial, Stores: e.own}.Record()
+	if err == nil {
+		err = store.Enqueue(txn, string(name), store.ItemRecord, append([]byte{byte(rec.Type)}, rec.Data...))
+	}
+	if err != nil {
+		return fmt.Errorf("tell a contact our mailboxes: %w", err)
 	}
 	return nil
 }

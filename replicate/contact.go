@@ -5,6 +5,7 @@ package replicate
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"tarn/bundle"
@@ -24,6 +25,7 @@ const (
 	maxWants   = 2000           // events to ask for
 	maxPartial = 16 << 20       // bytes of received fragments of unfinished records
 	maxSets    = 32             // unfinished records
+	maxHeld    = 4 * maxPartial // bytes of received fragments in all, those of finished records that wait included: as maxInbox
 )
 
 // contactState is how far a contact is.
@@ -52,8 +54,12 @@ type contact struct {
 	fragments int             // rows that wait for a box
 	ackDue    time.Time       // zero: nothing to acknowledge alone
 	headsDue  time.Time
-	headsAt   int // which shared room the next summary begins with
-	inbox     int // rows
+	headsAt   int       // which shared room the next summary begins with
+	probeDue  time.Time // when the lowest missing box is looked for unlisted (fetch.go), as planned for
+	probeFor  uint64    // this index,
+	probeHole bool      // with or without a later box here,
+	probes    int       // after so many times
+	inbox     int       // rows
 	partial   map[[16]byte]*assembly
 	bytes     int // of partial
 	wants     map[wantKey]*want
@@ -74,6 +80,9 @@ type contactRow struct {
 	numberKey [32]byte          // with the inviter's nonce it gives the number that people compare
 	promise   [32]byte          // acceptor: SHA-256 of that nonce, as the link's payload promised
 	number    string            // "" until the nonce is known
+	// Not in rows of the first form:
+	toldSerial uint64    // of the newest word about our stores
+	linkExpiry time.Time // of the link that made the contact
 }
 
 func (c *contactRow) marshal() []byte {
@@ -91,6 +100,8 @@ func (c *contactRow) marshal() []byte {
 	w.raw(c.numberKey[:])
 	w.raw(c.promise[:])
 	w.str(c.number)
+	w.uvarint(c.toldSerial)
+	w.time(c.linkExpiry)
 	return w.b
 }
 
@@ -99,6 +110,9 @@ func parseContact(b []byte) (contactRow, error) {
 	r.version()
 	c := contactRow{state: contactState(r.u8()), initiator: r.flag(), created: r.time(), lastHeard: r.time(), voucher: r.key32(),
 		stores: r.stores(), serial: r.uvarint(), told: r.stores(), peerNext: r.uvarint(), numberKey: r.key32(), promise: r.key32(), number: r.str(32)}
+	if len(r.b) > 0 {
+		c.toldSerial, c.linkExpiry = r.uvarint(), r.time()
+	}
 	if c.state != contactActive {
 		r.bad = true
 	}
@@ -131,6 +145,9 @@ func parseSender(b []byte) (s ratchet.Sender, packed uint64, ack bundle.Ack, err
 	s, err = ratchet.ParseSender(state)
 	return s, packed, ack, err
 }
+
+// fetchable tells whether more may be taken in from the contact: what waits to be worked off is bounded.
+func (c *contact) fetchable() bool { return c.inbox < maxInbox && c.bytes < maxHeld }
 
 // newContact is an empty one.
 func newContact(name onionid.Name, row contactRow) *contact {
@@ -225,8 +242,21 @@ func (e *Engine) load() error {
 		}
 		c.headsDue = now.Add(e.exp(e.profile.Load().Heads))
 	}
-	if err := e.kv.View(e.loadDepots); err != nil {
+	var stale [][]byte
+	if err := e.kv.View(func(r store.Reader) error { return e.loadDepots(r, &stale) }); err != nil {
 		return err
+	}
+	for some := range slices.Chunk(stale, 1000) {
+		if err := e.kv.Update(func(txn store.Txn) error {
+			for _, k := range some {
+				if err := txn.Delete(k); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
 	}
 	return e.tellStores(now)
 }

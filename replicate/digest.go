@@ -33,6 +33,11 @@ type follower struct {
 	slack  time.Duration
 	smooth int
 
+	keep   uint64 // how many buckets the store keeps, about
+	born   uint64 // where this follower began at a new store; 0: elsewhere, or that does not matter any more
+	gone   uint64 // pages whose first bucket is below are gone, or nearly
+	behind int    // how often that was not as our clock says
+
 	// crowded is the lowest level whose pages the store said to have too many handles for, lately; 0: none.
 	crowded uint8
 }
@@ -40,13 +45,13 @@ type follower struct {
 // span is buckets, from included, to not.
 type span struct{ from, to uint64 }
 
-// maxStep is how far a clock may be set back before the cursor is not believed any more.
-const maxStep = 3 * time.Hour
-
 const (
 	maxGaps  = 256 // beyond, the two oldest gaps are joined and a few pages are read twice
 	maxOpen  = 64  // parts
 	maxSlack = mailbox.SkewTolerance
+	// ahead is how many buckets head may be in the future before that is believed to be our clock's doing, which was
+	// ahead and was set back: what is learnt of slack moves it by a few.
+	ahead = 64
 )
 
 // cursor is the first bucket that was not read.
@@ -61,8 +66,17 @@ func (f *follower) cursor() uint64 {
 	return c
 }
 
-// advance makes the buckets that closed since the last time a gap.
+// advance makes the buckets that closed since the last time a gap. If our clock went back, those that were not closed
+// after all are none any more; and if it was ahead when we began, what came since may lie before that place.
 func (f *follower) advance(now uint64) {
+	if f.head > now+ahead {
+		f.take(span{now, f.head})
+		f.head, f.gone = now, 0
+		if f.born > now {
+			f.born = 0
+			f.unreadAgain(span{min(now, f.oldest(now)), now})
+		}
+	}
 	if f.head < now {
 		f.unreadAgain(span{f.head, now})
 		f.head = now
@@ -153,7 +167,7 @@ func (f *follower) next(perBucket float64) (mailbox.PageAddr, bool) {
 		size := mailbox.LevelSpan(level)
 		p := mailbox.PageAddr{Level: level, Index: b / size}
 		from, to, ok := p.Buckets()
-		if !ok || to > f.head || f.crowded > 0 && level >= f.crowded {
+		if !ok || to > f.head || f.crowded > 0 && level >= f.crowded || level > 0 && from < f.gone {
 			break
 		}
 		parts := 1 + float64(size)*perBucket/mailbox.PageHandles
@@ -166,6 +180,31 @@ func (f *follower) next(perBucket float64) (mailbox.PageAddr, bool) {
 	f.pending = append(f.pending, span{from, to})
 	return best, true
 }
+
+// expired ends the reading of a page that the store has no more, because its first bucket is gone. The others are
+// looked for in pages of lower levels, but for those that go so soon that we would run after them. oldest is the first
+// bucket that should be there by our clock; when that is no help (it is behind the store's) the steps double.
+func (f *follower) expired(s span, oldest uint64) {
+	f.gone = max(f.gone, oldest)
+	if s.from >= oldest {
+		f.gone = max(f.gone, s.from+f.margin()<<f.behind)
+		f.behind = min(f.behind+1, 3)
+	}
+	f.settle(s, true)
+	if s.from < f.gone {
+		f.take(span{0, f.gone})
+	}
+	if from := max(f.gone, s.from+1); from < s.to {
+		f.unreadAgain(span{from, s.to})
+	}
+}
+
+// margin is how many buckets at the far end are given up: 20 minutes of two weeks. Their boxes are about to expire, and
+// are written again.
+func (f *follower) margin() uint64 { return 1 + f.keep/1000 }
+
+// oldest is the first bucket that is worth reading if those before closed are closed.
+func (f *follower) oldest(closed uint64) uint64 { return closed - min(closed, f.keep) + f.margin() }
 
 // notYet learns that a page which ended that long before the request was not closed.
 func (f *follower) notYet(ended, bucket time.Duration) {
@@ -182,16 +221,21 @@ func (f *follower) came(bucket time.Duration) {
 }
 
 // begin sets where a follower starts, once the store's bucket and TTL are known: where it stopped, but not before
-// what the store still has; at a new store with the newest bucket, for nothing older can be for us.
+// what the store still has; at a new store with the newest bucket, for nothing older can be for us. Of a place in the
+// future (our clock was ahead when it was saved, or it was counted in shorter buckets: the mailbox was made anew under
+// its old key) it is not known what was read before it, so all is: about 90 pages for two weeks.
 func (f *follower) begin(closed uint64, d *descriptor) {
 	f.begun = true
-	f.head = closed - min(closed, 2)
-	if f.saved > 0 {
-		oldest := closed - min(closed, uint64(d.ttl/d.bucket))
-		f.head = max(f.saved, oldest)
-		if f.saved > closed+uint64(maxStep/d.bucket) {
-			f.head = oldest // counted in shorter buckets: the mailbox was made anew under its old key
-		}
+	f.keep = uint64(d.ttl / d.bucket)
+	f.gone = min(closed, f.oldest(closed))
+	switch {
+	case f.saved == 0:
+		f.head = closed - min(closed, 2)
+		f.born = f.head
+	case f.saved > closed+ahead:
+		f.head = f.gone
+	default:
+		f.head = max(f.saved, f.gone)
 	}
 }
 
@@ -272,7 +316,7 @@ func (e *Engine) chooseDigest(st *depot, now time.Time) (job, bool) {
 					f.settle(span{from, to}, false)
 				}
 			case errors.Is(err, mailbox.ErrGone):
-				f.settle(span{from, to}, true)
+				f.expired(span{from, to}, f.oldest(mailbox.BucketAt(now, bucket)))
 			default:
 				if errors.Is(err, mailbox.ErrTooMany) && p.Level > 0 {
 					f.crowded = p.Level
@@ -358,8 +402,9 @@ func (e *Engine) saveCursors() error {
 	return nil
 }
 
-// loadDepots reads the cursors and the boxes that are still to be fetched; those of no contact any more are left out.
-func (e *Engine) loadDepots(r store.Reader) error {
+// loadDepots reads the cursors and the boxes that are still to be fetched. stale are the rows of those that nobody waits
+// for any more: they came by another store, or their contact was forgotten or made anew.
+func (e *Engine) loadDepots(r store.Reader, stale *[][]byte) error {
 	for _, st := range e.depots {
 		if !st.own {
 			continue
@@ -382,6 +427,8 @@ func (e *Engine) loadDepots(r store.Reader) error {
 			handle := mailbox.Handle([]byte(h))
 			if rf, ok := e.expected[handle]; ok {
 				st.todo[handle] = &todo{handle: handle, ref: rf, listed: listed}
+			} else {
+				*stale = append(*stale, todoKey(st, handle))
 			}
 			return nil
 		})

@@ -22,9 +22,9 @@ var errBadBox = errors.New("replicate: the answer is not the box")
 
 // Fetching one box.
 const (
-	fetchTries   = 8  // then it is left to the sender's rewrite
-	probeOneIn   = 16 // an idle GET asks for a contact's next box though no digest listed it: heals a digest that hides one
-	probeHoleOne = 4  // more often while a later box has come
+	fetchTries = 8  // then it is left to the sender's rewrite
+	probeHole  = 8  // frames: the first pause before a box is looked for that no digest listed, while a later one has come
+	probeIdle  = 24 // of the profile's Heads: the longest such pause, and the only one while no later box has come
 )
 
 // ref says whose box a handle is.
@@ -78,7 +78,7 @@ func (e *Engine) chooseGet(st *depot, now time.Time) (job, bool) {
 		}
 		if t.invite != nil {
 			offers = append(offers, func() (job, bool) { return e.fetch(st, t), true })
-		} else if b := best[t.contact]; t.contact.inbox < maxInbox && (b == nil || t.index < b.index) {
+		} else if b := best[t.contact]; t.contact.fetchable() && (b == nil || t.index < b.index) {
 			best[t.contact] = t
 		}
 	}
@@ -105,28 +105,57 @@ func (e *Engine) chooseGet(st *depot, now time.Time) (job, bool) {
 	return job{do: func(ctx context.Context, m Mailbox) error { _, err := m.Get(ctx, h); return err }}, true
 }
 
-// probe is, rarely, a box that no digest listed: the lowest one that is missing from some contact.
+// probe is, rarely, a box that no digest listed: the lowest one that is missing from some contact. It heals a digest
+// that hides a box. It must be rare: who asks twice for a handle that nobody has written yet shows the store that both
+// requests are one node's, and afterwards that the box under it is no cover. So the pauses of one index double, and
+// are long from the beginning while nothing says that anything is missing.
 func (e *Engine) probe(now time.Time) *todo {
-	if len(e.contacts) == 0 || e.rng.IntN(probeHoleOne) != 0 {
+	var due []*contact
+	for _, c := range e.contacts {
+		e.planProbe(c, now)
+		if !c.probeDue.After(now) && c.fetchable() {
+			due = append(due, c)
+		}
+	}
+	if len(due) == 0 {
 		return nil
 	}
-	n := e.rng.IntN(len(e.contacts))
-	for _, c := range e.contacts {
-		if n--; n >= 0 {
-			continue
-		}
-		_, seen := c.receiver.Ack()
-		hole := seen != [32]byte{}
-		if !hole && e.rng.IntN(probeOneIn/probeHoleOne) != 0 || c.inbox >= maxInbox {
-			return nil
-		}
-		s := c.receiver.Expected(1)
-		if len(s) == 0 {
-			return nil
-		}
-		return &todo{handle: mailbox.BoxID(s[0].ID).Handle(), ref: ref{contact: c, index: s[0].Index}, listed: now, tries: -1}
+	slices.SortFunc(due, func(a, b *contact) int { return strings.Compare(string(a.name), string(b.name)) })
+	c := due[e.rng.IntN(len(due))]
+	c.probes++
+	c.probeDue = now.Add(e.probePause(c))
+	s := c.receiver.Expected(1)
+	if len(s) == 0 {
+		return nil
 	}
-	return nil
+	return &todo{handle: mailbox.BoxID(s[0].ID).Handle(), ref: ref{contact: c, index: s[0].Index}, listed: now, tries: -1}
+}
+
+// planProbe sets when the contact's lowest missing box is looked for: anew when that is another one, or when the first
+// later box came.
+func (e *Engine) planProbe(c *contact, now time.Time) {
+	next, seen := c.receiver.Ack()
+	hole := seen != [32]byte{}
+	if !c.probeDue.IsZero() && next == c.probeFor && hole == c.probeHole {
+		return
+	}
+	if hole != c.probeHole || next != c.probeFor && hole {
+		c.probeDue = time.Time{}
+	}
+	// An index that came in order leaves the pause as it is: the time of a probe shall not follow the conversation.
+	c.probeFor, c.probeHole, c.probes = next, hole, 0
+	if c.probeDue.IsZero() {
+		c.probeDue = now.Add(e.probePause(c))
+	}
+}
+
+func (e *Engine) probePause(c *contact) time.Duration {
+	p := e.profile.Load()
+	longest := probeIdle * p.Heads
+	if !c.probeHole {
+		return e.jitter(longest)
+	}
+	return e.jitter(backoff(probeHole*p.Frame, c.probes, longest))
 }
 
 // fetch reads a box of a contact's stream, or the reply to a link.

@@ -202,6 +202,15 @@ func (e *Engine) openReply(st *depot, t *todo, got *[mailbox.BoxSize]byte) error
 		delete(e.expected, t.handle)
 		return nil
 	}
+	if old := e.contacts[r.name]; old != nil && old.outlasts(in.expiry, in.voucher) && !(old.heard() && in.created.After(old.created)) {
+		// Our link and one of that node's crossed. (But for a link that was made after the old one had worked: then the
+		// node has lost that one, or it would have refused this.)
+		return e.dropInvite(st, t)
+	}
+	p, err := parsePayload(in.payload)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRow, err)
+	}
 	s, err := agree(in.voucher, in.replySecret, r.contribution, e.self.Name, r.name, answer)
 	if err != nil {
 		return err
@@ -210,8 +219,8 @@ func (e *Engine) openReply(st *depot, t *todo, got *[mailbox.BoxSize]byte) error
 		return fmt.Errorf("keep a contact's certificate: %w", err)
 	}
 	now := time.Now()
-	row := contactRow{state: contactActive, initiator: true, created: now, lastHeard: now, voucher: in.voucher, stores: r.stores,
-		told: slices.Clone(e.own), numberKey: s.numberKey, promise: promiseOf(in.nonce), number: numberOf(s.numberKey, in.nonce)}
+	row := contactRow{state: contactActive, initiator: true, created: now, lastHeard: now, voucher: in.voucher, linkExpiry: in.expiry, stores: r.stores,
+		told: p.stores, numberKey: s.numberKey, promise: promiseOf(in.nonce), number: numberOf(s.numberKey, in.nonce)}
 	hello := append([]byte{byte(typeHello)}, in.nonce[:]...)
 	err = e.begin(newContact(r.name, row), s.root, t.listed, func(txn store.Txn) error {
 		return errors.Join(
@@ -228,6 +237,20 @@ func (e *Engine) openReply(st *depot, t *todo, got *[mailbox.BoxSize]byte) error
 	return nil
 }
 
+// dropInvite ends a link whose answer is not needed.
+func (e *Engine) dropInvite(st *depot, t *todo) error {
+	err := e.kv.Update(func(txn store.Txn) error {
+		return errors.Join(txn.Delete(store.Key(tableInvite, t.invite.voucher[:])), txn.Delete(todoKey(st, t.handle)))
+	})
+	if err != nil {
+		return fmt.Errorf("drop a link: %w", err)
+	}
+	delete(e.invites, t.invite.voucher)
+	delete(e.expected, t.handle)
+	delete(st.todo, t.handle)
+	return nil
+}
+
 // begin makes a contact, or makes an old one anew: its streams begin from the root, what waits for it in the outbox
 // is packed again from the first item. more runs in the same Update. Digests are read again from since on.
 func (e *Engine) begin(c *contact, root ratchet.Root, since time.Time, more func(store.Txn) error) error {
@@ -236,12 +259,16 @@ func (e *Engine) begin(c *contact, root ratchet.Root, since time.Time, more func
 	c.ackSent = c.ack()
 	peer := string(c.name)
 	old := e.contacts[c.name]
+	if old != nil {
+		c.toldSerial = old.toldSerial
+	}
 	cursors := map[*depot]uint64{}
 	for _, st := range e.depots {
 		if st.own && st.descriptor != nil && st.follow.begun {
 			cursors[st] = mailbox.BucketAt(since.Add(-2*time.Minute), st.descriptor.bucket)
 		}
 	}
+	var told contactRow
 	err := e.kv.Update(func(txn store.Txn) error {
 		if old != nil {
 			if err := erase(txn, c.name, true); err != nil {
@@ -253,8 +280,13 @@ func (e *Engine) begin(c *contact, root ratchet.Root, since time.Time, more func
 				return err
 			}
 		}
+		row := c.contactRow
+		if err := e.tell(txn, c.name, &row, c.created); err != nil { // they may have changed since the link or the answer was made
+			return err
+		}
+		told = row
 		return errors.Join(
-			txn.Set(store.Key(tableContact, peer), c.contactRow.marshal()),
+			txn.Set(store.Key(tableContact, peer), row.marshal()),
 			txn.Set(store.Key(tableSender, peer), senderRow(c.sender, 0, c.ackSent)),
 			txn.Set(store.Key(tableReceiver, peer), c.receiver.Marshal()),
 			more(txn))
@@ -262,6 +294,7 @@ func (e *Engine) begin(c *contact, root ratchet.Root, since time.Time, more func
 	if err != nil {
 		return fmt.Errorf("keep a new contact: %w", err)
 	}
+	c.contactRow = told
 	if old != nil {
 		e.unexpect(old)
 		c.inbox, c.partial, c.bytes = old.inbox, old.partial, old.bytes

@@ -13,13 +13,19 @@ func TestCursorOfShorterBucketsStartsAgain(t *testing.T) {
 	closed := uint64(160_000_000)
 	f := follower{saved: closed * 20}
 	f.begin(closed, d)
-	if f.head != closed-360 {
+	if f.head != closed-360+1 {
 		t.Fatalf("starts at %d", f.head)
 	}
-	// A clock that was set back by two hours is not that.
+	// After a clock that was two hours ahead nobody knows either what was read.
 	f = follower{saved: closed + 720}
 	f.begin(closed, d)
-	if f.head != closed+720 {
+	if f.head != closed-360+1 {
+		t.Fatalf("starts at %d", f.head)
+	}
+	// A place that is ahead by what is learnt of the store's clock is believed.
+	f = follower{saved: closed + 5}
+	f.begin(closed, d)
+	if f.head != closed+5 {
 		t.Fatalf("starts at %d", f.head)
 	}
 }
