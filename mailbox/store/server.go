@@ -133,10 +133,11 @@ func New(cfg Config) (_ *Server, err error) {
 		return nil, err
 	}
 	if s.engine == nil {
-		s.engine, err = OpenDays(DaysConfig{Dir: s.path("days"), Unit: cfg.ExpiryUnit, Quota: cfg.Quota, Reserve: cfg.Reserve, Log: cfg.Log})
+		days, err := OpenDays(DaysConfig{Dir: s.path("days"), Unit: cfg.ExpiryUnit, Quota: cfg.Quota, Reserve: cfg.Reserve, Log: cfg.Log})
 		if err != nil {
 			return nil, err
 		}
+		s.engine = days // not before: a nil *Days in the interface would be closed
 	}
 	signing := ed25519.NewKeyFromSeed(cfg.Onion.Seed()) // replaced below unless nothing is kept
 	if cfg.Dir != "" {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -356,6 +357,12 @@ func TestDirectoryIsRefused(t *testing.T) {
 		t.Errorf("in use: %v", err)
 	}
 	must(t, unlock())
+	days := filepath.Join(dir, "days")
+	must(t, os.WriteFile(days, nil, 0o600))
+	if err := open(func(c *store.Config) { c.Engine = nil }); err == nil || !strings.Contains(err.Error(), "boxes") {
+		t.Errorf("boxes that cannot be opened: %v", err)
+	}
+	must(t, os.Remove(days))
 	file := filepath.Join(dir, "store.json")
 	for _, text := range []string{`{"schema":2}`, `{"schema":0}`, `{`, ``} {
 		must(t, os.WriteFile(file, []byte(text), 0o600))
