@@ -161,6 +161,7 @@ async function play() {
 
     const second = await person("alice", secrets.alice);
     const crypto = second.getCrypto();
+    assert.ok(await crypto.userHasCrossSigningKeys(a, true), "the second device finds the keys"); // as Element asks first
     await crypto.bootstrapCrossSigning({ authUploadDeviceSigningKeys: async () => assert.fail("no new keys are due") });
     await crypto.loadSessionBackupPrivateKeyFromSecretStorage();
     const restored = await crypto.restoreKeyBackup();
