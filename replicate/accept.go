@@ -300,7 +300,8 @@ func (e *Engine) deliverReply(a *accept) job {
 	a.busy = true
 	box := (*[mailbox.BoxSize]byte)(a.reply)
 	return job{
-		do: func(ctx context.Context, m Mailbox) error { return m.Put(ctx, a.replyID, box) },
+		deposit: true,
+		do:      func(ctx context.Context, m Mailbox) error { return m.Put(ctx, a.replyID, box) },
 		done: func(err error) {
 			now := time.Now()
 			p := e.profile.Load()

@@ -39,6 +39,7 @@ type depot struct {
 
 	lastOK, lastFail time.Time
 	lastErr          error
+	full             bool // by the newest deposit
 }
 
 // descriptor is what the engine keeps of one.
@@ -75,8 +76,11 @@ func (d *depot) setDescriptor(m mailbox.Descriptor, now time.Time) {
 	d.bucket.Store(int64(m.Bucket))
 }
 
-// outcome notes how a transaction with the store ended.
-func (d *depot) outcome(err error, now time.Time) {
+// outcome notes how a transaction with the store ended. Only a deposit tells whether the store is full.
+func (d *depot) outcome(err error, deposit bool, now time.Time) {
+	if deposit && (err == nil || errors.Is(err, mailbox.ErrFull)) {
+		d.full = err != nil
+	}
 	switch {
 	case err == nil, errors.Is(err, mailbox.ErrExists), errors.Is(err, mailbox.ErrNotYet), errors.Is(err, mailbox.ErrGone),
 		errors.Is(err, mailbox.ErrTooMany):
@@ -92,12 +96,12 @@ func (d *depot) outcome(err error, now time.Time) {
 	}
 }
 
-// words is the last error as a person can act on it; "" if the last transaction went well.
+// words is the last error as a person can act on it; "" if the last transaction went well and the store is not full.
 func (d *depot) words() string {
 	switch err := d.lastErr; {
-	case err == nil:
+	case err == nil && !d.full:
 		return ""
-	case errors.Is(err, mailbox.ErrFull):
+	case err == nil, errors.Is(err, mailbox.ErrFull):
 		return "The mailbox is full: ask its operator for more space, or use another mailbox."
 	case errors.Is(err, mailbox.ErrBusy):
 		return "The mailbox is busy; the next slots try again."

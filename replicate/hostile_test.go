@@ -361,10 +361,10 @@ func TestRowsOfBoxesThatNobodyWaitsForAnyMoreGoAtTheNextStart(t *testing.T) {
 // This one held from the beginning: boxes that a store let expire are written again, and listed again.
 func TestAPeerThatIsOffForLongerThanAStoreKeepsBoxesGetsEverythingOnceAndInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		box := mailboxtest.New(t, mailboxtest.WithConfig(func(c *mailboxstore.Config) { c.Bucket = time.Minute }))
+		box := mailboxtest.New(t, mailboxtest.WithConfig(func(c *mailboxstore.Config) { c.Bucket = 5 * time.Minute }))
 		w := newWorld(t, 1)
-		p := CustomProfile(2*time.Minute, 0.1)
-		p.Retransmit, p.RetransmitMax = time.Hour, 12*time.Hour
+		p := CustomProfile(10*time.Minute, 0.1)
+		p.Retransmit, p.RetransmitMax = 2*time.Hour, 12*time.Hour
 		a, b := realNode(t, w, 1, box, p), realNode(t, w, 2, box, p)
 		l, err := a.engine.Invite(context.Background(), 0)
 		if err != nil {
@@ -378,7 +378,7 @@ func TestAPeerThatIsOffForLongerThanAStoreKeepsBoxesGetsEverythingOnceAndInOrder
 		})
 		a.rooms.join(lounge, a.name(), b.name())
 		b.rooms.join(lounge, a.name(), b.name())
-		talk(t, w, a, b, 2, 6*time.Hour)
+		talk(t, w, a, b, 2, 24*time.Hour)
 		b.stop()
 		var want []string
 		for i := range 50 {
@@ -388,11 +388,11 @@ func TestAPeerThatIsOffForLongerThanAStoreKeepsBoxesGetsEverythingOnceAndInOrder
 		}
 		startReal(t, b, box)
 		defer w.stopAll()
-		w.has(b, lounge, 52, 24*time.Hour)
+		w.has(b, lounge, 52, 4*24*time.Hour)
 		if got := b.rooms.bodies(lounge)[2:]; !slices.Equal(got, want) {
 			t.Errorf("got %v", got)
 		}
-		quiet(w, a, b, 24*time.Hour)
+		quiet(w, a, b, 4*24*time.Hour)
 	})
 }
 

@@ -171,7 +171,8 @@ func (e *Engine) writeFilling(txn store.Txn, c *contact, f *filling, next ratche
 func (e *Engine) putJob(c *contact, bx *box, sealed *[mailbox.BoxSize]byte) job {
 	bx.busy = true
 	return job{
-		do: func(ctx context.Context, m Mailbox) error { return m.Put(ctx, bx.id, sealed) },
+		deposit: true,
+		do:      func(ctx context.Context, m Mailbox) error { return m.Put(ctx, bx.id, sealed) },
 		done: func(err error) {
 			p := e.profile.Load()
 			now := time.Now()

@@ -130,6 +130,7 @@ func (e *Engine) deposit(in *invite) job {
 	box, err := at.seal(in.payload)
 	in.busy = true
 	return job{
+		deposit: true,
 		do: func(ctx context.Context, m Mailbox) error {
 			if err != nil {
 				return err

@@ -24,13 +24,15 @@ type job struct {
 	// after runs last, without the lock; it may use the database. nil: nothing.
 	after func(error)
 	store *depot
+	// deposit: it asks the store to keep a box, and so tells whether the store has space.
+	deposit bool
 }
 
 // finish records the outcome.
 func (j job) finish(e *Engine, err error) {
 	e.mu.Lock()
 	if j.store != nil && !errors.Is(err, errNotSent) {
-		j.store.outcome(err, time.Now())
+		j.store.outcome(err, j.deposit, time.Now())
 	}
 	if j.done != nil {
 		j.done(err)
@@ -107,6 +109,7 @@ func (e *Engine) idle(s slot) job {
 		box := new([mailbox.BoxSize]byte)
 		rand.Read(id[:])
 		rand.Read(box[:])
+		j.deposit = true
 		j.do = func(ctx context.Context, m Mailbox) error { return m.Put(ctx, id, box) }
 	case slotGet:
 		var h mailbox.Handle

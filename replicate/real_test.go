@@ -48,7 +48,9 @@ func startReal(t *testing.T, nd *node, box *mailboxtest.Mailbox) {
 func realPair(t *testing.T) (*mailboxtest.Mailbox, *world, *node, *node) {
 	box := mailboxtest.New(t, mailboxtest.WithConfig(func(c *mailboxstore.Config) { c.Bucket = time.Second }))
 	w := newWorld(t, 1)
-	a, b := realNode(t, w, 1, box, fast()), realNode(t, w, 2, box, fast())
+	p := fast()
+	p.Heads = 20 * time.Second // and so are the longest pauses before an unlisted box is looked for
+	a, b := realNode(t, w, 1, box, p), realNode(t, w, 2, box, p)
 	w.contact(a, b)
 	a.rooms.join(lounge, a.name(), b.name())
 	b.rooms.join(lounge, a.name(), b.name())
