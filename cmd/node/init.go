@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/term"
 
+	"tarn/account"
 	"tarn/configs"
 	"tarn/internal/cli"
 	"tarn/internal/durable"
@@ -120,7 +121,11 @@ func makeNode(ctx context.Context, cfg configs.Node, file string, a userArgs) (r
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
 	if a.Name != "-" {
-		if res.User, err = n.addUser(a); err != nil {
+		res.User, err = n.addUser(a)
+		if errors.Is(err, account.ErrUserInUse) { // made by an init that did not end, whose password nobody saw
+			res.User, err = n.renewUser(a)
+		}
+		if err != nil {
 			return res, fmt.Errorf("first user: %w", err)
 		}
 	}

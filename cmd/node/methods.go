@@ -113,6 +113,21 @@ func (n *node) addUser(a userArgs) (res userResult, err error) {
 	return res, err
 }
 
+// renewUser gives a user that exists another password, and ends the user's sessions.
+func (n *node) renewUser(a userArgs) (res userResult, err error) {
+	pw := a.Password
+	if pw == "" {
+		pw = newPassword()
+		res.Password = pw
+	}
+	u, err := matrix.NewUserID(a.Name, n.id.name)
+	if err != nil {
+		return res, err
+	}
+	res.User = string(u)
+	return res, n.accounts.SetPassword(u, pw, true, "")
+}
+
 func (n *node) token(_ context.Context, a tokenArgs) (tokenResult, error) {
 	t, err := n.accounts.NewRegistrationToken(a.Life)
 	return tokenResult{t}, err
