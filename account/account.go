@@ -22,6 +22,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"tarn/matrix"
@@ -113,6 +114,8 @@ type Accounts struct {
 	opt    Options
 	limits *limiter // nil: none
 	hasher hasher
+	// lastKeys is at least the newest position in tableKeyPos: a /sync from there on need not look.
+	lastKeys atomic.Uint64
 }
 
 // Open reads no more than it must; kv and stream stay the caller's.
@@ -130,7 +133,7 @@ func Open(kv store.KV, stream *store.Stream, o Options) (*Accounts, error) {
 	if !o.NoRateLimit {
 		a.limits = newLimiter()
 	}
-	return a, nil
+	return a, a.openKeyChanges()
 }
 
 // local gives the localpart of a user of this node; ok=false: of another, or no user id.

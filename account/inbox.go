@@ -191,6 +191,9 @@ func (a *Accounts) Inbox(user matrix.UserID, device matrix.DeviceID, since, upTo
 	}
 	prefix := store.Key(tableInbox, name, device)
 	err = a.kv.View(func(r store.Reader) error {
+		if n, err := inboxSize(r, name, device); err != nil || n == 0 { // cheaper than a scan, and most often so
+			return err
+		}
 		return r.Scan(prefix, store.Key(tableInbox, name, device, since+1), func(k, v []byte) (bool, error) {
 			if len(k) != len(prefix)+8 {
 				return false, errDataRow
@@ -233,6 +236,9 @@ func (a *Accounts) AckInbox(user matrix.UserID, device matrix.DeviceID, upTo sto
 		})
 	}
 	if err := a.kv.View(func(r store.Reader) error {
+		if n, err := inboxSize(r, name, device); err != nil || n == 0 {
+			return err
+		}
 		return scan(r, func([]byte) (bool, error) { any = true; return false, nil })
 	}); err != nil || !any {
 		return err

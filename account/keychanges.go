@@ -12,6 +12,12 @@ import (
 // markKeys notes at pos that user's keys changed, for viewer or (viewer "") for everybody. A user has one row for each
 // viewer, the newest: so KeyChanges costs what changed, not what ever did.
 func (a *Accounts) markKeys(txn store.Txn, pos store.Pos, user, viewer matrix.UserID) error {
+	for { // before the commit: too high is harmless
+		last := a.lastKeys.Load()
+		if uint64(pos) <= last || a.lastKeys.CompareAndSwap(last, uint64(pos)) {
+			break
+		}
+	}
 	of := store.Key(tableKeyPosOf, user, viewer)
 	old, err := getOr(txn, of)
 	if err != nil {
@@ -34,6 +40,16 @@ func dropKeyPos(txn store.Txn, pos store.Pos, user, viewer matrix.UserID) error 
 	return txn.Delete(keyPosKey(pos, user, viewer))
 }
 
+// openKeyChanges finds the newest change.
+func (a *Accounts) openKeyChanges() error {
+	return a.kv.View(func(r store.Reader) error {
+		return r.ScanBack(store.Key(tableKeyPos), nil, func(k, _ []byte) (bool, error) {
+			a.lastKeys.Store(store.ReadKey(k).Uint64())
+			return false, nil
+		})
+	})
+}
+
 // KeyChange is a user whose public keys, or signatures on them, changed.
 type KeyChange struct {
 	User matrix.UserID
@@ -44,7 +60,7 @@ type KeyChange struct {
 // KeyChanges lists whose keys changed after since and not after upTo, as viewer may know: the caller keeps those who share
 // a room with viewer. What changed again after upTo is left to the next call.
 func (a *Accounts) KeyChanges(viewer matrix.UserID, since, upTo store.Pos) (list []KeyChange, err error) {
-	if upTo <= since {
+	if upTo <= since || uint64(since) >= a.lastKeys.Load() {
 		return nil, nil
 	}
 	err = a.kv.View(func(r store.Reader) error {
