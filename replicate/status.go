@@ -50,7 +50,8 @@ type ContactStatus struct {
 type StoreStatus struct {
 	Address     mailbox.Address
 	Own         bool
-	LastSuccess time.Time // zero: never since the node began
+	Bucket      time.Duration // of its digest; 0: not known yet
+	LastSuccess time.Time     // zero: never since the node began
 	LastFailure time.Time
 	Problem     string // the newest transaction's failure as a person can act on it; "" if it went well
 }
@@ -184,7 +185,7 @@ func (e *Engine) Stores() []StoreStatus {
 	defer e.mu.Unlock()
 	var out []StoreStatus
 	for _, st := range e.depots {
-		out = append(out, StoreStatus{Address: st.address, Own: st.own, LastSuccess: st.lastOK, LastFailure: st.lastFail, Problem: st.words()})
+		out = append(out, StoreStatus{Address: st.address, Own: st.own, Bucket: time.Duration(st.bucket.Load()), LastSuccess: st.lastOK, LastFailure: st.lastFail, Problem: st.words()})
 	}
 	slices.SortFunc(out, func(a, b StoreStatus) int { return cmp.Compare(a.Address.Onion, b.Address.Onion) })
 	return out

@@ -62,7 +62,7 @@ func cmdRun(ctx context.Context, e cli.Env, args []string) (err error) {
 	g.Go(func() error { return m.store.Run(ctx, m.listen) })
 	g.Go(func() error {
 		return control.Serve(ctx, filepath.Join(cfg.DataDir, socketName), map[string]control.Handler{
-			"status": func(context.Context, json.RawMessage) (any, error) { return m.status(), nil },
+			"status": func(context.Context, json.RawMessage) (any, error) { return m.status() },
 		})
 	})
 	return g.Wait()

@@ -24,7 +24,9 @@ type status struct {
 	Boxes   int64    `json:"boxes"`
 	Bytes   int64    `json:"bytes"`
 	Quota   int64    `json:"quota"`
-	Faults  int64    `json:"faults"` // how often disk or key files failed since the start; the log says how
+	Free    int64    `json:"disk_free"` // bytes of the file system
+	Full    bool     `json:"disk_full"` // fewer than the reserve: no box is taken
+	Faults  int64    `json:"faults"`    // how often disk or key files failed since the start; the log says how
 }
 
 type torState struct {
@@ -47,12 +49,14 @@ func torStatus(s onion.Status) torState {
 	return t
 }
 
-func (m *running) status() status {
+func (m *running) status() (status, error) {
 	u := m.store.Usage()
+	free, err := cli.DiskFree(m.cfg.DataDir)
 	return status{
+		Free: free, Full: free < int64(m.cfg.Reserve),
 		Address: m.store.Address().String(), Uptime: time.Since(m.started).Round(time.Second).String(), Tor: torStatus(m.tor.Status()),
 		Boxes: u.Boxes, Bytes: u.Bytes, Quota: u.Quota, Faults: m.store.Faults(),
-	}
+	}, err
 }
 
 func cmdStatus(ctx context.Context, e cli.Env, args []string) error {
@@ -81,6 +85,9 @@ func printStatus(w io.Writer, s status) {
 		published = "yes"
 	}
 	fmt.Fprintf(w, "published %s\nboxes     %d\nused      %s of %s (%.0f %%)\n", published, s.Boxes, mib(s.Bytes), configs.Bytes(s.Quota), 100*float64(s.Bytes)/float64(max(s.Quota, 1)))
+	if s.Full {
+		fmt.Fprintf(w, "disk      full: %s are free, less than the reserve; no box is taken\n", mib(s.Free))
+	}
 	if s.Faults > 0 {
 		fmt.Fprintf(w, "faults    %d: the disk or a key file failed; see the log\n", s.Faults)
 	}

@@ -30,6 +30,9 @@ import (
 	"tarn/store"
 )
 
+// diskReserve is how many bytes of the disk must stay free: with less nothing is written (store.Options).
+const diskReserve = 64 << 20
+
 // node is everything that one data directory holds, opened.
 type node struct {
 	cfg      configs.Node
@@ -77,7 +80,7 @@ func open(cfg configs.Node, logTo io.Writer) (_ *node, err error) {
 			n.close()
 		}
 	}()
-	if n.kv, err = store.OpenNode(filepath.Join(cfg.DataDir, "db"), store.Options{Log: n.log}); err != nil {
+	if n.kv, err = store.OpenNode(filepath.Join(cfg.DataDir, "db"), store.Options{Log: n.log, Reserve: diskReserve}); err != nil {
 		return nil, err
 	}
 	if err = store.Own(n.kv, string(n.id.name)); err != nil {

@@ -26,6 +26,8 @@ type nodeStatus struct {
 	MBADay    float64         `json:"mb_a_day"`
 	Mailboxes []mailboxStatus `json:"mailboxes"`
 	Contacts  []contactStatus `json:"contacts"`
+	DiskFree  int64           `json:"disk_free"` // bytes
+	DiskFull  bool            `json:"disk_full"` // too few: nothing is written
 }
 
 type torState struct {
@@ -87,16 +89,27 @@ func (n *node) contacts() ([]contactStatus, error) {
 }
 
 func (n *node) status() (nodeStatus, error) {
-	p := n.profile
+	p, stores := n.profile, n.engine.Stores()
+	bucket := time.Duration(0)
+	for _, m := range stores {
+		bucket = max(bucket, m.Bucket)
+	}
+	if bucket == 0 {
+		bucket = 10 * time.Second // no mailbox told yet: the usual one
+	}
 	s := nodeStatus{
 		Address: string(n.id.name), ClientURL: n.cfg.Client.URL(), Uptime: time.Since(n.started).Round(time.Second).String(),
-		Tor: torStatus(n.tor.Status()), Profile: p.Name, Delay: round(p.ExpectedDelay(1, 10*time.Second)), MBADay: float64(p.BytesPerDay()) / 1e6,
+		Tor: torStatus(n.tor.Status()), Profile: p.Name, Delay: round(p.ExpectedDelay(1, bucket)), MBADay: float64(p.BytesPerDay()) / 1e6,
 		Mailboxes: []mailboxStatus{},
 	}
-	for _, m := range n.engine.Stores() {
+	for _, m := range stores {
 		s.Mailboxes = append(s.Mailboxes, mailboxStatus{Address: m.Address.String(), Own: m.Own, LastGood: m.LastSuccess, Problem: m.Problem})
 	}
 	var err error
+	if s.DiskFree, err = cli.DiskFree(n.cfg.DataDir); err != nil {
+		return s, err
+	}
+	s.DiskFull = s.DiskFree < diskReserve
 	s.Contacts, err = n.contacts()
 	return s, err
 }
@@ -120,6 +133,9 @@ func printStatus(w io.Writer, s nodeStatus) {
 		fmt.Fprintf(w, "          %s\n", s.Tor.Advice)
 	}
 	fmt.Fprintf(w, "profile   %s: a message takes about %s, traffic %.0f MB a day\n", s.Profile, s.Delay, s.MBADay)
+	if s.DiskFull {
+		fmt.Fprintf(w, "disk      full: %d MiB are free, %d are needed; until then nothing is kept, sent or received\n", s.DiskFree>>20, diskReserve>>20)
+	}
 	for _, m := range s.Mailboxes {
 		state := "not reached yet"
 		if !m.LastGood.IsZero() {

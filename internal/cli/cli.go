@@ -212,6 +212,15 @@ func (f *Flags) Show(e Env, result any, words func(w io.Writer)) error {
 	return enc.Encode(result)
 }
 
+// DiskFree is how many bytes of the file system that holds dir an ordinary user may still take.
+func DiskFree(dir string) (int64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", dir, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
 func (p *Program) version(_ context.Context, e Env, args []string) error {
 	f := p.Flags(e, "version")
 	if err := f.NoWords(args); err != nil {
