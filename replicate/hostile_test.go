@@ -5,6 +5,7 @@ package replicate
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"tarn/mailbox/mailboxtest"
 	mailboxstore "tarn/mailbox/store"
 	"tarn/matrix"
+	"tarn/room"
 	"tarn/store"
 )
 
@@ -450,4 +452,14 @@ func TestNoMoreIsFetchedFromAContactWhoseFinishedRecordsWait(t *testing.T) {
 		b.engine.mu.Unlock()
 		w.has(b, lounge, 1, time.Hour)
 	})
+}
+
+// A snapshot is up to 4 MiB with thousands of signatures: one that is refused must not be checked again for two weeks.
+func TestABadSnapshotIsNotTriedAgain(t *testing.T) {
+	if err := permanent(fmt.Errorf("taking an invite: %w: no create event", room.ErrBadSnapshot)); !errors.Is(err, errRefuse) {
+		t.Error("it is tried again")
+	}
+	if err := permanent(fmt.Errorf("taking an invite: %w: %w", room.ErrBadSnapshot, matrix.ErrUnknownKey)); errors.Is(err, errRefuse) {
+		t.Error("one that lacks a certificate is not tried again")
+	}
 }

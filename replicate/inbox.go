@@ -331,7 +331,10 @@ func refuse(err error) error { return fmt.Errorf("%w: %w", errRefuse, err) }
 
 // permanent marks those of package room's errors that another try does not change.
 func permanent(err error) error {
-	for _, p := range []error{room.ErrBadEvent, room.ErrTooLarge, room.ErrForbidden, room.ErrBadVersion, room.ErrNotMember} {
+	if errors.Is(err, matrix.ErrUnknownKey) {
+		return err // a certificate may come
+	}
+	for _, p := range []error{room.ErrBadSnapshot, room.ErrBadEvent, room.ErrTooLarge, room.ErrForbidden, room.ErrBadVersion, room.ErrNotMember} {
 		if errors.Is(err, p) {
 			return refuse(err)
 		}

@@ -171,7 +171,7 @@ func (r *Rooms) SetReceipt(room matrix.RoomID, rc Receipt) error {
 }
 
 // IngestReceipts takes another node's read receipts; those for users not of the sender's server, or not in the room, are
-// dropped, and those that do not go forward.
+// dropped, those of threads whose first event is not here, and those that do not go forward.
 func (r *Rooms) IngestReceipts(from matrix.ServerName, room matrix.RoomID, rs []Receipt) error {
 	l, err := r.get(room)
 	if err != nil {
@@ -185,6 +185,15 @@ func (r *Rooms) IngestReceipts(from matrix.ServerName, room matrix.RoomID, rs []
 			}
 			if _, err := hashOf(rc.Event); err != nil {
 				continue
+			}
+			// Each thread has a row of its own, that every first sync gives: so only threads that exist.
+			if rc.Thread != "" && rc.Thread != "main" {
+				if at, err := q.placeOf(matrix.EventID(rc.Thread)); err != nil || at == 0 {
+					if err != nil {
+						return err
+					}
+					continue
+				}
 			}
 			m, err := q.member(rc.User)
 			if err != nil {

@@ -39,6 +39,7 @@ const (
 	maxSnapshot     = 20_000    // events
 	maxCertificates = 2_000
 	maxSnapshotSize = 8 << 20 // bytes of all events
+	invitesFrom     = 100     // of one server's users for one of ours, in rooms that this node never was in
 )
 
 // Snapshot assembles one for the membership event. ErrUnknownRoom, ErrUnknownEvent.
@@ -203,13 +204,16 @@ func (o outliers) StateAfter(matrix.EventID) (dag.State, error) { return nil, ni
 
 // IngestSnapshot takes an invite (checked whole before anything is kept): the invited local user sees it in /sync.
 // If the node is in the room already, its events are ingested like any others. A snapshot that was taken before changes nothing.
-// ErrBadSnapshot says what is wrong with it.
+// ErrBadSnapshot says what is wrong with it. ErrForbidden: too many invites of one server wait.
 func (r *Rooms) IngestSnapshot(ctx context.Context, from matrix.ServerName, s *Snapshot) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	c, err := r.checkSnapshot(from, s)
 	if err != nil {
+		return fmt.Errorf("taking an invite: %w", err)
+	}
+	if err := r.roomForInvite(s.Room, c); err != nil {
 		return fmt.Errorf("taking an invite: %w", err)
 	}
 	l, err := r.make(s.Room)
@@ -230,6 +234,44 @@ func (r *Rooms) IngestSnapshot(ctx context.Context, from matrix.ServerName, s *S
 	}
 	_, err = r.Ingest(ctx, from, s.Room, s.Events)
 	return err
+}
+
+// roomForInvite refuses an invite to a room that is new here if the user has invitesFrom of that server's in rooms that
+// the node never was in: open ones, and those that the server took back, for their events stay.
+func (r *Rooms) roomForInvite(room matrix.RoomID, c *checked) error {
+	return r.view(func(rd snapshot) error {
+		if _, err := r.number(rd, room); !errors.Is(err, ErrUnknownRoom) {
+			return err
+		}
+		rows, err := userRows(rd, c.user)
+		if err != nil || len(rows) < invitesFrom {
+			return err
+		}
+		n := 0
+		for _, x := range rows {
+			if x.row.membership == matrix.MemberJoin {
+				continue
+			}
+			q, err := r.openNumber(rd, x.n)
+			if err != nil {
+				return err
+			}
+			if q.row.active {
+				continue
+			}
+			e, err := q.held(x.row.event)
+			if err != nil {
+				return err
+			}
+			if e != nil && e.ev.Server() == c.invite.Server() {
+				n++
+			}
+		}
+		if n >= invitesFrom {
+			return fmt.Errorf("%w: %d invites of one server wait", ErrForbidden, n)
+		}
+		return nil
+	})
 }
 
 // takeSnapshot stores a good snapshot; active: the node is in the room, and nothing was stored.
