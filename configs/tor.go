@@ -73,7 +73,7 @@ func (t Tor) Onion(dir string, log *slog.Logger) (onion.Config, error) {
 	} else {
 		c.ControlAddr = t.Control
 	}
-	if t.TorrcFile == "" {
+	if t.TorrcFile == "" || t.Mode != "managed" {
 		return c, nil
 	}
 	b, err := os.ReadFile(t.TorrcFile)
