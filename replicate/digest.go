@@ -397,7 +397,9 @@ func (e *Engine) saveCursors() error {
 		return err
 	}
 	for _, st := range e.depots {
-		st.follow.saved = st.follow.cursor()
+		if f := &st.follow; st.own && f.begun { // of others the disk knows more
+			f.saved = f.cursor()
+		}
 	}
 	return nil
 }

@@ -463,3 +463,32 @@ func TestABadSnapshotIsNotTriedAgain(t *testing.T) {
 		t.Error("one that lacks a certificate is not tried again")
 	}
 }
+
+// Until a store was reached for the first time since the start, the cursor on disk is all that is known of it.
+func TestAStoreThatIsDownAtTheStartIsReadOnFromTheCursor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a, b := pair(t)
+		defer w.stopAll()
+		talk(t, w, a, b, 1, 10*time.Minute)
+		time.Sleep(time.Hour)
+		b.stop()
+		w.store(0).set(func(s *fakeStore) { s.down = errors.New("dead") })
+		b.start()
+		cursor := func() uint64 {
+			b.engine.mu.Lock()
+			defer b.engine.mu.Unlock()
+			f := &b.engine.depots[w.store(0).address].follow
+			if f.begun {
+				return f.cursor()
+			}
+			return f.saved
+		}
+		before := cursor()
+		time.Sleep(3 * time.Minute)
+		if after := cursor(); before == 0 || after != before {
+			t.Errorf("the cursor went from %d to %d", before, after)
+		}
+		w.store(0).set(func(s *fakeStore) { s.down = nil })
+		w.until(time.Minute, "the descriptor", func() bool { return cursor() > before })
+	})
+}
