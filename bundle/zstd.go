@@ -4,57 +4,64 @@ package bundle
 
 import (
 	"fmt"
-	"sync"
 
 	"github.com/klauspost/compress/zstd"
 )
 
-// A compressor is a few hundred kilobytes of tables, so it is used again. Pools hold scratch memory, not state: EncodeAll
-// and DecodeAll begin anew each time. Neither has goroutines of its own at concurrency 1.
+// atOnce is how many bundles are packed, and how many unpacked, at the same time; more wait their turn. A node packs
+// and unpacks one at a time.
+const atOnce = 2
+
+// A compressor is a few hundred kilobytes of tables, so it is used again. These hold scratch memory, not state: EncodeAll
+// and DecodeAll begin anew each time and are safe for concurrent use. Neither has goroutines of its own.
+//
+// They are made here and not in a sync.Pool when first needed: both have channels inside, and one that is made in a
+// testing/synctest bubble is fatal to the process when the next bubble gets it from the pool.
 var (
-	encoders = sync.Pool{New: func() any {
-		e, err := zstd.NewWriter(nil,
-			zstd.WithEncoderConcurrency(1),
-			zstd.WithEncoderLevel(zstd.SpeedFastest), // higher levels gain 2 % at most: what is left is hashes and signatures
-			zstd.WithWindowSize(MaxInflated),
-			zstd.WithSingleSegment(true),
-			zstd.WithEncoderCRC(false), // the box is authenticated
-			zstd.WithLowerEncoderMem(true),
-		)
-		if err != nil {
-			panic(err) // constant options
-		}
-		return e
-	}}
-	decoders = sync.Pool{New: func() any {
-		d, err := zstd.NewReader(nil,
-			zstd.WithDecoderConcurrency(1),
-			zstd.WithDecoderMaxMemory(MaxInflated),
-			zstd.WithDecoderMaxWindow(MaxInflated),
-			zstd.WithDecodeAllCapLimit(true),
-			zstd.WithDecoderLowmem(true),
-		)
-		if err != nil {
-			panic(err) // constant options
-		}
-		return d
-	}}
+	encoder = newEncoder()
+	decoder = newDecoder()
 )
+
+func newEncoder() *zstd.Encoder {
+	e, err := zstd.NewWriter(nil,
+		zstd.WithEncoderConcurrency(atOnce),
+		zstd.WithEncoderLevel(zstd.SpeedFastest), // higher levels gain 2 % at most: what is left is hashes and signatures
+		zstd.WithWindowSize(MaxInflated),
+		zstd.WithSingleSegment(true),
+		zstd.WithEncoderCRC(false), // the box is authenticated
+		zstd.WithLowerEncoderMem(true),
+	)
+	if err != nil {
+		panic(err) // constant options
+	}
+	e.EncodeAll([]byte("its channel is made now"), nil)
+	return e
+}
+
+func newDecoder() *zstd.Decoder {
+	d, err := zstd.NewReader(nil,
+		zstd.WithDecoderConcurrency(atOnce),
+		zstd.WithDecoderMaxMemory(MaxInflated),
+		zstd.WithDecoderMaxWindow(MaxInflated),
+		zstd.WithDecodeAllCapLimit(true),
+		zstd.WithDecoderLowmem(true),
+	)
+	if err != nil {
+		panic(err) // constant options
+	}
+	return d
+}
 
 // deflate compresses src.
 func deflate(src []byte) []byte {
-	e := encoders.Get().(*zstd.Encoder)
-	defer encoders.Put(e)
-	return e.EncodeAll(src, make([]byte, 0, len(src)/2))
+	return encoder.EncodeAll(src, make([]byte, 0, len(src)/2))
 }
 
 // inflate appends what src holds to dst, which must have room for n bytes; n is all that may come out. ErrMalformed.
 func inflate(dst, src []byte, n int) ([]byte, error) {
-	d := decoders.Get().(*zstd.Decoder)
-	defer decoders.Put(d)
 	at := len(dst)
 	// Exactly n bytes of room: the decoder takes no more than the room that it is given.
-	out, err := d.DecodeAll(src, dst[at:at:at+n])
+	out, err := decoder.DecodeAll(src, dst[at:at:at+n])
 	if err != nil || len(out) != n {
 		return nil, fmt.Errorf("%w: what is compressed does not inflate to %d bytes", ErrMalformed, n)
 	}

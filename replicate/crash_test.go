@@ -4,6 +4,7 @@ package replicate
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -19,7 +20,7 @@ import (
 
 // crashPlay lets two nodes meet and talk while their processes die at drawn writes, before or after the commit, and
 // their store misbehaves; then everything is well again, and nothing may be lost, doubled or stuck.
-func crashPlay(t *testing.T, draw func(label string, n int) int) {
+func crashPlay(t *testing.T, relink bool, draw func(label string, n int) int) {
 	w := newWorld(t, 1)
 	p := fast()
 	a, b := w.node(1, p), w.node(2, p)
@@ -56,6 +57,9 @@ func crashPlay(t *testing.T, draw func(label string, n int) int) {
 	var sent [2][]string
 	say := func(i int, n *node) {
 		body := fmt.Sprint(i, " ", len(sent[i]))
+		if relink && draw("in fragments", 4) == 0 {
+			body += " " + rand32k()
+		}
 		if n.rooms.send(t, lounge, body) != "" {
 			sent[i] = append(sent[i], body)
 		}
@@ -80,6 +84,19 @@ func crashPlay(t *testing.T, draw func(label string, n int) int) {
 				say(i, n)
 			}
 		}
+		if relink && draw("a new link", 2) == 0 {
+			x, y := a, b
+			if draw("which way", 2) == 0 {
+				x, y = b, a
+			}
+			if l, err := x.engine.Invite(context.Background(), 0); err == nil {
+				if _, err := y.engine.Accept(context.Background(), l); err != nil && !errors.Is(err, errCrash) {
+					t.Fatal(err)
+				}
+			} else if !errors.Is(err, errCrash) {
+				t.Fatal(err)
+			}
+		}
 		time.Sleep(time.Duration(1+draw("seconds", 40)) * time.Second)
 		if draw("the store loses everything", 12) == 0 {
 			w.store(0).set((*fakeStore).lose)
@@ -97,7 +114,7 @@ func crashPlay(t *testing.T, draw func(label string, n int) int) {
 		for i := range sent {
 			mine := slices.DeleteFunc(slices.Clone(got), func(s string) bool { return s[0] != byte('0'+i) })
 			if !slices.Equal(mine, sent[i]) {
-				t.Errorf("%.4s has %v of %v", n.name(), mine, sent[i])
+				t.Errorf("%.4s has %d of %d messages, or not in order", n.name(), len(mine), len(sent[i]))
 			}
 		}
 	}
@@ -119,8 +136,31 @@ func TestCrashesAtAnyWriteLoseNothingAndReuseNoIndex(t *testing.T) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(uint64(seed), 1))
-				crashPlay(t, func(_ string, n int) int { return rng.IntN(n) })
+				crashPlay(t, false, func(_ string, n int) int { return rng.IntN(n) })
 			})
 		})
 	}
+}
+
+// The streams are replaced by new links, made by either, while items, fragments and boxes of the old ones are under way.
+func TestNewLinksAndCrashesInMidFlightLoseNothing(t *testing.T) {
+	seeds := 8
+	if os.Getenv("TARN_FULL") != "" {
+		seeds = 300
+	}
+	for seed := range seeds {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rng := rand.New(rand.NewPCG(uint64(seed), 2))
+				crashPlay(t, true, func(_ string, n int) int { return rng.IntN(n) })
+			})
+		})
+	}
+}
+
+// rand32k is text that does not compress and takes several boxes.
+func rand32k() string {
+	b := make([]byte, 16<<10)
+	crand.Read(b)
+	return fmt.Sprintf("%x", b)
 }
