@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"time"
 
 	"tarn/mailbox"
@@ -82,7 +83,10 @@ func (n *Node) Check() error {
 	if len(n.Mailboxes) > MaxMailboxes {
 		return fmt.Errorf("mailboxes: %d of them; at most %d", len(n.Mailboxes), MaxMailboxes)
 	}
-	for _, m := range n.Mailboxes {
+	for i, m := range n.Mailboxes {
+		if slices.Contains(n.Mailboxes[:i], m) {
+			return fmt.Errorf("mailboxes: %q stands there twice", m)
+		}
 		if _, err := mailbox.ParseAddress(m); err != nil {
 			return fmt.Errorf("mailboxes: %q: %w", m, err)
 		}

@@ -21,6 +21,7 @@ func TestNodeErrorsNameTheLineOrTheKey(t *testing.T) {
 		{"data_dir = \n", "line 1"},
 		{"log_level = 'loud'\n", "log_level"},
 		{"mailboxes = ['http://x']\n", "mailboxes"},
+		{"mailboxes = ['tarn-mailbox:1:25njqamcweflpvkl73j4szahhihoc4xt3ktcgjnpaingr5yhkenl5sid', 'tarn-mailbox:1:25njqamcweflpvkl73j4szahhihoc4xt3ktcgjnpaingr5yhkenl5sid']\n", "twice"},
 		{"mailboxes = ['a','b','c','d']\n", "at most 3"},
 		{"[client]\nlisten = '8008'\n", "client.listen"},
 		{"[client]\nlisten = 'example.com:80'\n", "IP address"},
