@@ -263,7 +263,7 @@ func (t *Tor) onBootstrap(severity string, kv map[string]string) {
 	}
 	ready := false
 	t.update(func(s *Status) {
-		if s.State == StateReady && percent < 100 { // tor never goes back; a stale line
+		if percent < s.Percent { // tor never goes back: the answer to a question of before an event
 			return
 		}
 		if percent > s.Percent {
@@ -272,7 +272,7 @@ func (t *Tor) onBootstrap(severity string, kv map[string]string) {
 				s.Reason, s.Detail = ReasonNone, ""
 			}
 		}
-		s.Percent, s.Tag = max(percent, s.Percent), kv["TAG"]
+		s.Percent, s.Tag = percent, kv["TAG"]
 		if percent == 100 && s.State != StateReady {
 			s.State, ready = StateReady, true
 		} else if percent < 100 {
