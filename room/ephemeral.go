@@ -278,8 +278,12 @@ func (r *Rooms) storeReceipts(l *live, room matrix.RoomID, rs []Receipt, ours bo
 			}
 		}
 		l.receipts.Store(max(l.receipts.Load(), uint64(pos)))
+		var record []byte
 		if ours && len(stored) > 0 && r.o.EncodeReceipts != nil {
-			data := append([]byte{ReceiptsRecord}, r.o.EncodeReceipts(room, stored)...)
+			record = r.o.EncodeReceipts(room, stored)
+		}
+		if len(record) > 0 { // what has no form for other nodes (an overlong thread) stays here
+			data := append([]byte{ReceiptsRecord}, record...)
 			for _, s := range t.remotes {
 				if err := store.Enqueue(txn, string(s), store.ItemRecord, data); err != nil {
 					return nil, err

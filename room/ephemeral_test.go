@@ -142,3 +142,17 @@ func TestReceiptsGoForwardAndPrivateOnesStay(t *testing.T) {
 		}
 	}
 }
+
+// What has no form for other nodes is no empty record for them.
+func TestReceiptWithoutAFormForOthersStays(t *testing.T) {
+	a, b, room := pair(t)
+	a.o.EncodeReceipts = func(matrix.RoomID, []Receipt) []byte { return nil }
+	said := a.say(room, "1")
+	a.post(b)
+	if err := a.SetReceipt(room, Receipt{User: a.user, Event: said, Type: readPublic}); err != nil {
+		t.Fatal(err)
+	}
+	if items := a.mail(b); len(items) != 0 {
+		t.Fatalf("%d items for the other node", len(items))
+	}
+}

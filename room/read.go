@@ -141,7 +141,7 @@ func (q *reading) StateAfter(id matrix.EventID) (dag.State, error) {
 		return nil, err
 	}
 	if e == nil {
-		return nil, fmt.Errorf("%w: state after %s", ErrUnknownEvent, id)
+		return nil, fmt.Errorf("%w: the state after it", ErrUnknownEvent) // without the id: errors reach logs
 	}
 	if !q.rooted(e) {
 		return nil, nil

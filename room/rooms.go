@@ -22,7 +22,7 @@ type Options struct {
 	Certificate onionid.Certificate                                 // of Signer's key; goes along with snapshots
 	Profile     func(matrix.UserID) (displayName, avatarURL string) // of local users, for their member events; may be nil
 	Exists      func(matrix.UserID) bool                            // whether a local user exists; nil: all do. Invites for others are refused
-	// EncodeReceipts makes a receipts record for another node (package bundle's form, without the type byte); nil:
+	// EncodeReceipts makes a receipts record for another node (package bundle's form, without the type byte), or nothing if they have none; nil:
 	// receipts stay on this node. room cannot import bundle.
 	EncodeReceipts func(matrix.RoomID, []Receipt) []byte
 }
