@@ -21,8 +21,8 @@ import (
 // banner is loud on purpose: whoever can reach the port can make accounts.
 const banner = `
   *******************************************************************
-  *  OPEN REGISTRATION IS ON: every program on this machine that    *
-  *  reaches the client address can make an account on this node.   *
+  *  OPEN REGISTRATION IS ON: every program on this machine, and    *
+  *  every web page open in a browser on it, can make an account.   *
   *  client.open_registration = false in node.toml ends that.       *
   *******************************************************************
 
