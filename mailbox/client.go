@@ -106,9 +106,13 @@ func (c *Client) Descriptor(ctx context.Context) (Descriptor, error) {
 }
 
 // Put writes a box: nil when the store has it durably (also if it had the very same before), ErrExists, ErrFull, ErrBusy.
-// After any other error the store may have it or not; writing it again is safe.
-func (c *Client) Put(ctx context.Context, id BoxID, box *[BoxSize]byte) error {
-	_, err := c.ask(ctx, Request{Op: OpPut, ID: id, Box: box[:]})
+// After any other error the store may have it or not; writing it again is safe. token is the deposit right; nil: none.
+func (c *Client) Put(ctx context.Context, id BoxID, box *[BoxSize]byte, token *[TokenSize]byte) error {
+	r := Request{Op: OpPut, ID: id, Box: box[:]}
+	if token != nil {
+		r.Token = *token
+	}
+	_, err := c.ask(ctx, r)
 	return err
 }
 

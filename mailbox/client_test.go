@@ -131,7 +131,7 @@ func TestClientTakesOnlyTheAnswerToItsRequest(t *testing.T) {
 		other.signing = s.onion
 		get := func(c *Client) error { _, err := c.Get(t.Context(), Handle{1}); return err }
 		digest := func(c *Client) error { _, err := c.Digest(t.Context(), at); return err }
-		put := func(c *Client) error { return c.Put(t.Context(), BoxID{}, new([BoxSize]byte)) }
+		put := func(c *Client) error { return c.Put(t.Context(), BoxID{}, new([BoxSize]byte), nil) }
 		for name, c := range map[string]struct {
 			call func(*Client) error
 			lie  func(down *[DownSize]byte, r Request, seal func(Status, []byte))

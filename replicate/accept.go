@@ -301,7 +301,7 @@ func (e *Engine) deliverReply(a *accept) job {
 	box := (*[mailbox.BoxSize]byte)(a.reply)
 	return job{
 		deposit: true,
-		do:      func(ctx context.Context, m Mailbox) error { return m.Put(ctx, a.replyID, box) },
+		do:      func(ctx context.Context, m Mailbox) error { return m.Put(ctx, a.replyID, box, nil) },
 		done: func(err error) {
 			now := time.Now()
 			p := e.profile.Load()

@@ -16,7 +16,7 @@ import (
 // up and one size down. Safe for concurrent use. A call without a valid descriptor errs with mailbox.ErrNoDescriptor.
 type Mailbox interface {
 	Descriptor(ctx context.Context) (mailbox.Descriptor, error)
-	Put(ctx context.Context, id mailbox.BoxID, box *[mailbox.BoxSize]byte) error
+	Put(ctx context.Context, id mailbox.BoxID, box *[mailbox.BoxSize]byte, token *[mailbox.TokenSize]byte) error
 	Nothing(ctx context.Context) error
 	Get(ctx context.Context, h mailbox.Handle) (*[mailbox.BoxSize]byte, error)
 	Digest(ctx context.Context, p mailbox.PageAddr) (mailbox.Page, error)

@@ -29,6 +29,7 @@ type box struct {
 	created   time.Time
 	eliciting bool     // it holds more than an acknowledgement
 	carried   []uint64 // outbox items, one entry for each fragment or whole item in it
+	place     [32]byte // the ratchet slot's: which of the contact's stores it goes to
 
 	// Not on disk: after a restart every box is due at once, and written identically, which a store allows.
 	due      time.Time
@@ -42,6 +43,7 @@ func (b *box) marshal() []byte {
 	w := writer{}
 	w.u8(rowVersion)
 	w.raw(b.id[:])
+	w.raw(b.place[:])
 	w.time(b.created)
 	w.flag(b.eliciting)
 	w.uvarint(uint64(len(b.carried)))
@@ -56,6 +58,7 @@ func parseBox(v []byte) (*box, error) {
 	r.version()
 	b := &box{}
 	copy(b.id[:], r.raw(mailbox.IDSize))
+	b.place = r.key32()
 	b.created, b.eliciting = r.time(), r.flag()
 	n := r.uvarint()
 	if n > bundle.MaxFragments {
@@ -98,7 +101,7 @@ func (e *Engine) commitBox(c *contact, plaintext []byte, f *filling, now time.Ti
 	if len(sealed) != mailbox.BoxSize {
 		return nil, nil, fmt.Errorf("replicate: a sealed bundle of %d bytes", len(sealed))
 	}
-	bx := &box{index: slot.Index, id: slot.ID, created: now, eliciting: f.eliciting, carried: append([]uint64(nil), f.whole...)}
+	bx := &box{index: slot.Index, id: slot.ID, place: slot.Place(), created: now, eliciting: f.eliciting, carried: append([]uint64(nil), f.whole...)}
 	for _, p := range f.pieces {
 		bx.carried = append(bx.carried, p.seq)
 	}
@@ -172,7 +175,7 @@ func (e *Engine) putJob(c *contact, bx *box, sealed *[mailbox.BoxSize]byte) job 
 	bx.busy = true
 	return job{
 		deposit: true,
-		do:      func(ctx context.Context, m Mailbox) error { return m.Put(ctx, bx.id, sealed) },
+		do:      func(ctx context.Context, m Mailbox) error { return m.Put(ctx, bx.id, sealed, nil) },
 		done: func(err error) {
 			p := e.profile.Load()
 			now := time.Now()
@@ -252,7 +255,7 @@ func (e *Engine) rewrite(c *contact, bx *box, now time.Time) (job, bool) {
 func (e *Engine) reseal(c *contact, old *box, plaintext []byte, now time.Time) (job, bool) {
 	slot, next := c.sender.Next()
 	sealed := slot.Seal(plaintext)
-	bx := &box{index: slot.Index, id: slot.ID, created: old.created, eliciting: old.eliciting, carried: old.carried, failures: old.failures}
+	bx := &box{index: slot.Index, id: slot.ID, place: slot.Place(), created: old.created, eliciting: old.eliciting, carried: old.carried, failures: old.failures}
 	err := e.kv.Update(func(txn store.Txn) error {
 		return errors.Join(
 			txn.Set(store.Key(tableSender, string(c.name)), senderRow(next, c.packed, c.ackSent)),

@@ -135,7 +135,7 @@ func (e *Engine) deposit(in *invite) job {
 			if err != nil {
 				return err
 			}
-			return m.Put(ctx, at.id, box)
+			return m.Put(ctx, at.id, box, nil)
 		},
 		done: func(err error) {
 			p := e.profile.Load()

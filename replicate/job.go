@@ -110,7 +110,7 @@ func (e *Engine) idle(s slot) job {
 		rand.Read(id[:])
 		rand.Read(box[:])
 		j.deposit = true
-		j.do = func(ctx context.Context, m Mailbox) error { return m.Put(ctx, id, box) }
+		j.do = func(ctx context.Context, m Mailbox) error { return m.Put(ctx, id, box, nil) }
 	case slotGet:
 		var h mailbox.Handle
 		rand.Read(h[:])

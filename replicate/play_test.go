@@ -113,7 +113,7 @@ func (c *fakeClient) Descriptor(ctx context.Context) (mailbox.Descriptor, error)
 
 func (c *fakeClient) Nothing(ctx context.Context) error { return c.begin(ctx, "nothing") }
 
-func (c *fakeClient) Put(ctx context.Context, id mailbox.BoxID, box *[mailbox.BoxSize]byte) error {
+func (c *fakeClient) Put(ctx context.Context, id mailbox.BoxID, box *[mailbox.BoxSize]byte, _ *[mailbox.TokenSize]byte) error {
 	if err := c.begin(ctx, "put"); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@
 //	k_{i+1} = HMAC(k_i, "tarn/1 ratchet next")
 //	s_i = HMAC(k_i, "tarn/1 ratchet slot")
 //	id_i = HMAC(s_i, "tarn/1 ratchet id")[:16], key_i = HMAC(s_i, "tarn/1 ratchet key")
+//	place_i = HMAC(s_i, "tarn/1 ratchet place")
 //
 // HMAC is HMAC-SHA256, epoch 4 bytes big-endian; the label says who sends. id_i names the box, key_i seals it. A sender
 // keeps k_i of the next box alone. A receiver keeps k_i of the index after the highest that it opened, and s_i of

@@ -27,7 +27,8 @@ const (
 	labelSlot      = "tarn/1 ratchet slot"
 	labelID        = "tarn/1 ratchet id"
 	labelKey       = "tarn/1 ratchet key"
-	labelBox       = "tarn/1 ratchet box" // associated data
+	labelPlace     = "tarn/1 ratchet place" // which of the receiver's stores
+	labelBox       = "tarn/1 ratchet box"   // associated data
 )
 
 var (

@@ -15,6 +15,7 @@ type Slot struct {
 	Index uint64
 	ID    [IDSize]byte
 	key   [KeySize]byte
+	place [32]byte
 }
 
 // slotOf derives id and key from s_i.
@@ -25,8 +26,13 @@ func slotOf(epoch uint32, index uint64, s *secret) Slot {
 		Index: index,
 		ID:    [IDSize]byte(id[:IDSize]),
 		key:   derive((*[32]byte)(s), labelKey),
+		place: derive((*[32]byte)(s), labelPlace),
 	}
 }
+
+// Place chooses among the receiver's stores: both ends, and nobody else, can tell which store a box goes to, and to
+// all others the choice of one index says nothing about that of another.
+func (s Slot) Place() [32]byte { return s.place }
 
 // String and LogValue hide id and key: an id names a box.
 func (Slot) String() string       { return "[slot]" }

@@ -19,6 +19,7 @@ type vector struct {
 	Slots     []struct {
 		Index                uint64
 		Chain, Slot, ID, Key string
+		Place                string
 		Associated, Box      string
 	}
 	Sender   string `json:"sender_after_2"`
@@ -62,6 +63,8 @@ func TestVectors(t *testing.T) {
 			slot, _ := s.Next()
 			same("id", slot.ID[:], want.ID)
 			same("key", slot.key[:], want.Key)
+			place := slot.Place()
+			same("place", place[:], want.Place)
 			same("associated data", slot.associated(), want.Associated)
 			same("box", slot.Seal([]byte(v.Plaintext)), want.Box)
 			if expected[want.Index] != slot {

@@ -29,7 +29,7 @@ func TestABoxIsPutListedAndFetched(t *testing.T) {
 		c := m.Client()
 		ctx := t.Context()
 		id, box := randomBox()
-		if err := c.Put(ctx, id, box); !errors.Is(err, mailbox.ErrNoDescriptor) {
+		if err := c.Put(ctx, id, box, nil); !errors.Is(err, mailbox.ErrNoDescriptor) {
 			t.Fatalf("put before the descriptor is known: %v", err)
 		}
 		d, err := c.Descriptor(ctx)
@@ -37,14 +37,14 @@ func TestABoxIsPutListedAndFetched(t *testing.T) {
 			t.Fatal(err)
 		}
 		put := time.Now()
-		if err := c.Put(ctx, id, box); err != nil {
+		if err := c.Put(ctx, id, box, nil); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Put(ctx, id, box); err != nil {
+		if err := c.Put(ctx, id, box, nil); err != nil {
 			t.Fatalf("identical rewrite: %v", err)
 		}
 		_, other := randomBox()
-		if err := c.Put(ctx, id, other); !errors.Is(err, mailbox.ErrExists) {
+		if err := c.Put(ctx, id, other, nil); !errors.Is(err, mailbox.ErrExists) {
 			t.Fatalf("different rewrite: %v", err)
 		}
 		got, err := c.Get(ctx, id.Handle())
@@ -100,21 +100,21 @@ func TestFaults(t *testing.T) {
 			m.Faults.Set(f.fault)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			id, box := randomBox()
-			err := c.Put(ctx, id, box)
+			err := c.Put(ctx, id, box, nil)
 			if err == nil || f.want != nil && !errors.Is(err, f.want) {
 				t.Errorf("%s: %v", f.name, err)
 			}
 			cancel()
 		}
 		m.Faults.Set(mailboxtest.Fault{Lose: true})
-		if err := c.Put(t.Context(), id, box); err != nil {
+		if err := c.Put(t.Context(), id, box, nil); err != nil {
 			t.Fatal(err)
 		}
 		m.Faults.Clear()
 		if got, err := c.Get(t.Context(), id.Handle()); err != nil || *got == *box {
 			t.Errorf("a lost box came back, or %v", err)
 		}
-		if err := c.Put(t.Context(), id, box); err != nil {
+		if err := c.Put(t.Context(), id, box, nil); err != nil {
 			t.Fatal(err)
 		}
 		m.Faults.Set(mailboxtest.Fault{Replace: true})

@@ -36,7 +36,7 @@ func TestMailboxOnANetwork(t *testing.T) {
 			t.Errorf("took only %v over a slow network", took)
 		}
 		id, box := randomBox()
-		if err := c.Put(t.Context(), id, box); err != nil {
+		if err := c.Put(t.Context(), id, box, nil); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := c.Get(t.Context(), id.Handle()); err != nil || *got != *box {

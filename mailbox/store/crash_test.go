@@ -57,7 +57,7 @@ func TestCrashChild(t *testing.T) {
 			}
 			for {
 				id, _ := randomBox()
-				if err := c.Put(context.Background(), id, derivedBox(id)); err != nil {
+				if err := c.Put(context.Background(), id, derivedBox(id), nil); err != nil {
 					fmt.Println("error", err)
 					return
 				}

@@ -239,7 +239,7 @@ func TestDigestPages(t *testing.T) {
 		var ids []mailbox.Handle
 		for range 2*mailbox.PageHandles + 5 { // 25 ms each: 50 s
 			id, box := randomBox()
-			must(t, c.Put(ctx, id, box))
+			must(t, c.Put(ctx, id, box, nil))
 			ids = append(ids, id.Handle())
 		}
 		slices.SortFunc(ids, func(a, b mailbox.Handle) int { return bytes.Compare(a[:], b[:]) })
@@ -302,7 +302,7 @@ func TestWhatWasServedStaysTheSameAfterARestart(t *testing.T) {
 			if i == 0 {
 				start = time.Now()
 				id, box := randomBox()
-				must(t, c.Put(ctx, id, box))
+				must(t, c.Put(ctx, id, box, nil))
 			}
 			for {
 				// Page 1 takes 3 s to close; the box is somewhere in it or in the next.
@@ -387,7 +387,7 @@ func TestStoppingAnswersWhatIsUnderWay(t *testing.T) {
 		for range cap(results) {
 			go func() {
 				id, box := randomBox()
-				results <- c.Put(t.Context(), id, box)
+				results <- c.Put(t.Context(), id, box, nil)
 			}()
 		}
 		time.Sleep(time.Millisecond) // the requests are there, their group is not committed yet

@@ -14,7 +14,7 @@ def stream(root, epoch, label, indices, text):
             ident, key = prf(s, "tarn/1 ratchet id")[:16], prf(s, "tarn/1 ratchet key")
             ad = b"tarn/1 ratchet box" + struct.pack(">IQ", epoch, i) + ident
             box = ChaCha20Poly1305(key).encrypt(bytes(12), text.encode(), ad)
-            out.append(dict(index=i, chain=k.hex(), slot=s.hex(), id=ident.hex(), key=key.hex(), associated=ad.hex(), box=box.hex()))
+            out.append(dict(index=i, chain=k.hex(), slot=s.hex(), id=ident.hex(), key=key.hex(), place=prf(s, "tarn/1 ratchet place").hex(), associated=ad.hex(), box=box.hex()))
         k = prf(k, "tarn/1 ratchet next")
     return out
 
