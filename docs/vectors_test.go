@@ -10,6 +10,7 @@ import (
 	"crypto/hpke"
 	"crypto/sha256"
 	"crypto/sha3"
+	"crypto/sha512"
 	"encoding/base32"
 	"encoding/base64"
 	"encoding/binary"
@@ -23,11 +24,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cloudflare/circl/group"
+	"github.com/cloudflare/circl/oprf"
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
 // Everything in this file and in second_test.go was written from SPEC.md, with the standard library, x/crypto and a zstd
-// decoder: none of it calls the code that SPEC.md describes.
+// decoder, and circl's ristretto255: none of it calls the code that SPEC.md describes.
 
 func u16(n int) []byte        { return binary.BigEndian.AppendUint16(nil, uint16(n)) }
 func u32(n uint32) []byte     { return binary.BigEndian.AppendUint32(nil, n) }
@@ -206,6 +209,11 @@ var vectors = map[string]func(b block) map[string]string{
 		want := cat(str(b["room"]), list(strings.Fields(b["want"])...))
 		return map[string]string{"bundle": hex.EncodeToString(bundleOf(uint32(b.num("epoch")), b.num("next"), b.hex("seen"), b.num("floor"), pieceOf(4, want)))}
 	},
+	"token": func(b block) map[string]string {
+		public, seed, blinded, token := tokenOf(b.hex("key seed"), b.hex("secret"))
+		h := hex.EncodeToString
+		return map[string]string{"pkS": h(public), "input seed": h(seed), "blinded": h(blinded), "token": h(token)}
+	},
 	"link": func(b block) map[string]string {
 		return map[string]string{"link": linkOf(public(b.key("store seed")), b.hex("voucher"), b.num("expiry"))}
 	},
@@ -230,6 +238,33 @@ var vectors = map[string]func(b block) map[string]string{
 			"number":      numberOf(numberKey, b.hex("nonce")),
 		}
 	},
+}
+
+// tokenOf is SPEC §11.1, for a batch of one, from the group up: what is blinded, and the token.
+func tokenOf(keySeed, secret []byte) (public, inputSeed, blinded, token []byte) {
+	g := group.Ristretto255
+	must := func(b []byte, err error) []byte {
+		if err != nil {
+			panic(err)
+		}
+		return b
+	}
+	dst := "OPRFV1-\x01-ristretto255-SHA512"
+	key, err := oprf.DeriveKey(oprf.SuiteRistretto255, oprf.VerifiableMode, keySeed, []byte("tarn/1 token key"))
+	if err != nil {
+		panic(err)
+	}
+	k := g.NewScalar()
+	if err := k.UnmarshalBinary(must(key.MarshalBinary())); err != nil {
+		panic(err)
+	}
+	inputSeed = mac(secret, []byte("tarn/1 token inputs"), u32(0))
+	input := mac(inputSeed, []byte("tarn/1 token input"), u32(0))
+	point := g.HashToElement(input, []byte("HashToGroup-"+dst))
+	blind := g.HashToScalar(mac(secret, []byte("tarn/1 token blind"), u32(0)), []byte("tarn/1 token blind"))
+	n := must(g.NewElement().Mul(point, k).MarshalBinaryCompress())
+	output := sha512.Sum512(cat(u16(len(input)), input, u16(len(n)), n, []byte("Finalize")))
+	return must(g.NewElement().MulGen(k).MarshalBinaryCompress()), inputSeed, must(g.NewElement().Mul(point, blind).MarshalBinaryCompress()), cat(input, output[:])
 }
 
 var vectorBlock = regexp.MustCompile("(?ms)^```vector ([a-z ]+)\n(.*?)^```$")
