@@ -72,3 +72,47 @@ func BenchmarkExpectedAfterDone(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkTurn is a whole turn: both ends, both blocks.
+func BenchmarkTurn(b *testing.B) {
+	for b.Loop() {
+		now := testStart
+		x, y := NewPair(testRoot("b"), 0, true, now), NewPair(testRoot("b"), 0, false, now)
+		_, x = x.Next()
+		offer, x, err := x.Turn(now.Add(EpochLife), true)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if y, _, err = y.Take(offer, now); err != nil {
+			b.Fatal(err)
+		}
+		answer, _, err := y.Turn(now, true)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, _, err = x.Take(answer, now); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkBareKEM is the raw limit of a turn: one key, one encapsulation, one decapsulation.
+func BenchmarkBareKEM(b *testing.B) {
+	for b.Loop() {
+		k, err := newSeed()
+		if err != nil {
+			b.Fatal(err)
+		}
+		public, err := k.public()
+		if err != nil {
+			b.Fatal(err)
+		}
+		ct, _, err := encapsulate(public, 1)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := k.decapsulate(ct, 1); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

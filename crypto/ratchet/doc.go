@@ -19,16 +19,23 @@
 //
 // Invariants:
 //   - An index, so a key, is used for one box only, PROVIDED that the state Next returns is on disk before the box
-//     leaves. Who restores a backup MUST begin a new epoch with a new root.
+//     leaves. Who restores a backup MUST begin a new epoch with a new root (Offer, AnswerOffer).
 //   - After Done(i) neither key_i nor anything it derives from is in the Receiver: forward secrecy. (The Root derives
 //     everything; forget it once both halves are made.)
 //   - Any order, loss or repetition of boxes leaves the two ends in step; a box further ahead than Window is not found
 //     until what lies before it is opened, or given up (Skip).
 //   - A state is read back to exactly what was written, or refused with ErrState.
 //
-// This is the symmetric half: after a theft of the state the thief can follow until the next epoch. New epochs come
-// from a hybrid KEM, later; their place in the state is there: the number, when it began, and the secret (carry) that
-// goes into the next root. carry can not be turned back into the chains of its own epoch.
+// A chain is symmetric: who steals a state can follow it. So every EpochBoxes boxes or EpochLife the two ends of a Pair
+// turn to a new root, into which goes a secret from a hybrid KEM (X25519 with ML-KEM-768, as in package sealed):
+//
+//	root' = HKDF(carry ‖ ss, SHA-256("tarn/1 ratchet turn\0" ‖ epoch ‖ who offers ‖ public key ‖ ciphertext), "tarn/1 ratchet root")
+//	carry = HMAC(root, "tarn/1 ratchet carry")
+//
+// carry can not be turned back into the chains of its own epoch. The KEM's private key is made when it is offered and
+// destroyed when it is answered. So a thief who only listens reads the epoch that he stole, and the next one if the
+// theft fell between its offer and its first box; none after. One who also writes in the victim's name is not kept out
+// by any ratchet.
 //
 // States are the caller's to keep on disk (package replicate does, in the node's store). Nothing here is safe for
 // concurrent use. A Sender, Receiver or Slot may be copied: the copy is then independent.

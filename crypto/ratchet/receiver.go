@@ -26,7 +26,7 @@ const (
 // whose transaction fails goes on with the copy.
 type Receiver struct {
 	epoch  uint32
-	began  uint64   // Unix seconds at which the epoch began; 0 until the KEM half sets it
+	began  uint64   // Unix seconds at which the epoch began; 0 outside of a Pair
 	high   uint64   // the index after the highest one that was opened
 	chain  secret   // k_high
 	missed []missed // those below high that were not opened, ascending

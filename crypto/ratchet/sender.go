@@ -23,7 +23,7 @@ const (
 // box leaves; an index is never used twice.
 type Sender struct {
 	epoch uint32
-	began uint64 // Unix seconds at which the epoch began; 0 until the KEM half sets it
+	began uint64 // Unix seconds at which the epoch began; 0 outside of a Pair
 	carry [32]byte
 	index uint64 // of the next box
 	chain secret // k_index

@@ -31,9 +31,12 @@ func TestVectors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var vs []vector
-	if err := json.Unmarshal(b, &vs); err != nil || len(vs) == 0 {
-		t.Fatalf("%d vectors, %v", len(vs), err)
+	var all struct {
+		Streams []vector
+		Turns   []turnVector
+	}
+	if err := json.Unmarshal(b, &all); err != nil || len(all.Streams) == 0 || len(all.Turns) == 0 {
+		t.Fatalf("%d and %d vectors, %v", len(all.Streams), len(all.Turns), err)
 	}
 	same := func(what string, got []byte, want string) {
 		t.Helper()
@@ -41,7 +44,10 @@ func TestVectors(t *testing.T) {
 			t.Errorf("%s: %x, want %s", what, got, want)
 		}
 	}
-	for _, v := range vs {
+	for _, v := range all.Turns {
+		v.check(t, same)
+	}
+	for _, v := range all.Streams {
 		root, err := hex.DecodeString(v.Root)
 		if err != nil {
 			t.Fatal(err)
@@ -76,4 +82,45 @@ func TestVectors(t *testing.T) {
 		}
 		same("receiver's state", r.Marshal(), v.Receiver)
 	}
+}
+
+// turnVector is a turn from one epoch to the next, and a recovery with the same KEM values.
+type turnVector struct {
+	Seed            string
+	Epoch           uint32
+	InitiatorOffers bool `json:"initiator_offers"`
+	Carry           string
+	Public          string
+	Ciphertext      string
+	Shared          string
+	Root            string
+	RecoveryRoot    string `json:"recovery_root"`
+}
+
+func (v turnVector) check(t *testing.T, same func(string, []byte, string)) {
+	t.Helper()
+	unhex := func(s string) []byte {
+		b, err := hex.DecodeString(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	k, carry, ct := seed(unhex(v.Seed)), [32]byte(unhex(v.Carry)), unhex(v.Ciphertext)
+	public, err := k.public()
+	if err != nil {
+		t.Fatal(err)
+	}
+	same("public key", public, v.Public)
+	ss, err := k.decapsulate(ct, v.Epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same("shared secret", ss, v.Shared)
+	root := nextRoot(&carry, ss, v.Epoch, v.InitiatorOffers, public, ct)
+	same("root", root[:], v.Root)
+	if root, err = (Offer{k}).Root(carry, v.Epoch, v.InitiatorOffers, ct); err != nil {
+		t.Fatal(err)
+	}
+	same("root of a recovery", root[:], v.RecoveryRoot)
 }

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Makes vectors.json with other software than Tarn's (hashlib, hmac, cryptography): python3 vectors.py > vectors.json
+# The KEM's own values (kem.json: MLKEM768X25519 keys, ciphertexts and exported secrets) are Go's, for this software has no such KEM.
 import hashlib, hmac, json, struct
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
@@ -29,4 +30,21 @@ for name, epoch in (("one", 0), ("two", 7), ("three", 2**32 - 1)):
         recv = b"\x01R" + struct.pack(">IQQ", epoch, 0, 2) + bytes.fromhex(slots[2]["chain"]) + struct.pack(">HH", 1, 2) + bytes.fromhex(slots[0]["slot"])
         vectors.append(dict(root=root.hex(), epoch=epoch, initiator=initiator, carry=carry.hex(), plaintext=text, slots=slots,
                             sender_after_2=state.hex(), receiver_after_1=recv.hex()))
-print(json.dumps(vectors, indent=1))
+
+def hkdf(secret, salt, info):
+    return hmac.new(hmac.new(salt, secret, hashlib.sha256).digest(), info.encode() + b"\x01", hashlib.sha256).digest()
+
+def mix(secret, label, info, epoch, initiator_offers, public, ct):
+    salt = hashlib.sha256(label.encode() + b"\0" + struct.pack(">IB", epoch, initiator_offers) + public + ct).digest()
+    return hkdf(secret, salt, info)
+
+turns = []
+for kem in json.load(open("kem.json")):
+    carry = hashlib.sha256(b"carry of " + kem["name"].encode()).digest()
+    ss, public, ct, epoch = (bytes.fromhex(kem["shared"]), bytes.fromhex(kem["public"]), bytes.fromhex(kem["ciphertext"]), kem["epoch"])
+    for initiator_offers in (True, False):
+        root = mix(carry + ss, "tarn/1 ratchet turn", "tarn/1 ratchet root", epoch, initiator_offers, public, ct)
+        rescue = mix(carry + ss, "tarn/1 ratchet recovery", "tarn/1 ratchet recovery root", epoch, initiator_offers, public, ct)
+        turns.append(dict(seed=kem["seed"], epoch=epoch, initiator_offers=initiator_offers, carry=carry.hex(), public=kem["public"],
+                          ciphertext=kem["ciphertext"], shared=kem["shared"], root=root.hex(), recovery_root=rescue.hex()))
+print(json.dumps(dict(streams=vectors, turns=turns), indent=1))
