@@ -198,6 +198,12 @@ func (c *Client) ask(ctx context.Context, r Request) ([]byte, error) {
 		return nil, ErrTooMany
 	case StatusRefused:
 		return nil, ErrRefused
+	case StatusToken:
+		return nil, ErrToken
+	case StatusAccount:
+		return nil, ErrAccount
+	case StatusCap:
+		return nil, ErrCap
 	}
 	return nil, ErrBadReply
 }

@@ -33,7 +33,7 @@ const (
 	maxKeys           = 3 // yesterday's, today's, tomorrow's
 	requestKeySize    = 4 + sealed.PublicKeySize
 	descriptorFixed   = 1 + ed25519.PublicKeySize + 8 + 8 + ed25519.PublicKeySize + 1
-	maxDescriptorSize = descriptorFixed + maxKeys*requestKeySize + signatureSize
+	maxDescriptorSize = descriptorFixed + maxKeys*requestKeySize + maxPolicySize + signatureSize
 	signatureSize     = ed25519.SignatureSize
 
 	descriptorLabel = "tarn/1 mailbox descriptor\x00" // before what the onion key signs; SPEC mailbox §5
@@ -49,6 +49,7 @@ type Descriptor struct {
 	TTL      time.Duration     // how long a box is kept; whole milliseconds
 	Signing  ed25519.PublicKey // signs digests; certified by the onion key, which signs the descriptor
 	Keys     []RequestKey      // for sealed requests: today's, and tomorrow's once it is near
+	Deposits Policy            // what a deposit needs
 }
 
 // RequestKey is a hybrid HPKE public key of a store with the days (UTC) it serves.
@@ -86,6 +87,7 @@ func SignDescriptor(onion ed25519.PrivateKey, d Descriptor) ([]byte, error) {
 		b = binary.BigEndian.AppendUint32(b, k.Epoch)
 		b = append(b, k.Public...)
 	}
+	b = d.Deposits.append(b)
 	return append(b, ed25519.Sign(onion, append([]byte(descriptorLabel), b...))...), nil
 }
 
@@ -102,9 +104,14 @@ func ParseDescriptor(a Address, b []byte) (Descriptor, error) {
 		return Descriptor{}, fmt.Errorf("%w: geometry %d, want %d", ErrDescriptor, b[0], Geometry)
 	}
 	n := int(b[descriptorFixed-1])
-	end := descriptorFixed + n*requestKeySize
-	if n > maxKeys || len(b) < end+signatureSize {
+	atPolicy := descriptorFixed + n*requestKeySize
+	if n > maxKeys || len(b) < atPolicy {
 		return Descriptor{}, fmt.Errorf("%w: %d keys", ErrDescriptor, n)
+	}
+	policy, ok := policySize(b[atPolicy:])
+	end := atPolicy + policy
+	if !ok || len(b) < end+signatureSize {
+		return Descriptor{}, fmt.Errorf("%w: too short", ErrDescriptor)
 	}
 	// The signature comes first: nothing below is worth an error of its own unless the store itself said it.
 	if !ed25519.Verify(onion, append([]byte(descriptorLabel), b[:end]...), b[end:end+signatureSize]) {
@@ -129,9 +136,10 @@ func ParseDescriptor(a Address, b []byte) (Descriptor, error) {
 		TTL:      time.Duration(ttl) * time.Millisecond,
 		Signing:  append(ed25519.PublicKey(nil), p[16:16+ed25519.PublicKeySize]...),
 	}
-	for p = b[descriptorFixed:end]; len(p) > 0; p = p[requestKeySize:] {
+	for p = b[descriptorFixed:atPolicy]; len(p) > 0; p = p[requestKeySize:] {
 		d.Keys = append(d.Keys, RequestKey{binary.BigEndian.Uint32(p), append([]byte(nil), p[4:requestKeySize]...)})
 	}
+	d.Deposits = parsePolicy(b[atPolicy:end])
 	return d, d.check()
 }
 
@@ -155,7 +163,7 @@ func (d Descriptor) check() error {
 			return fmt.Errorf("%w: %w", ErrDescriptor, err)
 		}
 	}
-	return nil
+	return d.Deposits.check()
 }
 
 // keyAt picks the request key to use at t by the caller's clock, which may be wrong by SkewTolerance.

@@ -30,7 +30,9 @@ func FuzzParseAddress(f *testing.F) {
 // The signature would stop the fuzzer at the door, so it is made anew for what the fuzzer invents.
 func FuzzParseDescriptor(f *testing.F) {
 	s := newTestStore(f)
-	for _, d := range []Descriptor{s.descriptor(1), s.descriptor(1, 2, 3)} {
+	tokens := s.descriptor(1, 2)
+	tokens.Deposits = tokenPolicy(f, 1, 2)
+	for _, d := range []Descriptor{s.descriptor(1), s.descriptor(1, 2, 3), tokens} {
 		b, err := SignDescriptor(s.onion, d)
 		if err != nil {
 			f.Fatal(err)
@@ -88,7 +90,7 @@ func FuzzParsePage(f *testing.F) {
 func FuzzRequest(f *testing.F) {
 	s := newTestStore(f)
 	info := RequestInfo(s.onionPublic(), 1)
-	for _, op := range []Op{OpNothing, OpPut, OpGet, OpDigest} {
+	for _, op := range []Op{OpNothing, OpPut, OpGet, OpDigest, OpRegister, OpIssue} {
 		var up [UpSize]byte
 		if _, err := SealRequest(&up, Request{Op: op, Box: make([]byte, BoxSize)}, s.request.Public(), info, 1); err != nil {
 			f.Fatal(err)

@@ -13,7 +13,7 @@ const (
 	BoxSize     = PayloadSize + TagSize // what a store keeps: 8208
 	IDSize      = 16
 	HandleSize  = 8
-	TokenSize   = 96 // deposit right; zero until tokens exist (issue 3)
+	TokenSize   = 96 // deposit right: token.Size
 
 	CellData = 498           // bytes of stream data in one Tor relay cell
 	UpSize   = 22 * CellData // every request to a mailbox: 10,956 bytes

@@ -23,7 +23,9 @@ type vectors struct {
 	Address     string            `json:"address"`
 	Epoch       uint32            `json:"epoch"`
 	RequestInfo string            `json:"request_info"`
-	Descriptor  string            `json:"descriptor"` // keys of epoch and epoch+1 (both are request_key), buckets of 10 s, TTL 14 d
+	AccountID   string            `json:"account_id"` // of the secret 010203 and zeros
+	Policy      string            `json:"policy"`     // tokens; work of 8 bits, codes; cap 6000; keys of the seeds 0001, 0101 and zeros from epoch on
+	Descriptor  string            `json:"descriptor"` // open; keys of epoch and epoch+1 (both are request_key), buckets of 10 s, TTL 14 d
 	Page        string            `json:"page"`       // level 1, index 77, 3 handles
 	Plaintexts  map[string]string `json:"plaintexts"` // of requests, without the zeros at their end
 	Put         string            `json:"put"`        // a whole sealed request, whose plaintext is plaintexts.put
@@ -31,10 +33,11 @@ type vectors struct {
 }
 
 var vectorRequests = map[string]Request{
-	"nothing": {Op: OpNothing},
-	"get":     {Op: OpGet, Get: Handle{1, 2, 3, 4, 5, 6, 7, 8}},
-	"digest":  {Op: OpDigest, Page: PageAddr{Level: 2, Index: 1_000_000, Part: 3}},
-	"put":     {Op: OpPut, ID: BoxID{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, Box: bytes.Repeat([]byte{0xb0}, BoxSize)},
+	"nothing":  {Op: OpNothing},
+	"get":      {Op: OpGet, Get: Handle{1, 2, 3, 4, 5, 6, 7, 8}},
+	"digest":   {Op: OpDigest, Page: PageAddr{Level: 2, Index: 1_000_000, Part: 3}},
+	"register": Register{Account: AccountSecret{1, 2, 3}.ID(), Proof: ProofWork, Nonce: 1234}.Request(),
+	"put":      {Op: OpPut, ID: BoxID{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, Box: bytes.Repeat([]byte{0xb0}, BoxSize)},
 }
 
 const vectorEpoch = 20_000
@@ -68,6 +71,12 @@ func TestVectors(t *testing.T) {
 	want, err := SignDescriptor(s.onion, s.descriptor(vectorEpoch, vectorEpoch+1))
 	if err != nil || !bytes.Equal(want, un(v.Descriptor)) {
 		t.Errorf("descriptor differs: %v", err)
+	}
+	if id := (AccountSecret{1, 2, 3}).ID(); !bytes.Equal(id[:], un(v.AccountID)) {
+		t.Error("account id differs")
+	}
+	if !bytes.Equal(tokenPolicy(t, vectorEpoch, 2).append(nil), un(v.Policy)) {
+		t.Error("policy differs")
 	}
 	d, err := ParseDescriptor(s.addr, un(v.Descriptor))
 	if err != nil {
@@ -110,6 +119,8 @@ func writeVectors(t *testing.T, s testStore) {
 		Epoch: vectorEpoch, RequestInfo: h(info), Descriptor: h(desc),
 		Page: h(SignPage(s.signing, s.onionPublic(), s.descriptor(1).Bucket, testPage(3))), Plaintexts: map[string]string{},
 	}
+	id := AccountSecret{1, 2, 3}.ID()
+	v.AccountID, v.Policy = h(id[:]), h(tokenPolicy(t, vectorEpoch, 2).append(nil))
 	for name, r := range vectorRequests {
 		var up [UpSize]byte
 		if _, err := SealRequest(&up, r, s.request.Public(), info, vectorEpoch); err != nil {

@@ -44,6 +44,9 @@ const (
 	OpPut     Op = 1 // token, id, box
 	OpGet     Op = 2 // the id's first 8 bytes, the handle; zeros
 	OpDigest  Op = 3 // in place of the id: level 1, index 8, part 2; zeros
+	// The next two look like a put: zeros for a token, id, box.
+	OpRegister Op = 4 // no id; the box is a Register
+	OpIssue    Op = 5 // the answer's id; the box is an Issue
 )
 
 // Status is the first byte of a sealed answer's plaintext.
@@ -51,14 +54,17 @@ type Status byte
 
 // The statuses. A status other than StatusOK has a body of zeros.
 const (
-	StatusOK      Status = 0 // put: durable. get: the box, or a random filler. digest: the part
-	StatusExists  Status = 1 // put: that handle belongs to another box
-	StatusFull    Status = 2 // put: the quota or the disk is full
-	StatusBusy    Status = 3 // try later
-	StatusNotYet  Status = 4 // digest: the page is not closed yet
-	StatusGone    Status = 5 // digest: boxes of that page may have expired
-	StatusTooMany Status = 6 // digest: more handles than the store puts into one page; its lower level has them
-	StatusRefused Status = 7 // the request makes no sense: unknown op, a part that the page has not got
+	StatusOK      Status = 0  // put: durable. get: the box, or a random filler. digest: the part
+	StatusExists  Status = 1  // put: that handle belongs to another box
+	StatusFull    Status = 2  // put: the quota or the disk is full
+	StatusBusy    Status = 3  // try later
+	StatusNotYet  Status = 4  // digest: the page is not closed yet
+	StatusGone    Status = 5  // digest: boxes of that page may have expired
+	StatusTooMany Status = 6  // digest: more handles than the store puts into one page; its lower level has them
+	StatusRefused Status = 7  // the request makes no sense: unknown op, a part that the page has not got
+	StatusToken   Status = 8  // put: no token that is good today and not spent on another box
+	StatusAccount Status = 9  // register, issue: no such account, or what was shown for one is not taken
+	StatusCap     Status = 10 // issue: the account has drawn its tokens of that day
 )
 
 // Header is the part of a request in clear.
@@ -95,9 +101,9 @@ func DescriptorRequest(up *[UpSize]byte) {
 // Request is the plaintext of a sealed request. Only the fields of its Op count.
 type Request struct {
 	Op    Op
-	Token [TokenSize]byte // put: the deposit right; zero until tokens exist
-	ID    BoxID           // put
-	Box   []byte          // put: BoxSize bytes. After OpenRequest it is part of the opened plaintext.
+	Token [TokenSize]byte // put: the deposit right; zero for none
+	ID    BoxID           // put, issue
+	Box   []byte          // put, register, issue: BoxSize bytes. After OpenRequest it is part of the opened plaintext.
 	Get   Handle          // get
 	Page  PageAddr        // digest
 }
@@ -116,7 +122,7 @@ func SealRequest(up *[UpSize]byte, r Request, key *sealed.PublicKey, info []byte
 	plain[0] = byte(r.Op)
 	switch r.Op {
 	case OpNothing:
-	case OpPut:
+	case OpPut, OpRegister, OpIssue:
 		if len(r.Box) != BoxSize {
 			return nil, fmt.Errorf("%w: a box of %d bytes, want %d", ErrRequest, len(r.Box), BoxSize)
 		}
@@ -162,10 +168,13 @@ func parseRequest(p []byte) (Request, error) {
 	used := atToken
 	switch r.Op {
 	case OpNothing:
-	case OpPut:
+	case OpPut, OpRegister, OpIssue:
 		r.Token = [TokenSize]byte(p[atToken:])
 		r.ID = BoxID(p[atID:])
 		r.Box = p[atBox:atPad]
+		if r.Op != OpPut && r.Token != ([TokenSize]byte{}) {
+			return Request{}, fmt.Errorf("%w: a token where none belongs", ErrRequest)
+		}
 		return r, padding(p[atPad:])
 	case OpGet:
 		r.Get = Handle(p[atID:])

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mailbox
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"tarn/crypto/token"
+)
+
+// Deposit says what a store wants for keeping a box.
+type Deposit byte
+
+// The kinds of deposit.
+const (
+	DepositOpen   Deposit = 0 // nothing
+	DepositTokens Deposit = 1 // a token of the day
+)
+
+// Accounts says how one can get an account, which tokens are drawn with. Bits.
+type Accounts byte
+
+// The ways to an account.
+const (
+	AccountsWork Accounts = 1 // whoever shows a proof of work
+	AccountsCode Accounts = 2 // whoever has a code of the operator's
+	AccountsList Accounts = 4 // whom the operator wrote down
+
+	accountsKnown = AccountsWork | AccountsCode | AccountsList
+)
+
+// TokenDays is how many days ahead tokens can be drawn: today and as many more.
+const TokenDays = 14
+
+// Policy is a descriptor's part about deposits. The zero value is an open store's.
+type Policy struct {
+	Deposit  Deposit
+	Accounts Accounts
+	WorkBits uint8  // that a proof of work for an account must have; see Work
+	Cap      uint32 // tokens that an account may draw of one day
+	First    uint32 // day of Keys[0]; the others follow day by day
+	Keys     [][token.PublicKeySize]byte
+}
+
+const (
+	maxWorkBits    = 40
+	maxTokenKeys   = TokenDays + 3 // room for yesterday and a day of difference
+	policyFixed    = 1 + 1 + 1 + 4 + 4 + 1
+	maxPolicySize  = policyFixed + maxTokenKeys*token.PublicKeySize
+	_              = uint(TokenSize-token.Size) + uint(token.Size-TokenSize)
+	maxTokenEpoch  = 1 << 24 // a day in the far future; keeps sums of days within 32 bits
+	maxAccountsCap = 1 << 24
+)
+
+// Key is the token key of that day, if the policy has one.
+func (p Policy) Key(epoch uint32) ([token.PublicKeySize]byte, bool) {
+	if i := int64(epoch) - int64(p.First); i >= 0 && i < int64(len(p.Keys)) {
+		return p.Keys[i], true
+	}
+	return [token.PublicKeySize]byte{}, false
+}
+
+func (p Policy) append(b []byte) []byte {
+	b = append(b, byte(p.Deposit), byte(p.Accounts), p.WorkBits)
+	b = binary.BigEndian.AppendUint32(b, p.Cap)
+	b = binary.BigEndian.AppendUint32(b, p.First)
+	b = append(b, byte(len(p.Keys)))
+	for _, k := range p.Keys {
+		b = append(b, k[:]...)
+	}
+	return b
+}
+
+// policySize is how many bytes the policy at the beginning of b takes; ok is false if b is too short for it.
+func policySize(b []byte) (n int, ok bool) {
+	if len(b) < policyFixed {
+		return 0, false
+	}
+	n = policyFixed + int(b[policyFixed-1])*token.PublicKeySize
+	return n, n <= maxPolicySize && n <= len(b)
+}
+
+// parsePolicy reads exactly b, whose length policySize gave. check judges what it says.
+func parsePolicy(b []byte) Policy {
+	p := Policy{Deposit: Deposit(b[0]), Accounts: Accounts(b[1]), WorkBits: b[2],
+		Cap: binary.BigEndian.Uint32(b[3:]), First: binary.BigEndian.Uint32(b[7:])}
+	for b = b[policyFixed:]; len(b) > 0; b = b[token.PublicKeySize:] {
+		p.Keys = append(p.Keys, [token.PublicKeySize]byte(b))
+	}
+	return p
+}
+
+func (p Policy) check() error {
+	switch {
+	case p.Deposit > DepositTokens:
+		return fmt.Errorf("%w: deposits of kind %d", ErrDescriptor, p.Deposit)
+	case p.Deposit == DepositOpen:
+		if p.Accounts != 0 || p.WorkBits != 0 || p.Cap != 0 || p.First != 0 || len(p.Keys) != 0 {
+			return fmt.Errorf("%w: an open store with tokens", ErrDescriptor)
+		}
+		return nil
+	case p.Accounts&^accountsKnown != 0 || p.WorkBits > maxWorkBits || (p.Accounts&AccountsWork == 0) != (p.WorkBits == 0):
+		return fmt.Errorf("%w: accounts %#x, %d bits of work", ErrDescriptor, p.Accounts, p.WorkBits)
+	case p.Cap == 0 || p.Cap > maxAccountsCap || p.First > maxTokenEpoch:
+		return fmt.Errorf("%w: %d tokens from day %d on", ErrDescriptor, p.Cap, p.First)
+	case len(p.Keys) == 0 || len(p.Keys) > maxTokenKeys:
+		return fmt.Errorf("%w: %d token keys", ErrDescriptor, len(p.Keys))
+	}
+	for _, k := range p.Keys {
+		if err := token.CheckPublicKey(k[:]); err != nil {
+			return fmt.Errorf("%w: %w", ErrDescriptor, err)
+		}
+	}
+	return nil
+}
