@@ -34,7 +34,8 @@ var layers = map[string][]string{
 	"account":             {"matrix", "store"},
 	"room":                {"matrix", "dag", "store", "crypto/onionid"}, // onionid: the certificates that go with snapshots
 	"replicate":           {"matrix", "dag", "room", "account", "bundle", "mailbox", "store", "crypto/*"},
-	"clientapi":           {"matrix", "room", "account", "store"}, // store: Pos and Stream, what a /sync token is and waits on
+	"clientapi":           {"clientapi/*", "matrix", "room", "account", "store"}, // store: Pos and Stream, what a /sync token is and waits on
+	"clientapi/sliding":   {"matrix", "store"},
 	"mailbox/store":       {"mailbox", "store", "crypto/*", "internal/durable"},
 	"mailbox/mailboxtest": {"mailbox", "mailbox/store", "store", "crypto/*"},
 	"configs":             {"mailbox", "replicate", "onion"},

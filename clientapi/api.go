@@ -15,10 +15,10 @@
 //   - A waiting /sync costs a goroutine and no CPU: it is woken by store.Stream, nothing polls.
 //
 // Where things are: routes.go is the one table of endpoints; a file a spec module beside it; errors.go is the one table
-// from errors to statuses and errcodes. The package keeps nothing on disk, and in memory only the sends under way and
-// the counters of rate limits. /sync tokens are stream positions, so they survive restarts.
+// from errors to statuses and errcodes. The package keeps nothing on disk, and in memory only the sends under way,
+// the connections of sliding sync (package sliding) and the counters of rate limits. /sync tokens are stream positions, so they survive restarts.
 //
-// LIMITS: no media, pushers or sliding sync yet (404 M_UNRECOGNIZED); of users of other servers no devices are known; lazy_load_members is
+// LIMITS: no media, or pushers yet (404 M_UNRECOGNIZED); of users of other servers no devices are known; lazy_load_members is
 // answered with all members in /sync (a superset); unread counts are not computed and left out.
 package clientapi
 
@@ -30,6 +30,7 @@ import (
 	"sync"
 
 	"tarn/account"
+	"tarn/clientapi/sliding"
 	"tarn/matrix"
 	"tarn/room"
 	"tarn/store"
@@ -70,6 +71,7 @@ type API struct {
 	log      *slog.Logger
 	mux      *http.ServeMux
 	sending  sending
+	conns    sliding.Conns
 	register limiter // registrations, by remote address
 
 	// edits serialise a user's read-modify-write requests (tags, profile fields): held for one request's database work.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"tarn/account"
+	"tarn/clientapi/sliding"
 	"tarn/matrix"
 	"tarn/room"
 	"tarn/store"
@@ -79,6 +80,9 @@ var classes = []struct {
 	{room.ErrBadVersion, 400, matrix.ErrcodeUnsupportedRoomVersion, "this room version is not supported"},
 	{room.ErrBadEvent, 400, matrix.ErrcodeBadJSON, ""},
 	{room.ErrAliasInUse, 400, matrix.ErrcodeRoomInUse, "this alias is taken"},
+
+	{sliding.ErrUnknownPos, 400, matrix.ErrcodeUnknownPos, "this position is not known any more: begin anew, without one"},
+	{sliding.ErrRequest, 400, matrix.ErrcodeInvalidParam, ""},
 
 	{store.ErrDiskFull, http.StatusInsufficientStorage, matrix.ErrcodeUnknown, "the node's disk is full"},
 }

@@ -102,8 +102,9 @@ var table = []route{
 	{"DELETE", old, "/room_keys/keys/{room}", user, 0, (*API).deleteBackup},
 	{"DELETE", old, "/room_keys/keys/{room}/{session}", user, 0, (*API).deleteBackup},
 
-	// Sync and filters: sync.go, filter.go
+	// Sync and filters: sync.go, slidingsync.go, filter.go
 	{"GET", old, "/sync", user, 0, (*API).sync},
+	{"POST", root, "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", user, largeBody, (*API).slidingSync},
 	{"POST", old, "/user/{user}/filter", user, smallBody, (*API).addFilter},
 	{"GET", old, "/user/{user}/filter/{filter}", user, 0, (*API).getFilter},
 

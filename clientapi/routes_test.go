@@ -188,8 +188,8 @@ func TestVersionsAndCapabilitiesTellWhatIsThere(t *testing.T) {
 	if !has["v1.4"] || !has["r0.6.1"] {
 		t.Errorf("versions: %v", v)
 	}
-	if f, ok := v["unstable_features"].(obj); !ok || len(f) != 0 {
-		t.Errorf("unstable_features names something: %v", v)
+	if f, ok := v["unstable_features"].(obj); !ok || f["org.matrix.simplified_msc3575"] != true {
+		t.Errorf("unstable_features: %v", v)
 	}
 	c := n.person("alice").do("GET", "/capabilities", nil).ok()
 	if at(c, "capabilities", "m.room_versions", "default") != "12" ||

@@ -32,6 +32,7 @@ const (
 	TypeTombstone         = "m.room.tombstone"
 	TypeMessage           = "m.room.message"
 	TypeEncrypted         = "m.room.encrypted"
+	TypeSpaceChild        = "m.space.child"
 )
 
 // The memberships.

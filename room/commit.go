@@ -46,6 +46,12 @@ func (p *plan) commit() (store.Pos, error) {
 		// Before anything of this can be seen: a Sync that finds it too great looks and finds nothing.
 		l.last.Store(max(l.last.Load(), uint64(pos)))
 		p.row.last = seqOf(pos, max(0, len(p.fresh)-1))
+		for i, h := range p.fresh {
+			if e := p.changed[h]; e.shown && bumps(e.ev) {
+				p.row.bump = seqOf(pos, i)
+				l.bump.Store(max(l.bump.Load(), uint64(p.row.bump)))
+			}
+		}
 		return topics, p.write(txn, pos, states)
 	})
 	if err != nil {

@@ -58,6 +58,8 @@ type live struct {
 	// transaction that it belongs to becomes visible, so that Sync never passes over a room that has something new.
 	last     atomic.Uint64
 	receipts atomic.Uint64 // the same for receipts
+	bump     atomic.Uint64 // the seq of roomRow.bump, likewise
+	facts    atomic.Pointer[stateFacts]
 
 	queue queue // sends that wait for lock
 
@@ -158,6 +160,7 @@ func (r *Rooms) get(room matrix.RoomID) (*live, error) {
 	// What was committed since that snapshot was committed through a live form; there was none, so nothing was.
 	l.last.Store(uint64(q.row.last.pos()))
 	l.receipts.Store(uint64(receipts))
+	l.bump.Store(uint64(q.row.bump))
 	r.live[room], r.numbered[l.n] = l, l
 	return l, nil
 }

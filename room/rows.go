@@ -19,6 +19,7 @@ type roomRow struct {
 	nextID  uint32 // the next state id
 	clock   int64  // milliseconds of the newest own event
 	last    seq    // of the newest transaction
+	bump    seq    // of the newest event by which the room goes to the top of lists (slide.go)
 	// The floor: events of the snapshot that the room was joined from have no known state of their own. Those not deeper than
 	// floorDepth count as having the state floor (snapshot.go). What is less deep than pastDepth is older than the
 	// snapshot's history. 0: the room is known from its beginning.
@@ -88,7 +89,7 @@ func (r *roomRow) encode() []byte {
 	b = append(b, 1, flags) // form 1
 	b = appendText(b, string(r.id))
 	b = appendText(b, string(r.version))
-	for _, v := range []uint64{uint64(r.current), uint64(r.nextID), uint64(r.clock), uint64(r.last), uint64(r.floor), uint64(r.floorDepth), uint64(r.pastDepth)} {
+	for _, v := range []uint64{uint64(r.current), uint64(r.nextID), uint64(r.clock), uint64(r.last), uint64(r.floor), uint64(r.floorDepth), uint64(r.pastDepth), uint64(r.bump)} {
 		b = binary.AppendUvarint(b, v)
 	}
 	b = binary.AppendUvarint(b, uint64(len(r.heads)))
@@ -107,6 +108,7 @@ func decodeRoom(v []byte) (roomRow, error) {
 	r.current, r.nextID = uint32(d.uvarint()), uint32(d.uvarint())
 	r.clock, r.last = int64(d.uvarint()), seq(d.uvarint())
 	r.floor, r.floorDepth, r.pastDepth = uint32(d.uvarint()), int64(d.uvarint()), int64(d.uvarint())
+	r.bump = seq(d.uvarint())
 	n := d.uvarint()
 	for i := uint64(0); i < n && !d.bad; i++ {
 		r.heads = append(r.heads, d.hash())

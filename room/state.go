@@ -75,6 +75,30 @@ func (r *Rooms) State(user matrix.UserID, room matrix.RoomID) ([]*matrix.Event, 
 	return out, err
 }
 
+// StateOf reads those pieces of it that keep keeps.
+func (r *Rooms) StateOf(user matrix.UserID, room matrix.RoomID, keep func(matrix.StateKey) bool) ([]*matrix.Event, error) {
+	var out []*matrix.Event
+	err := r.read(room, func(q *reading) error {
+		id, err := q.stateFor(user)
+		if err != nil {
+			return err
+		}
+		s, err := q.state(id)
+		if err != nil {
+			return err
+		}
+		some := dag.State{}
+		for k, v := range s {
+			if keep(k) {
+				some[k] = v
+			}
+		}
+		out, err = q.eventsOf(some)
+		return err
+	})
+	return out, err
+}
+
 // StateEvent reads one piece of it; ErrNoState.
 func (r *Rooms) StateEvent(user matrix.UserID, room matrix.RoomID, k matrix.StateKey) (*matrix.Event, error) {
 	var out *matrix.Event

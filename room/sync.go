@@ -47,6 +47,18 @@ type SyncOptions struct {
 	IncludeLeave  bool
 	KeepRoom      func(matrix.RoomID) bool // nil: all
 	KeepTimeline  func(*matrix.Event) bool // nil: all
+	// Wish, if there, makes State that at the timeline's end instead of its start (MSC4222), as far as it is wished for
+	// once the timeline is known.
+	Wish func(*Change) Wish
+
+	expand bool // the timeline goes back beyond since (slide.go)
+}
+
+// Wish says which state is wanted of a room.
+type Wish struct {
+	Changed func(matrix.StateKey) bool // of what changed since; nil: nothing
+	All     func(matrix.StateKey) bool // of the whole state, changed or not; nil: nothing
+	Also    []matrix.StateKey          // changed or not
 }
 
 // defaultTimeline is how many events a room's timeline has if nothing is said.
@@ -154,20 +166,25 @@ func (q *reading) standingAt(u matrix.UserID, at seq) (standing, error) {
 	return out, err
 }
 
-func (s *syncing) change() (Change, bool, error) {
-	now := standing{s.row.membership, s.row.place, s.row.event}
-	var err error
+// standings are the user's at upTo and at since.
+func (s *syncing) standings() (now, then standing, err error) {
+	now = standing{s.row.membership, s.row.place, s.row.event}
 	if s.row.place > cut(s.upTo) {
 		// It changed after upTo: that is for the next Sync.
 		if now, err = s.q.standingAt(s.user, cut(s.upTo)); err != nil {
-			return Change{}, false, err
+			return now, then, err
 		}
 	}
-	var then standing
 	if s.since != 0 {
-		if then, err = s.q.standingAt(s.user, cut(s.since)); err != nil {
-			return Change{}, false, err
-		}
+		then, err = s.q.standingAt(s.user, cut(s.since))
+	}
+	return now, then, err
+}
+
+func (s *syncing) change() (Change, bool, error) {
+	now, then, err := s.standings()
+	if err != nil {
+		return Change{}, false, err
 	}
 	c := Change{Room: s.q.row.id, Membership: now.membership}
 	changed := now.place > cut(s.since) || s.since == 0
@@ -275,7 +292,10 @@ func (s *syncing) timeline(c *Change, y *eyes, base, end seq, full bool) error {
 	var places []seq
 	var next seq
 	var err error
-	if s.l.last.Load() > uint64(base.pos()) || base == 0 {
+	if s.o.expand {
+		low = 0
+	}
+	if s.l.last.Load() > uint64(base.pos()) || low == 0 {
 		if events, places, next, c.Limited, err = y.collect(end, low, true, s.o.TimelineLimit, s.o.Device, keep); err != nil {
 			return err
 		}
@@ -290,7 +310,55 @@ func (s *syncing) timeline(c *Change, y *eyes, base, end seq, full bool) error {
 		start = next
 	}
 	c.PrevBatch = start.token()
+	if s.o.Wish != nil {
+		return s.wished(c, base, end, full)
+	}
 	return s.state(c, base, start, end, full)
+}
+
+// wished fills in the state at end that the reader wishes for.
+func (s *syncing) wished(c *Change, base, end seq, full bool) error {
+	wish := s.o.Wish(c)
+	want, err := s.q.nowAt(end)
+	if err != nil {
+		return err
+	}
+	had := uint32(0)
+	if !full {
+		if had, err = s.q.nowAt(base); err != nil {
+			return err
+		}
+	}
+	now, err := s.q.state(want)
+	if err != nil {
+		return err
+	}
+	out := dag.State{}
+	if want != had && wish.Changed != nil {
+		before, err := s.q.state(had)
+		if err != nil {
+			return err
+		}
+		for k, id := range now {
+			if before[k] != id && wish.Changed(k) {
+				out[k] = id
+			}
+		}
+	}
+	if wish.All != nil {
+		for k, id := range now {
+			if wish.All(k) {
+				out[k] = id
+			}
+		}
+	}
+	for _, k := range wish.Also {
+		if id, ok := now[k]; ok {
+			out[k] = id
+		}
+	}
+	c.State, err = s.q.eventsOf(out)
+	return err
 }
 
 // state fills in what the client must know before the timeline, so that it ends with what holds at end.
