@@ -100,6 +100,33 @@ func (c *chain) next() (id, key, ad []byte) {
 	return id, key, ad
 }
 
+// decapsulate is SPEC §5.4.
+func decapsulate(t *testing.T, seed, ct []byte, epoch uint32) []byte {
+	t.Helper()
+	k, err := hpke.MLKEM768X25519().NewPrivateKey(seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := hpke.NewRecipient(ct, k, hpke.HKDFSHA256(), hpke.ChaCha20Poly1305(), cat([]byte("tarn/1 ratchet kem\x00"), u32(epoch)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ss, err := r.Export("tarn/1 ratchet shared", 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ss
+}
+
+// turnedRoot is SPEC §5.4 and, with other labels, §7.9.
+func turnedRoot(transcript, info string, secret, shared []byte, epoch uint32, initiatorOffers bool, public, ct []byte) []byte {
+	who := byte(0)
+	if initiatorOffers {
+		who = 1
+	}
+	return kdf(cat(secret, shared), sum256([]byte("tarn/1 ratchet "+transcript+"\x00"), u32(epoch), []byte{who}, public, ct), "tarn/1 ratchet "+info, 32)
+}
+
 func sealZero(key, plaintext, ad []byte) []byte {
 	a, err := chacha20poly1305.New(key)
 	if err != nil {
@@ -343,18 +370,42 @@ func TestCheckedInVectors(t *testing.T) {
 		}
 	}
 
-	var streams []struct {
-		Root, Plaintext string
-		Epoch           uint32
-		Initiator       bool
-		Slots           []struct {
-			Index        uint64
-			ID, Key, Box string
+	var ratchets struct {
+		Streams []struct {
+			Root, Plaintext string
+			Epoch           uint32
+			Initiator       bool
+			Slots           []struct {
+				Index        uint64
+				ID, Key, Box string
+			}
+		}
+		Turns []struct {
+			Seed, Carry, Public, Ciphertext, Shared, Root string
+			Epoch                                         uint32
+			InitiatorOffers                               bool   `json:"initiator_offers"`
+			RecoveryRoot                                  string `json:"recovery_root"`
 		}
 	}
-	decodeFile(t, "../crypto/ratchet/testdata/vectors.json", &streams)
+	decodeFile(t, "../crypto/ratchet/testdata/vectors.json", &ratchets)
+	if len(ratchets.Turns) == 0 {
+		t.Error("ratchet: no turn")
+	}
+	for _, v := range ratchets.Turns {
+		unhex := func(s string) []byte { return block{"": s}.hex("") }
+		shared := decapsulate(t, unhex(v.Seed), unhex(v.Ciphertext), v.Epoch)
+		for what, c := range map[string]struct{ got, want []byte }{
+			"shared secret": {shared, unhex(v.Shared)},
+			"root":          {turnedRoot("turn", "root", unhex(v.Carry), shared, v.Epoch, v.InitiatorOffers, unhex(v.Public), unhex(v.Ciphertext)), unhex(v.Root)},
+			"recovery":      {turnedRoot("recovery", "recovery root", unhex(v.Carry), shared, v.Epoch, v.InitiatorOffers, unhex(v.Public), unhex(v.Ciphertext)), unhex(v.RecoveryRoot)},
+		} {
+			if !bytes.Equal(c.got, c.want) {
+				t.Errorf("ratchet: %s of a turn to epoch %d", what, v.Epoch)
+			}
+		}
+	}
 	slots := 0
-	for _, v := range streams {
+	for _, v := range ratchets.Streams {
 		sender := "responder"
 		if v.Initiator {
 			sender = "initiator"
