@@ -36,8 +36,10 @@ var layers = map[string][]string{
 	"replicate":           {"matrix", "dag", "room", "account", "bundle", "mailbox", "store", "crypto/*"},
 	"clientapi":           {"clientapi/*", "matrix", "room", "account", "store"}, // store: Pos and Stream, what a /sync token is and waits on
 	"clientapi/sliding":   {"matrix", "store"},
+	"mailbox/front":       {"mailbox", "crypto/*", "internal/durable"}, // hands requests on through interfaces
+	"mailbox/courier":     {"mailbox", "crypto/*"},
 	"mailbox/store":       {"mailbox", "store", "crypto/*", "internal/durable"},
-	"mailbox/mailboxtest": {"mailbox", "mailbox/store", "store", "crypto/*"},
+	"mailbox/mailboxtest": {"mailbox", "mailbox/*", "store", "crypto/*"},
 	"configs":             {"mailbox", "replicate", "onion"},
 	"admin":               {"internal/*"},
 	"cmd/node":            {"!mailbox/store", "!mailbox/courier", "*"},

@@ -134,14 +134,16 @@ func (s *second) descriptor() {
 	copy(up, []byte{1, 1, 0, 0, 0, 0, 0, 0})
 	down := s.transact(up)
 	s.must(down[0] == 1, "not a descriptor")
-	n := int(down[82])
-	end := 83 - 1 + n*1220
+	n := int(down[115])
+	end := 116 - 1 + n*1220
 	s.must(down[1+end] == 0, "the mailbox wants tokens")
 	end += 12 + 32*int(down[1+end+11])
 	body, sig := down[1:1+end], down[1+end:1+end+64]
 	s.must(ed25519.Verify(s.store, cat([]byte("tarn/1 mailbox descriptor\x00"), body), sig), "the onion key did not sign the descriptor")
 	r := &reader{s.t, body}
 	s.must(r.take(1)[0] == 1 && bytes.Equal(r.take(32), s.store), "geometry or onion")
+	s.must(r.take(1)[0]&1 == 1, "no store")
+	r.take(32) // family
 	s.bucket = binary.BigEndian.Uint64(r.take(8))
 	s.must(binary.BigEndian.Uint64(r.take(8)) >= s.bucket, "ttl")
 	s.digests = r.take(32)

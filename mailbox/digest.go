@@ -14,8 +14,8 @@ import (
 
 // Limits of the digest.
 const (
-	// Levels is the number of page levels: 0 (one bucket), 1 (60 buckets), 2 (1440 buckets).
-	Levels = 3
+	// Levels is the number of page levels: 0 (one bucket), 1 (6 buckets), 2 (60 buckets), 3 (1440 buckets).
+	Levels = 4
 	// PageHandles is the number of handles in every part of a page but its last.
 	PageHandles = 1000
 
@@ -27,7 +27,7 @@ const (
 var ErrPage = errors.New("mailbox: invalid digest page")
 
 // PageAddr names a digest page by time alone: the same for everybody, so that it names no reader.
-// Level 0 is one bucket (Descriptor.Bucket long), level 1 is 60 buckets, level 2 is 1440.
+// Level 0 is one bucket (Descriptor.Bucket long), level 1 is 6 buckets, level 2 is 60, level 3 is 1440.
 type PageAddr struct {
 	Level uint8
 	Index uint64 // time / (bucket * LevelSpan)
@@ -41,12 +41,12 @@ type Page struct {
 	Handles []Handle // sorted
 }
 
-// LevelSpan is how many buckets a page of the level covers: 1, 60 or 1440; 0 for a level that does not exist.
+// LevelSpan is how many buckets a page of the level covers: 1, 6, 60 or 1440; 0 for a level that does not exist.
 func LevelSpan(level uint8) uint64 {
 	if level >= Levels {
 		return 0
 	}
-	return [Levels]uint64{1, 60, 1440}[level]
+	return [Levels]uint64{1, 6, 60, 1440}[level]
 }
 
 // BucketAt is the bucket of t when buckets are bucket long: whole buckets since 1970 (0 before).

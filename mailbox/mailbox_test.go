@@ -39,7 +39,7 @@ func newTestStore(t testing.TB) testStore {
 }
 
 func (s testStore) descriptor(epochs ...uint32) Descriptor {
-	d := Descriptor{Bucket: 10 * time.Second, TTL: 336 * time.Hour, Signing: s.signing.Public().(ed25519.PublicKey)}
+	d := Descriptor{Roles: RoleStore, Bucket: 10 * time.Second, TTL: 336 * time.Hour, Signing: s.signing.Public().(ed25519.PublicKey)}
 	for _, e := range epochs {
 		d.Keys = append(d.Keys, RequestKey{e, s.request.Public().Bytes()})
 	}
@@ -224,7 +224,7 @@ func TestPageAddressesCoverTimeWithoutGaps(t *testing.T) {
 			}
 		}
 	})
-	for _, p := range []PageAddr{{Level: 3}, {Level: 255}, {Index: 1<<64 - 1}, {Level: 2, Index: 1 << 62}} {
+	for _, p := range []PageAddr{{Level: Levels}, {Level: 255}, {Index: 1<<64 - 1}, {Level: 2, Index: 1 << 62}} {
 		if _, _, ok := p.Buckets(); ok {
 			t.Errorf("%+v has buckets", p)
 		}
@@ -310,7 +310,7 @@ func TestDescriptorRequestHasAHeaderAndIsRandom(t *testing.T) {
 	if a == b {
 		t.Error("the filler is not random")
 	}
-	for i, v := range map[int]byte{0: 2, 1: 3, 2: 1, 3: 1, 7: 1} {
+	for i, v := range map[int]byte{0: 2, 1: 9, 2: 1, 3: 1, 7: 1} {
 		c := a
 		c[i] = v
 		if _, err := ParseHeader(&c); !errors.Is(err, ErrRequest) {

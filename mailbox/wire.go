@@ -17,22 +17,28 @@ var ErrRequest = errors.New("mailbox: malformed request")
 // Kind of a request, in its header.
 type Kind byte
 
-// The kinds. Both have the same size, and so have their answers.
+// The kinds: what the first UpSize bytes of a connection are. All have the same size, and so have their answers; after
+// the last two the connection stays.
 const (
 	KindDescriptor Kind = 1 // random bytes follow; asks for the descriptor, which has the key that all else needs
-	KindSealed     Kind = 2 // an HPKE box follows
+	KindSealed     Kind = 2 // an HPKE box follows: a request to the store, in direct mode
+	KindSession    Kind = 3 // an HPKE box follows: a node's Hello to the courier
+	KindLink       Kind = 4 // random bytes follow: a courier wants to hand over the sealed requests of others
 )
 
 // Clear is the first byte of an answer: what kind of answer follows. It is the only byte in clear.
 type Clear byte
 
-// The kinds of answer. After the last three come random bytes: nobody can tell them from a sealed answer but by this byte.
+// The kinds of answer. After those from ClearStale on come random bytes: nobody can tell them from a sealed answer but
+// by this byte.
 const (
 	ClearSealed     Clear = 0 // an answer sealed with the request's Reply
 	ClearDescriptor Clear = 1 // a descriptor, zeros
 	ClearStale      Clear = 2 // the store has no key of that epoch (any more)
 	ClearBusy       Clear = 3 // the store is overloaded and did not look at the request
-	ClearRefused    Clear = 4 // another geometry or kind, or the box does not open
+	ClearRefused    Clear = 4 // another geometry or kind, a role that is off, or the box does not open
+	// ClearUnreachable only comes in a session: the courier could not bring the request to its target, or got no answer.
+	ClearUnreachable Clear = 5
 )
 
 // Op is what a sealed request asks for.
@@ -70,7 +76,7 @@ const (
 // Header is the part of a request in clear.
 type Header struct {
 	Kind  Kind
-	Epoch uint32 // of the key that the box is sealed to; 0 for KindDescriptor
+	Epoch uint32 // of the key that the box is sealed to; 0 for KindDescriptor and KindLink
 }
 
 // ParseHeader reads the header; another geometry, an unknown kind or an unused bit that is set are ErrRequest.
@@ -81,7 +87,7 @@ func ParseHeader(up *[UpSize]byte) (Header, error) {
 		return Header{}, fmt.Errorf("%w: geometry %d", ErrRequest, up[0])
 	case up[2] != 0 || up[3] != 0:
 		return Header{}, fmt.Errorf("%w: reserved bytes", ErrRequest)
-	case h.Kind == KindDescriptor && h.Epoch == 0, h.Kind == KindSealed:
+	case (h.Kind == KindDescriptor || h.Kind == KindLink) && h.Epoch == 0, h.Kind == KindSealed, h.Kind == KindSession:
 		return h, nil
 	}
 	return Header{}, fmt.Errorf("%w: kind %d", ErrRequest, h.Kind)

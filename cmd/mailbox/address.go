@@ -10,7 +10,7 @@ import (
 	"tarn/internal/cli"
 
 	"tarn/internal/termqr"
-	"tarn/mailbox/store"
+	"tarn/mailbox/front"
 )
 
 // cmdAddress prints the line that others need; the mailbox need not run.
@@ -28,7 +28,7 @@ func cmdAddress(_ context.Context, e cli.Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	line := store.AddressOf(key).String()
+	line := front.AddressOf(key).String()
 	err = f.Show(e, map[string]string{"address": line}, func(w io.Writer) { fmt.Fprintln(w, line) })
 	if err == nil && !f.JSON && !*noQR {
 		err = termqr.Write(e.Err, line)

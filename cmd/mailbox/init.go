@@ -13,7 +13,7 @@ import (
 	"tarn/configs"
 	"tarn/internal/cli"
 	"tarn/internal/durable"
-	"tarn/mailbox/store"
+	"tarn/mailbox/front"
 	"tarn/onion"
 )
 
@@ -83,7 +83,7 @@ func makeMailbox(cfg configs.Mailbox, file string) (res initResult, err error) {
 		return res, err
 	}
 	return initResult{
-		Address: store.AddressOf(onion.KeyFromSeed(seed)).String(),
+		Address: front.AddressOf(onion.KeyFromSeed(seed)).String(),
 		Config:  file,
 		Next:    program.Next(file, "run", "status", "address"),
 	}, nil

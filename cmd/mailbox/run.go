@@ -21,6 +21,7 @@ import (
 	"tarn/internal/control"
 	"tarn/internal/durable"
 	"tarn/mailbox"
+	"tarn/mailbox/front"
 	"tarn/mailbox/store"
 	"tarn/onion"
 )
@@ -31,6 +32,8 @@ type running struct {
 	log     *slog.Logger
 	tor     *onion.Tor
 	store   *store.Server
+	keys    *front.Keys
+	door    *front.Server
 	listen  net.Listener
 	unlock  func() error
 	started time.Time
@@ -59,7 +62,7 @@ func cmdRun(ctx context.Context, e cli.Env, args []string) (err error) {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.runTor(ctx) })
-	g.Go(func() error { return m.store.Run(ctx, m.listen) })
+	g.Go(func() error { return m.door.Run(ctx, m.listen) })
 	g.Go(func() error {
 		return control.Serve(ctx, filepath.Join(cfg.DataDir, socketName), map[string]control.Handler{
 			"status": func(context.Context, json.RawMessage) (any, error) { return m.status() },
@@ -90,9 +93,20 @@ func open(ctx context.Context, cfg configs.Mailbox, log *slog.Logger) (_ *runnin
 	m.tor = onion.New(tc)
 	m.store, err = store.New(store.Config{
 		Dir: filepath.Join(cfg.DataDir, "store"), Onion: key, TTL: cfg.TTL, Bucket: cfg.DigestBucket, ExpiryUnit: cfg.ExpiryUnit,
-		Quota: int64(cfg.Quota), Reserve: int64(cfg.Reserve), MaxConns: cfg.MaxConnections, Log: log,
+		Quota: int64(cfg.Quota), Reserve: int64(cfg.Reserve), Log: log,
 	})
 	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.store.Close())
+		}
+	}()
+	if m.keys, err = front.OpenKeys(filepath.Join(cfg.DataDir, "keys"), key, m.store.About); err != nil {
+		return nil, err
+	}
+	if m.door, err = front.New(front.Config{Keys: m.keys, Store: m.store, MaxConns: cfg.MaxConnections, Log: log}); err != nil {
 		return nil, err
 	}
 	var opts []onion.ListenOption
@@ -102,7 +116,7 @@ func open(ctx context.Context, cfg configs.Mailbox, log *slog.Logger) (_ *runnin
 	if cfg.Tor.Mode == string(onion.Off) {
 		m.listen = newSilence()
 	} else if m.listen, err = m.tor.Listen(ctx, key, mailbox.Port, opts...); err != nil {
-		return nil, errors.Join(err, m.store.Close())
+		return nil, err
 	}
 	return m, nil
 }

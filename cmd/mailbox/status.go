@@ -54,7 +54,7 @@ func (m *running) status() (status, error) {
 	free, err := cli.DiskFree(m.cfg.DataDir)
 	return status{
 		Free: free, Full: free < int64(m.cfg.Reserve),
-		Address: m.store.Address().String(), Uptime: time.Since(m.started).Round(time.Second).String(), Tor: torStatus(m.tor.Status()),
+		Address: m.keys.Address().String(), Uptime: time.Since(m.started).Round(time.Second).String(), Tor: torStatus(m.tor.Status()),
 		Boxes: u.Boxes, Bytes: u.Bytes, Quota: u.Quota, Faults: m.store.Faults(),
 	}, err
 }

@@ -3,7 +3,9 @@
 package sealed
 
 import (
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -51,4 +53,15 @@ func (r *Reply) Open(box []byte) ([]byte, error) {
 		return nil, ErrOpen
 	}
 	return out, nil
+}
+
+// Derive is a key of n bytes for another purpose than the answer, for instance one direction of a session:
+// HKDF-SHA256 of the answer's key with that salt and label. Both ends of the request derive the same. Labels that differ
+// give keys that tell nothing of each other, nor of the answer's.
+func (r *Reply) Derive(salt []byte, label string, n int) []byte {
+	k, err := hkdf.Key(sha256.New, r.key[:], salt, label, n)
+	if err != nil {
+		panic("sealed: " + err.Error()) // n is a constant of the caller's, far below the limit
+	}
+	return k
 }

@@ -175,6 +175,25 @@ func TestReplayedRequestIsAnsweredWithANewNonce(t *testing.T) {
 	}
 }
 
+func TestBothEndsDeriveTheSameKeys(t *testing.T) {
+	k := must[*sealed.PrivateKey](t)(sealed.Generate())
+	box, a, err := k.Public().Seal([]byte("info"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, b, err := k.Open([]byte("info"), box)
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := a.Derive([]byte("salt"), "up", 32)
+	if len(up) != 32 || !bytes.Equal(up, b.Derive([]byte("salt"), "up", 32)) {
+		t.Error("the two ends differ")
+	}
+	if bytes.Equal(up, b.Derive([]byte("salt"), "down", 32)) || bytes.Equal(up, b.Derive([]byte("other"), "up", 32)) {
+		t.Error("another label or salt gives the same key")
+	}
+}
+
 func TestKeysOfWrongSizeAreRefused(t *testing.T) {
 	for _, n := range []int{0, 1, sealed.PrivateKeySize - 1, sealed.PrivateKeySize + 1} {
 		if _, err := sealed.ParsePrivateKey(make([]byte, n)); !errors.Is(err, sealed.ErrKey) {

@@ -5,12 +5,14 @@
 //
 // Problem: os.WriteFile may leave an empty or half-written file after a power loss, and two processes with one
 // database destroy it. Invariants: when WriteFile returns nil, file and directory entry are on the disk; a lock
-// ends with its process, however it ends.
+// ends with its process, however it ends; what Shred removed was overwritten before (on a file system that copies on
+// write, or an SSD, old sectors may survive).
 package durable
 
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -46,6 +48,29 @@ func SyncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// Shred overwrites a small file, syncs that, and removes the file, durably. A file that is not there is no error.
+// A crash leaves the file whole, overwritten, or gone: the caller tries again.
+func Shred(name string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	fi, err := f.Stat()
+	if err == nil {
+		_, err = f.WriteAt(make([]byte, fi.Size()), 0)
+	}
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Remove(name); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(name))
 }
 
 // Lock holds dir for this process, by flock on dir/LOCK; ErrLocked if another process has it.

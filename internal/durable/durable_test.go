@@ -3,7 +3,9 @@
 package durable
 
 import (
+	"bytes"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -92,4 +94,30 @@ func TestLockEndsWithItsProcessAlsoWhenKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	unlock()
+}
+
+func TestShredOverwritesAndRemoves(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(name, []byte("secret secret secret secret 1234"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(name) // keeps the removed file in reach
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := Shred(name); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 100)
+	n, _ := f.Read(got)
+	if n != 32 || !bytes.Equal(got[:n], make([]byte, 32)) {
+		t.Errorf("the file still had %q", got[:n])
+	}
+	if _, err := os.Stat(name); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is there: %v", err)
+	}
+	if err := Shred(name); err != nil { // not there: fine
+		t.Error(err)
+	}
 }

@@ -16,12 +16,14 @@ import (
 	"crypto/rand"
 	"errors"
 	"net"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"tarn/mailbox"
+	"tarn/mailbox/front"
 	"tarn/mailbox/store"
 )
 
@@ -33,7 +35,7 @@ type Mailbox struct {
 	// Faults is how it misbehaves.
 	Faults *Faults
 
-	cfg    store.Config
+	keys   *front.Keys
 	engine *faulty
 	dial   func(ctx context.Context, addr, isolation string) (net.Conn, error)
 
@@ -53,6 +55,8 @@ type Option func(*options)
 
 type options struct {
 	cfg    store.Config
+	front  front.Config
+	family string
 	listen func(key ed25519.PrivateKey, port int) (net.Listener, error)
 	dialer mailbox.Dialer
 }
@@ -60,6 +64,12 @@ type options struct {
 // WithConfig lets edit change the store's configuration (TTL, bucket, quota, directory…). By default everything lies
 // in memory, with the store's defaults for the rest.
 func WithConfig(edit func(*store.Config)) Option { return func(o *options) { edit(&o.cfg) } }
+
+// WithFront lets edit change the configuration of the mailbox's door (numbers of connections, times).
+func WithFront(edit func(*front.Config)) Option { return func(o *options) { edit(&o.front) } }
+
+// WithFamily sets the operator's label.
+func WithFamily(family string) Option { return func(o *options) { o.family = family } }
 
 // WithNetwork serves the mailbox on a network, for instance a host of oniontest, instead of on pipes: listen offers
 // its onion, and dialer is what Dialer returns (faults of the wire and the log still apply).
@@ -86,8 +96,24 @@ func New(t testing.TB, opt ...Option) *Mailbox {
 		m.engine = &faulty{Engine: o.cfg.Engine, faults: m.Faults}
 		o.cfg.Engine = m.engine
 	}
-	m.cfg = o.cfg
 	server, err := store.New(o.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := o.cfg.Dir
+	if dir != "" {
+		dir = filepath.Join(dir, "keys")
+	}
+	m.keys, err = front.OpenKeys(dir, o.cfg.Onion, func(now time.Time) (mailbox.Descriptor, error) {
+		d, err := server.About(now)
+		d.Family = o.family
+		return d, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.front.Keys, o.front.Store = m.keys, server
+	door, err := front.New(o.front)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +129,7 @@ func New(t testing.TB, opt ...Option) *Mailbox {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- server.Run(ctx, ln) }()
+	go func() { done <- door.Run(ctx, ln) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -114,7 +140,7 @@ func New(t testing.TB, opt ...Option) *Mailbox {
 }
 
 // Address is the line that its operator would give to others.
-func (m *Mailbox) Address() mailbox.Address { return store.AddressOf(m.cfg.Onion) }
+func (m *Mailbox) Address() mailbox.Address { return m.keys.Address() }
 
 // Dialer reaches this mailbox, and nothing else.
 func (m *Mailbox) Dialer() mailbox.Dialer { return Dialer(m) }

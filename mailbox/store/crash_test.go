@@ -37,7 +37,7 @@ func derivedBox(id mailbox.BoxID) *[mailbox.BoxSize]byte {
 func crashConfig(dir string) store.Config {
 	seed := sha256.Sum256([]byte("crash"))
 	// The unit is short, so that databases are made and destroyed all the while; boxes live longer than the test.
-	return store.Config{Dir: dir, Onion: ed25519.NewKeyFromSeed(seed[:]), TTL: time.Hour, ExpiryUnit: time.Second, Bucket: 50 * time.Millisecond, AnswerTime: -1}
+	return store.Config{Dir: dir, Onion: ed25519.NewKeyFromSeed(seed[:]), TTL: time.Hour, ExpiryUnit: time.Second, Bucket: 50 * time.Millisecond}
 }
 
 // TestCrashChild is the process that is killed: it stores boxes from many clients and prints each id that was acknowledged.
@@ -46,7 +46,7 @@ func TestCrashChild(t *testing.T) {
 	if dir == "" {
 		t.Skip("not a test: the child of TestKilledStoreLosesNoAcknowledgedBox")
 	}
-	pipe, _ := newStore(t, crashConfig(dir))
+	pipe, _ := newStore(t, crashConfig(dir), -1)
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
@@ -108,7 +108,7 @@ func TestKilledStoreLosesNoAcknowledgedBox(t *testing.T) {
 		t.Logf("round %d: %d acknowledged so far", round, len(acked))
 	}
 	began := time.Now()
-	pipe, stop := newStore(t, crashConfig(dir))
+	pipe, stop := newStore(t, crashConfig(dir), -1)
 	t.Logf("reopened in %v", time.Since(began).Round(time.Millisecond))
 	c := mailbox.NewClient(pipe.addr, pipe)
 	_, err := c.Descriptor(t.Context())

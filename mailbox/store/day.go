@@ -41,7 +41,7 @@ type day struct {
 	boxes int64 // changed by the one writer only
 }
 
-func (y *day) keyFile() string { return y.dir + keySuffix }
+func (y *day) keyFile() string { return y.dir + ".key" }
 
 // readKey reads the day's key; fs.ErrNotExist if there is none.
 func (y *day) readKey() error {
@@ -232,7 +232,7 @@ func (y *day) close() error {
 //  3. It is removed.
 func (y *day) destroy() error {
 	err := y.close() // even when closing fails (a full disk), what is there must go
-	if err2 := shred(y.keyFile()); err2 != nil {
+	if err2 := durable.Shred(y.keyFile()); err2 != nil {
 		return fmt.Errorf("destroy the key of expired boxes: %w", errors.Join(err, err2))
 	}
 	return y.bury()

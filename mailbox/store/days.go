@@ -90,7 +90,7 @@ func OpenDays(cfg DaysConfig) (_ *Days, err error) {
 		case strings.HasSuffix(e.Name(), deadSuffix):
 			err = os.RemoveAll(name)
 		case strings.HasSuffix(e.Name(), ".tmp"): // a key that a crash left half made: nothing is encrypted with it
-			err = shred(name)
+			err = durable.Shred(name)
 		case e.IsDir():
 			err = d.open(e.Name())
 		}

@@ -149,16 +149,16 @@ func TestInterruptedExpiryIsFinishedAtStart(t *testing.T) {
 	dayDir := func(d *Days) string { return d.day(unitOf(now, time.Hour)).dir }
 	for name, interrupt := range map[string]func(t *testing.T, dir string) (gone bool){
 		"the key is destroyed": func(t *testing.T, dir string) bool {
-			must(t, os.Remove(dir+keySuffix))
+			must(t, os.Remove(dir+".key"))
 			return true
 		},
 		"the key is overwritten, not removed, and the directory is renamed": func(t *testing.T, dir string) bool {
-			must(t, os.WriteFile(dir+keySuffix, make([]byte, 32), 0o600))
+			must(t, os.WriteFile(dir+".key", make([]byte, 32), 0o600))
 			must(t, os.Rename(dir, dir+deadSuffix))
 			return true
 		},
 		"half of the directory is deleted": func(t *testing.T, dir string) bool {
-			must(t, os.Remove(dir+keySuffix))
+			must(t, os.Remove(dir+".key"))
 			must(t, os.Rename(dir, dir+deadSuffix))
 			must(t, os.Remove(filepath.Join(dir+deadSuffix, "MANIFEST")))
 			return true
@@ -272,24 +272,6 @@ func TestFullDiskIsFullAndABrokenOneIsAnError(t *testing.T) {
 	if d.Usage().Boxes != 2 || !holds(t, d, boxes[1]) {
 		t.Errorf("after it recovered: %+v", d.Usage())
 	}
-}
-
-func TestShredOverwritesAndRemoves(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "key")
-	must(t, os.WriteFile(name, []byte("secret secret secret secret 1234"), 0o600))
-	f, err := os.Open(name) // keeps the removed file in reach
-	must(t, err)
-	defer f.Close()
-	must(t, shred(name))
-	got := make([]byte, 100)
-	n, _ := f.Read(got)
-	if n != 32 || !bytes.Equal(got[:n], make([]byte, 32)) {
-		t.Errorf("the file still had %q", got[:n])
-	}
-	if _, err := os.Stat(name); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("it is there: %v", err)
-	}
-	must(t, shred(name)) // not there: fine
 }
 
 func TestTwoProcessesOnOneDirectory(t *testing.T) {

@@ -5,7 +5,6 @@ package store
 import (
 	"bytes"
 	"context"
-	"errors"
 	"slices"
 	"time"
 
@@ -16,6 +15,8 @@ import (
 const (
 	groupWait = 5 * time.Millisecond
 	groupMax  = 256 // boxes: 2 MiB
+
+	maxDeposits = 1024 // that wait for a commit; their bytes are their callers'
 )
 
 // deposit is a box that waits for its commit; done gets its one result.
@@ -31,7 +32,7 @@ func (s *Server) put(id mailbox.BoxID, data *[mailbox.BoxSize]byte) error {
 	case s.deposits <- d:
 		return <-d.done
 	default:
-		return mailbox.ErrBusy // the queue holds one for each connection, so this is a stuck disk
+		return mailbox.ErrBusy // the queue is longer than what front works on at once, so this is a stuck disk
 	}
 }
 
@@ -99,7 +100,7 @@ func (s *Server) fault(what string, err error) {
 	}
 }
 
-// sweepLoop forgets what has expired and makes and destroys request keys, until ctx ends.
+// sweepLoop forgets what has expired, until ctx ends.
 func (s *Server) sweepLoop(ctx context.Context) {
 	every := min(max(s.cfg.ExpiryUnit/4, 50*time.Millisecond), time.Minute)
 	tick := time.NewTicker(every)
@@ -119,13 +120,12 @@ func (s *Server) sweepLoop(ctx context.Context) {
 // sweep does what is due at now. First the pages of those boxes are declared gone, durably, then the boxes go: a
 // crash between the two leaves boxes that no page lists, for the next sweep.
 func (s *Server) sweep(now time.Time) error {
-	err := s.keys.rotate(now)
-	last, ok, err2 := s.engine.Expiring(now)
-	if err = errors.Join(err, err2); err2 != nil || !ok {
+	last, ok, err := s.engine.Expiring(now)
+	if err != nil || !ok {
 		return err
 	}
-	if err2 := s.clock.forget(last + 1); err2 != nil {
-		return errors.Join(err, err2)
+	if err := s.clock.forget(last + 1); err != nil {
+		return err
 	}
-	return errors.Join(err, s.engine.Expire(now))
+	return s.engine.Expire(now)
 }

@@ -9,13 +9,14 @@
 // destroyed, and a day lies in a database of its own, which is deleted as a whole ([Days]; Badger's own TTL frees
 // neither disk nor secret).
 //
-// [Server] speaks the protocol over any net.Listener; [Engine] is where boxes lie: [Days] on disk, [Memory] for tests.
+// [Server] carries out requests, which package mailbox/front opens for it; [Engine] is where boxes lie: [Days] on disk,
+// [Memory] for tests.
 //
 // Invariants:
 //   - A PUT is answered OK after its box is synced to the disk. First write wins, by handle.
 //   - A digest page is served only when no box can come into it any more, and never changes afterwards, also over
 //     restarts and with a clock that goes backwards: its bucket is closed on disk first (clock.go).
-//   - Buffers, connections, queues and caches are bounded; a connection's whole life has a deadline.
+//   - Queues and caches are bounded.
 //   - Nothing about a request is logged or counted one by one.
 //
 // Data, under Config.Dir (mode 0700):
@@ -24,7 +25,6 @@
 //	store.json      schema version, and what cannot change later: expiry unit, bucket
 //	clock.json      which buckets are closed, and which are gone
 //	signing.seed    the key that signs digests, 32 bytes
-//	keys/N.key      the request key of day N (since 1970), 32 bytes; destroyed when day N+1 is over
 //	days/N/         a Badger database: the boxes that expire at the end of unit N
 //	days/N.key      the key they are encrypted under, 32 bytes; destroyed first when they expire
 //	days/N.dead/    what is being deleted

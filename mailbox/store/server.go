@@ -5,12 +5,12 @@ package store
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -29,9 +29,6 @@ const (
 	DefaultBucket     = 10 * time.Second
 	DefaultExpiryUnit = 24 * time.Hour
 	DefaultQuota      = 10 << 30 // bytes
-	DefaultMaxConns   = 512
-	DefaultTimeout    = time.Minute
-	DefaultAnswerTime = 25 * time.Millisecond
 )
 
 // Config says what a store is. A zero value is replaced by the default.
@@ -47,31 +44,22 @@ type Config struct {
 	Quota      int64         // bytes of disk for boxes
 	Reserve    int64         // bytes of the file system that stay free (0: package store's default, 64 MiB)
 
-	MaxConns int           // connections at once; each needs about 50 kB
-	Timeout  time.Duration // of a connection's whole life
-	// AnswerTime is how long every answer takes at least, from the last byte of the request. It is longer than nearly
-	// all work, so that who watches connections cannot tell a write from a read, or a hit from a miss.
-	// Negative: not at all (benchmarks).
-	AnswerTime time.Duration
-
 	// Engine keeps the boxes; nil: Days in Dir. The server closes it.
 	Engine Engine
 	// Log gets faults of the machine; nil: nothing.
 	Log *slog.Logger
 }
 
-// Server is one store. It is served by Run.
+// Server is one store: it does what package mailbox/front hands to it.
 type Server struct {
 	cfg    Config
 	engine Engine
 	clock  *bucketClock
-	keys   *requestKeys
 	pages  *pages
+	about  mailbox.Descriptor
 	unlock func() error
 
 	deposits chan deposit
-	conns    conns
-	buffers  sync.Pool // of *buffers
 
 	faultMu sync.Mutex // guards the two below
 	faults  int64
@@ -90,13 +78,8 @@ func (c *Config) defaults() error {
 	set(&c.TTL, DefaultTTL)
 	set(&c.Bucket, DefaultBucket)
 	set(&c.ExpiryUnit, DefaultExpiryUnit)
-	set(&c.Timeout, DefaultTimeout)
-	set(&c.AnswerTime, DefaultAnswerTime)
 	if c.Quota == 0 {
 		c.Quota = DefaultQuota
-	}
-	if c.MaxConns == 0 {
-		c.MaxConns = DefaultMaxConns
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -104,8 +87,8 @@ func (c *Config) defaults() error {
 	switch {
 	case c.ExpiryUnit < time.Millisecond || c.ExpiryUnit%time.Millisecond != 0:
 		return fmt.Errorf("mailbox store: an expiry unit of %v", c.ExpiryUnit)
-	case c.Quota < BoxCost || c.Reserve < 0 || c.MaxConns < 1 || c.Timeout < 0:
-		return errors.New("mailbox store: an impossible quota, reserve, number of connections or time limit")
+	case c.Quota < BoxCost || c.Reserve < 0:
+		return errors.New("mailbox store: an impossible quota or reserve")
 	case c.Dir == "" && c.Engine == nil:
 		return errors.New("mailbox store: no directory")
 	}
@@ -120,9 +103,7 @@ func New(cfg Config) (_ *Server, err error) {
 	}
 	s := &Server{
 		cfg: cfg, engine: cfg.Engine, unlock: func() error { return nil },
-		deposits: make(chan deposit, cfg.MaxConns),
-		conns:    newConns(cfg.MaxConns),
-		buffers:  sync.Pool{New: func() any { return new(buffers) }},
+		deposits: make(chan deposit, maxDeposits),
 	}
 	defer func() {
 		if err != nil {
@@ -153,10 +134,7 @@ func New(cfg Config) (_ *Server, err error) {
 	if s.clock, err = openClock(s.path("clock.json"), cfg.Bucket, last, now); err != nil {
 		return nil, err
 	}
-	about := mailbox.Descriptor{Bucket: cfg.Bucket, TTL: cfg.TTL, Signing: signing.Public().(ed25519.PublicKey)}
-	if s.keys, err = openKeys(s.path("keys"), cfg.Onion, about); err != nil {
-		return nil, err
-	}
+	s.about = mailbox.Descriptor{Roles: mailbox.RoleStore, Bucket: cfg.Bucket, TTL: cfg.TTL, Signing: signing.Public().(ed25519.PublicKey)}
 	s.pages = newPages(s.engine, s.clock, signing, s.onion(), cfg.Bucket, cfg.TTL)
 	return s, s.sweep(now)
 }
@@ -171,8 +149,8 @@ func (s *Server) path(name string) string {
 
 func (s *Server) onion() ed25519.PublicKey { return s.cfg.Onion.Public().(ed25519.PublicKey) }
 
-// about is store.json.
-type about struct {
+// identity is store.json.
+type identity struct {
 	Schema     int   `json:"schema"`
 	UnitMillis int64 `json:"expiry_unit_ms"`
 	BucketMS   int64 `json:"bucket_ms"`
@@ -191,7 +169,7 @@ func (s *Server) openDir() error {
 		return fmt.Errorf("mailbox store: %w", err)
 	}
 	s.unlock = unlock
-	want := about{Schema, s.cfg.ExpiryUnit.Milliseconds(), s.cfg.Bucket.Milliseconds()}
+	want := identity{Schema, s.cfg.ExpiryUnit.Milliseconds(), s.cfg.Bucket.Milliseconds()}
 	b, err := os.ReadFile(s.path("store.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		if b, err = json.Marshal(want); err == nil {
@@ -202,7 +180,7 @@ func (s *Server) openDir() error {
 		}
 		return nil
 	}
-	var have about
+	var have identity
 	if err == nil {
 		err = json.Unmarshal(b, &have)
 	}
@@ -220,8 +198,8 @@ func (s *Server) openDir() error {
 	return nil
 }
 
-// Address is what others are told.
-func (s *Server) Address() mailbox.Address { return AddressOf(s.cfg.Onion) }
+// About is the store's part of its mailbox's descriptor at that time.
+func (s *Server) About(time.Time) (mailbox.Descriptor, error) { return s.about, nil }
 
 // Usage is how full it is: sums only.
 func (s *Server) Usage() Usage { return s.engine.Usage() }
@@ -233,25 +211,59 @@ func (s *Server) Faults() int64 {
 	return s.faults
 }
 
-// Run serves ln until ctx ends or ln fails, and returns when every connection has ended, every deposit is answered,
-// and the databases are closed. It can be called once.
-func (s *Server) Run(ctx context.Context, ln net.Listener) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+// Run works until ctx ends, and returns when every deposit is answered and the databases are closed. Do may be called
+// only meanwhile: whoever hands requests to the store stops before it ends ctx. It can be called once.
+func (s *Server) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
 	loops.Go(s.commitLoop)
-	sweeper, stopSweeper := context.WithCancel(context.Background())
-	loops.Go(func() { s.sweepLoop(sweeper) })
-
-	stop := context.AfterFunc(ctx, func() { ln.Close() })
-	err := s.acceptLoop(ctx, ln)
-	stop()
-	ln.Close()
-	s.conns.drain(drainTime)
-	close(s.deposits) // no connection is left that could send
-	stopSweeper()
+	s.sweepLoop(ctx)
+	close(s.deposits) // nobody is left who could send
 	loops.Wait()
-	return errors.Join(err, s.Close())
+	return s.Close()
+}
+
+// Do carries out a request that was opened. The body may lie in box. Its time depends on the disk; who answers waits
+// until the constant time of an answer is over.
+func (s *Server) Do(r mailbox.Request, box *[mailbox.BoxSize]byte) (mailbox.Status, []byte) {
+	switch r.Op {
+	case mailbox.OpNothing:
+		return mailbox.StatusOK, nil
+	case mailbox.OpPut:
+		return putStatus(s.put(r.ID, (*[mailbox.BoxSize]byte)(r.Box))), nil
+	case mailbox.OpGet:
+		found, err := s.engine.Get(r.Get, box)
+		if err != nil {
+			s.fault("read a box", err)
+			return mailbox.StatusBusy, nil
+		}
+		if !found {
+			rand.Read(box[:]) // a filler: only who holds the box's key can tell
+		}
+		return mailbox.StatusOK, box[:]
+	case mailbox.OpDigest:
+		part, err := s.pages.part(r.Page, time.Now())
+		if err != nil {
+			status, known := pageStatus(err)
+			if !known {
+				s.fault("read a digest", err)
+			}
+			return status, nil
+		}
+		return mailbox.StatusOK, part
+	}
+	return mailbox.StatusRefused, nil
+}
+
+func putStatus(err error) mailbox.Status {
+	switch {
+	case err == nil:
+		return mailbox.StatusOK
+	case errors.Is(err, mailbox.ErrExists):
+		return mailbox.StatusExists
+	case errors.Is(err, mailbox.ErrFull):
+		return mailbox.StatusFull
+	}
+	return mailbox.StatusBusy
 }
 
 // Close gives back what New took, for who does not call Run.

@@ -22,6 +22,7 @@ import (
 	"tarn/crypto/sealed"
 	"tarn/internal/durable"
 	"tarn/mailbox"
+	"tarn/mailbox/front"
 	"tarn/mailbox/mailboxtest"
 	"tarn/mailbox/store"
 )
@@ -115,8 +116,8 @@ func TestEveryAnswerHasOneSizeAndOneTime(t *testing.T) {
 			if mailbox.Clear(down[0]) != c.want {
 				t.Errorf("%s: answer of kind %d, want %d", c.name, down[0], c.want)
 			}
-			if took != store.DefaultAnswerTime {
-				t.Errorf("%s took %v, want %v", c.name, took, store.DefaultAnswerTime)
+			if took != front.DefaultAnswerTime {
+				t.Errorf("%s took %v, want %v", c.name, took, front.DefaultAnswerTime)
 			}
 		}
 		if m.Boxes() != 1 {
@@ -132,7 +133,7 @@ func TestSlowAndSilentConnectionsAreEnded(t *testing.T) {
 			if _, err := io.Copy(io.Discard, c); err != nil && !errors.Is(err, io.ErrClosedPipe) {
 				t.Log(err)
 			}
-			if d := time.Since(began); d != store.DefaultTimeout {
+			if d := time.Since(began); d != front.DefaultTimeout {
 				t.Errorf("%s: ended after %v", what, d)
 			}
 		}
@@ -157,7 +158,7 @@ func TestSlowAndSilentConnectionsAreEnded(t *testing.T) {
 		mailbox.DescriptorRequest(&up)
 		_, err := deaf.Write(up[:])
 		must(t, err)
-		time.Sleep(2 * store.DefaultTimeout)
+		time.Sleep(2 * front.DefaultTimeout)
 		if n, err := io.Copy(io.Discard, deaf); n != 0 {
 			t.Errorf("after its deadline, %d bytes came, %v", n, err)
 		}
@@ -167,7 +168,7 @@ func TestSlowAndSilentConnectionsAreEnded(t *testing.T) {
 func TestConnectionsHeldOpenDoNotKeepOthersOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const places = 8
-		m := mailboxtest.New(t, mailboxtest.WithConfig(func(c *store.Config) { c.MaxConns = places }))
+		m := mailboxtest.New(t, mailboxtest.WithFront(func(c *front.Config) { c.MaxConns = places }))
 		var held []net.Conn
 		for range 3 * places {
 			held = append(held, dial(t, m))
@@ -379,7 +380,7 @@ func TestDirectoryIsRefused(t *testing.T) {
 
 func TestStoppingAnswersWhatIsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		pipe, cancel := newStore(t, store.Config{Onion: newKey(t), Engine: store.NewMemory(time.Hour, 1<<30), ExpiryUnit: time.Hour})
+		pipe, cancel := newStore(t, store.Config{Onion: newKey(t), Engine: store.NewMemory(time.Hour, 1<<30), ExpiryUnit: time.Hour}, 0)
 		c := mailbox.NewClient(pipe.addr, pipe)
 		_, err := c.Descriptor(t.Context())
 		must(t, err)
@@ -408,14 +409,22 @@ type pipeDialer struct {
 	once  sync.Once
 }
 
-func newStore(t testing.TB, cfg store.Config) (*pipeDialer, func() error) {
+func newStore(t testing.TB, cfg store.Config, answerTime time.Duration) (*pipeDialer, func() error) {
 	t.Helper()
 	s, err := store.New(cfg)
 	must(t, err)
-	p := &pipeDialer{addr: s.Address(), conns: make(chan net.Conn), done: make(chan struct{})}
+	keys := ""
+	if cfg.Dir != "" {
+		keys = filepath.Join(cfg.Dir, "keys")
+	}
+	k, err := front.OpenKeys(keys, cfg.Onion, s.About)
+	must(t, err)
+	door, err := front.New(front.Config{Keys: k, Store: s, AnswerTime: answerTime})
+	must(t, err)
+	p := &pipeDialer{addr: k.Address(), conns: make(chan net.Conn), done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx, p) }()
+	go func() { ended <- door.Run(ctx, p) }()
 	return p, func() error { cancel(); return <-ended }
 }
 
