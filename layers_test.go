@@ -34,10 +34,11 @@ var layers = map[string][]string{
 	"account":             {"matrix", "store"},
 	"room":                {"matrix", "dag", "store", "crypto/onionid"}, // onionid: the certificates that go with snapshots
 	"replicate":           {"matrix", "dag", "room", "account", "bundle", "mailbox", "store", "crypto/*"},
-	"clientapi":           {"clientapi/*", "matrix", "room", "account", "store"}, // store: Pos and Stream, what a /sync token is and waits on
+	"clientapi":           {"clientapi/*", "matrix", "room", "account", "media", "store"}, // store: Pos and Stream, what a /sync token is and waits on
 	"clientapi/sliding":   {"matrix", "store"},
 	"mailbox/front":       {"mailbox", "crypto/*", "internal/durable"}, // hands requests on through interfaces
 	"mailbox/courier":     {"mailbox", "crypto/*"},
+	"media":               {"matrix", "store", "internal/durable"},
 	"mailbox/store":       {"mailbox", "store", "crypto/*", "internal/durable"},
 	"mailbox/mailboxtest": {"mailbox", "mailbox/*", "store", "crypto/*"},
 	"configs":             {"mailbox", "replicate", "onion"},
@@ -52,6 +53,7 @@ var layers = map[string][]string{
 var privacy = []struct{ from, never, why string }{
 	{"cmd/mailbox", "matrix bundle crypto/ratchet room replicate clientapi", "a mailbox binary cannot decode what it keeps"},
 	{"clientapi", "onion mailbox replicate discovery", "a client's request cannot reach the network"},
+	{"media", "onion mailbox replicate discovery", "a file's name cannot make the node ask for it"},
 }
 
 type source struct {

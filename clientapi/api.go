@@ -18,7 +18,7 @@
 // from errors to statuses and errcodes. The package keeps nothing on disk, and in memory only the sends under way,
 // the connections of sliding sync (package sliding) and the counters of rate limits. /sync tokens are stream positions, so they survive restarts.
 //
-// LIMITS: no media, or pushers yet (404 M_UNRECOGNIZED); of users of other servers no devices are known; lazy_load_members is
+// LIMITS: no pushers yet (404 M_UNRECOGNIZED); of users of other servers no devices are known; lazy_load_members is
 // answered with all members in /sync (a superset); unread counts are not computed and left out.
 package clientapi
 
@@ -32,6 +32,7 @@ import (
 	"tarn/account"
 	"tarn/clientapi/sliding"
 	"tarn/matrix"
+	"tarn/media"
 	"tarn/room"
 	"tarn/store"
 )
@@ -52,11 +53,15 @@ type Config struct {
 	Rooms    *room.Rooms
 	Accounts *account.Accounts
 	Stream   Waiter
+	Media    *media.Store
 	Server   matrix.ServerName // of the local users
 	// BaseURL is what /.well-known/matrix/client and a login tell clients ("http://127.0.0.1:8008"); "": they are told nothing.
 	BaseURL string
 	// OpenRegistration lets anybody who reaches the listener register. The caller made sure that this is loopback.
 	OpenRegistration bool
+	// OpenMedia lets whoever knows a file's name (128 random bits) have it from the old paths without a token, as matrix-nio before
+	// 0.25 and others need. The caller made sure that this is loopback.
+	OpenMedia bool
 	// NoRateLimit switches off the limit of registrations (account has its own switch for logins).
 	NoRateLimit bool
 	Log         *slog.Logger // nil: slog.Default()

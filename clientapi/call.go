@@ -63,7 +63,7 @@ func (e endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// Also if the client seems to be gone: it may have closed its side only, and net/http would send it an empty 200.
 	if err != nil {
 		e.a.fail(c, e.path, err)
-	} else {
+	} else if _, done := answer.(written); !done {
 		writeJSON(w, http.StatusOK, answer)
 	}
 	if c.after != nil {

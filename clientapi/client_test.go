@@ -188,8 +188,34 @@ func TestConversationByARealClientLibrary(t *testing.T) {
 	if _, err := again.GetKeyBackupLatestVersion(ctx); !errors.Is(err, mautrix.MNotFound) {
 		t.Errorf("a key backup that is not there: %v", err)
 	}
-	if _, err := again.GetMediaConfig(ctx); !errors.Is(err, mautrix.MUnrecognized) {
-		t.Errorf("what is not there: %v", err)
+	if c, err := again.GetMediaConfig(ctx); err != nil || c.UploadSize != 1<<20 {
+		t.Errorf("media config: %v %v", c, err)
+	}
+	file, err := again.UploadBytesWithName(ctx, []byte("a file"), "text/plain", "a.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := again.DownloadBytes(ctx, file.ContentURI); err != nil || string(b) != "a file" {
+		t.Errorf("a file: %q %v", b, err)
+	}
+	// In two steps, and the download comes before the upload.
+	place, err := again.CreateMXC(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		b, err := alice.DownloadBytes(ctx, place.ContentURI)
+		if err == nil && string(b) != "later" {
+			err = fmt.Errorf("got %q", b)
+		}
+		got <- err
+	}()
+	if _, err := again.UploadMedia(ctx, mautrix.ReqUploadMedia{ContentBytes: []byte("later"), MXC: place.ContentURI}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; err != nil {
+		t.Errorf("a file that came later: %v", err)
 	}
 	cancel()
 	<-aliceDone

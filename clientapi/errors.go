@@ -14,6 +14,7 @@ import (
 	"tarn/account"
 	"tarn/clientapi/sliding"
 	"tarn/matrix"
+	"tarn/media"
 	"tarn/room"
 	"tarn/store"
 )
@@ -83,6 +84,15 @@ var classes = []struct {
 
 	{sliding.ErrUnknownPos, 400, matrix.ErrcodeUnknownPos, "this position is not known any more: begin anew, without one"},
 	{sliding.ErrRequest, 400, matrix.ErrcodeInvalidParam, ""},
+
+	{media.ErrNotFound, 404, matrix.ErrcodeNotFound, "there is no such file"},
+	{media.ErrTooLarge, 413, matrix.ErrcodeTooLarge, "the file is larger than this server takes"},
+	{media.ErrQuota, 403, matrix.ErrcodeForbidden, "this node's space for files is used up: its operator can give it more"},
+	{media.ErrFilled, 409, matrix.ErrcodeCannotOverwriteMedia, "this file was uploaded already"},
+	{media.ErrNotOwner, 403, matrix.ErrcodeForbidden, "this place belongs to another user"},
+	{media.ErrNotYet, 504, matrix.ErrcodeNotYetUploaded, "the file was not uploaded yet: try again"},
+	{media.ErrPending, 429, matrix.ErrcodeLimitExceeded, "too many uploads were announced and not made"},
+	{media.ErrNoThumbnail, 400, matrix.ErrcodeUnknown, "no thumbnail can be made of this file"},
 
 	{store.ErrDiskFull, http.StatusInsufficientStorage, matrix.ErrcodeUnknown, "the node's disk is full"},
 }

@@ -19,6 +19,7 @@ import (
 	"tarn/account"
 	"tarn/crypto/onionid"
 	"tarn/matrix"
+	"tarn/media"
 	"tarn/room"
 	"tarn/store"
 )
@@ -69,7 +70,11 @@ func openNode(t testing.TB, kv store.KV, quick bool, change ...func(*Config)) *n
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := Config{Rooms: n.rooms, Accounts: n.accounts, Stream: n.stream, Server: n.server, BaseURL: "http://127.0.0.1:8008",
+	files, err := media.Open(t.TempDir(), n.kv, media.Options{MaxUpload: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := Config{Media: files, Rooms: n.rooms, Accounts: n.accounts, Stream: n.stream, Server: n.server, BaseURL: "http://127.0.0.1:8008",
 		NoRateLimit: quick, Log: slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelInfo}))}
 	for _, f := range change {
 		f(&c)

@@ -8,10 +8,11 @@ import "net/http"
 type where byte
 
 const (
-	root  where = iota // as it is
-	old                // /_matrix/client/v3 and its elder name r0, which nio, weechat, Ement, quaternion and Hydrogen still use
-	v1                 // /_matrix/client/v1
-	young              // old, and /_matrix/client/unstable, where Element still asks for cross-signing
+	root   where = iota // as it is
+	old                 // /_matrix/client/v3 and its elder name r0, which nio, weechat, Ement, quaternion and Hydrogen still use
+	v1                  // /_matrix/client/v1
+	frozen              // /_matrix/media/v3 and its elder names: media without a token, kept as it was (C-S API v1.11)
+	young               // old, and /_matrix/client/unstable, where Element still asks for cross-signing
 )
 
 func (w where) prefixes() []string {
@@ -20,6 +21,8 @@ func (w where) prefixes() []string {
 		return []string{"/_matrix/client/v3", "/_matrix/client/r0"}
 	case young:
 		return append(old.prefixes(), "/_matrix/client/unstable")
+	case frozen:
+		return []string{"/_matrix/media/v3", "/_matrix/media/r0", "/_matrix/media/v1"}
 	case v1:
 		return []string{"/_matrix/client/v1"}
 	default:
@@ -42,6 +45,7 @@ const (
 	eventBody = 128 << 10 // an event's content: 65,536 at most once canonical; escapes and white space may double it
 	largeBody = 1 << 20   // createRoom with initial_state, account data, keys
 	hugeBody  = 8 << 20   // a key backup of a whole account's sessions
+	streamed  = -1        // files: package media bounds them
 )
 
 type route struct {
@@ -49,7 +53,7 @@ type route struct {
 	in     where
 	path   string
 	auth   auth
-	body   int64 // greatest body; 0: none is read
+	body   int64 // greatest body; 0: none is read; streamed: the handler reads it bit by bit
 	handle func(*API, *call) (any, error)
 }
 
@@ -148,6 +152,19 @@ var table = []route{
 	{"PUT", old, "/rooms/{room}/typing/{user}", user, smallBody, (*API).typing},
 	{"POST", old, "/rooms/{room}/receipt/{type}/{event}", user, smallBody, (*API).receipt},
 	{"POST", old, "/rooms/{room}/read_markers", user, smallBody, (*API).readMarkers},
+
+	// Media: media.go. /preview_url is left out: to make one the node would have to visit what people write about.
+	{"GET", v1, "/media/config", user, 0, (*API).mediaConfig},
+	{"GET", v1, "/media/download/{server}/{media}", user, 0, (*API).download},
+	{"GET", v1, "/media/download/{server}/{media}/{name}", user, 0, (*API).download},
+	{"GET", v1, "/media/thumbnail/{server}/{media}", user, 0, (*API).thumbnail},
+	{"GET", frozen, "/config", user, 0, (*API).mediaConfig},
+	{"POST", frozen, "/create", user, smallBody, (*API).createMedia},
+	{"POST", frozen, "/upload", user, streamed, (*API).upload},
+	{"PUT", frozen, "/upload/{server}/{media}", user, streamed, (*API).uploadInto},
+	{"GET", frozen, "/download/{server}/{media}", perhaps, 0, (*API).download},
+	{"GET", frozen, "/download/{server}/{media}/{name}", perhaps, 0, (*API).download},
+	{"GET", frozen, "/thumbnail/{server}/{media}", perhaps, 0, (*API).thumbnail},
 
 	// People and their data: profile.go, people.go, accountdata.go, pushrules.go, pushedit.go
 	{"GET", old, "/profile/{user}", perhaps, 0, (*API).profile},

@@ -16,6 +16,7 @@ const (
 	TableRoom    = 0x10 // room: 0x10..0x2f
 	TableAccount = 0x30 // account: 0x30..0x4f
 	TableContact = 0x50 // replicate: 0x50..0x6f
+	TableMedia   = 0x70 // media: 0x70..0x7f
 )
 
 // Version is the newest schema version that this program writes.

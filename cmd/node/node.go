@@ -24,6 +24,7 @@ import (
 	"tarn/internal/durable"
 	"tarn/mailbox"
 	"tarn/matrix"
+	"tarn/media"
 	"tarn/onion"
 	"tarn/replicate"
 	"tarn/room"
@@ -44,6 +45,7 @@ type node struct {
 	stream   *store.Stream
 	accounts *account.Accounts
 	rooms    *room.Rooms
+	media    *media.Store
 	engine   *replicate.Engine
 	profile  replicate.Profile
 	tor      *onion.Tor
@@ -95,6 +97,9 @@ func open(cfg configs.Node, logTo io.Writer) (_ *node, err error) {
 	if n.rooms, err = room.Open(n.kv, n.stream, room.Options{
 		Signer: n.id.signer, Certificate: n.id.certificate, Profile: n.localProfile, Exists: n.exists, EncodeReceipts: encodeReceipts,
 	}); err != nil {
+		return nil, err
+	}
+	if n.media, err = media.Open(filepath.Join(cfg.DataDir, "media"), n.kv, media.Options{Reserve: diskReserve}); err != nil {
 		return nil, err
 	}
 	tc, err := cfg.Tor.Onion(filepath.Join(cfg.DataDir, "tor"), n.log)
@@ -168,7 +173,7 @@ func (n *node) run(ctx context.Context) error {
 		return fmt.Errorf("Client-Server API: %w", err)
 	}
 	api := clientapi.New(clientapi.Config{
-		Rooms: n.rooms, Accounts: n.accounts, Stream: n.stream, Server: n.id.name, BaseURL: n.cfg.Client.URL(),
+		Rooms: n.rooms, Accounts: n.accounts, Stream: n.stream, Media: n.media, OpenMedia: addr.Addr().IsLoopback(), Server: n.id.name, BaseURL: n.cfg.Client.URL(),
 		OpenRegistration: n.cfg.Client.OpenRegistration, NoRateLimit: n.cfg.Client.NoRateLimit, Log: n.log,
 	})
 	g, ctx := errgroup.WithContext(ctx)
