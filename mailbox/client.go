@@ -4,6 +4,7 @@ package mailbox
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -86,7 +87,12 @@ func (c *Client) Descriptor(ctx context.Context) (Descriptor, error) {
 	default:
 		return Descriptor{}, ErrBadReply
 	}
-	d, err := ParseDescriptor(c.addr, down[1:])
+	return c.take(down[1:])
+}
+
+// take checks a descriptor and keeps it.
+func (c *Client) take(b []byte) (Descriptor, error) {
+	d, err := ParseDescriptor(c.addr, b)
 	if err != nil {
 		return Descriptor{}, fmt.Errorf("%w: %w", ErrBadReply, err)
 	}
@@ -103,6 +109,16 @@ func (c *Client) Descriptor(ctx context.Context) (Descriptor, error) {
 	defer c.mu.Unlock()
 	c.current, c.keys = &d, keys
 	return d, nil
+}
+
+// distrust forgets the descriptor if err says that it is not the mailbox's present one.
+func (c *Client) distrust(err error) {
+	if !errors.Is(err, ErrNoDescriptor) && !errors.Is(err, ErrRefused) && !errors.Is(err, ErrBadReply) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.current, c.keys = nil, nil
 }
 
 // Put writes a box: nil when the store has it durably (also if it had the very same before), ErrExists, ErrFull, ErrBusy.
@@ -141,35 +157,37 @@ func (c *Client) Digest(ctx context.Context, p PageAddr) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	c.mu.Lock()
-	d := *c.current // ask succeeded, so there is one
-	c.mu.Unlock()
-	page, err := ParsePage(d, p, body)
-	if err != nil {
-		return Page{}, fmt.Errorf("%w: %w", ErrBadReply, err)
-	}
-	return page, nil
+	return c.ReadPage(p, body)
 }
 
-// ask makes one sealed transaction and returns the answer's body.
-func (c *Client) ask(ctx context.Context, r Request) ([]byte, error) {
+// today is the mailbox's key to use now, of that epoch, and its onion key; ErrNoDescriptor if it is not known.
+func (c *Client) today() (epoch uint32, key *sealed.PublicKey, onion ed25519.PublicKey, err error) {
 	c.mu.Lock()
 	var k RequestKey
 	ok := false
 	if c.current != nil {
 		k, ok = c.current.keyAt(time.Now())
 	}
-	key := c.keys[k.Epoch]
+	key = c.keys[k.Epoch]
 	c.mu.Unlock()
 	if !ok || key == nil {
-		return nil, ErrNoDescriptor
+		return 0, nil, nil, ErrNoDescriptor
 	}
-	onion, err := c.addr.Onion.Key()
+	onion, err = c.addr.Onion.Key()
 	if err != nil {
-		return nil, fmt.Errorf("mailbox: %w", err)
+		return 0, nil, nil, fmt.Errorf("mailbox: %w", err)
+	}
+	return k.Epoch, key, onion, nil
+}
+
+// ask makes one sealed transaction and returns the answer's body.
+func (c *Client) ask(ctx context.Context, r Request) ([]byte, error) {
+	epoch, key, onion, err := c.today()
+	if err != nil {
+		return nil, err
 	}
 	var up [UpSize]byte
-	reply, err := SealRequest(&up, r, key, RequestInfo(onion, k.Epoch), k.Epoch)
+	reply, err := SealRequest(&up, r, key, RequestInfo(onion, epoch), epoch)
 	if err != nil {
 		return nil, err
 	}
@@ -181,31 +199,10 @@ func (c *Client) ask(ctx context.Context, r Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch status {
-	case StatusOK:
-		return body, nil
-	case StatusExists:
-		return nil, ErrExists
-	case StatusFull:
-		return nil, ErrFull
-	case StatusBusy:
-		return nil, ErrBusy
-	case StatusNotYet:
-		return nil, ErrNotYet
-	case StatusGone:
-		return nil, ErrGone
-	case StatusTooMany:
-		return nil, ErrTooMany
-	case StatusRefused:
-		return nil, ErrRefused
-	case StatusToken:
-		return nil, ErrToken
-	case StatusAccount:
-		return nil, ErrAccount
-	case StatusCap:
-		return nil, ErrCap
+	if err := status.err(); err != nil {
+		return nil, err
 	}
-	return nil, ErrBadReply
+	return body, nil
 }
 
 // transact is the one exchange that there is: a connection on a circuit of its own, UpSize bytes, DownSize bytes.
@@ -218,6 +215,11 @@ func (c *Client) transact(ctx context.Context, up *[UpSize]byte) (*[DownSize]byt
 		return nil, fmt.Errorf("mailbox: connect: %w", err)
 	}
 	defer conn.Close()
+	return exchange(ctx, conn, up)
+}
+
+// exchange sends up and reads the answer; ctx ends it by closing conn.
+func exchange(ctx context.Context, conn net.Conn, up *[UpSize]byte) (*[DownSize]byte, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() }) // ends a Read or Write that hangs
 	defer stop()
 	if _, err := conn.Write(up[:]); err != nil {

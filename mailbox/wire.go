@@ -53,6 +53,9 @@ const (
 	// The next two look like a put: zeros for a token, id, box.
 	OpRegister Op = 4 // no id; the box is a Register
 	OpIssue    Op = 5 // the answer's id; the box is an Issue
+	// Only in a GET half: the descriptor of the mailbox with that onion key 32. Every mailbox answers for itself, a courier
+	// also for others.
+	OpDescriptor Op = 6
 )
 
 // Status is the first byte of a sealed answer's plaintext.
@@ -71,6 +74,8 @@ const (
 	StatusToken   Status = 8  // put: no token that is good today and not spent on another box
 	StatusAccount Status = 9  // register, issue: no such account, or what was shown for one is not taken
 	StatusCap     Status = 10 // issue: the account has drawn its tokens of that day
+	// StatusUnreachable: the courier cannot get the descriptor of that mailbox
+	StatusUnreachable Status = 11
 )
 
 // Header is the part of a request in clear.
@@ -112,6 +117,7 @@ type Request struct {
 	Box   []byte          // put, register, issue: BoxSize bytes. After OpenRequest it is part of the opened plaintext.
 	Get   Handle          // get
 	Page  PageAddr        // digest
+	Onion [32]byte        // descriptor
 }
 
 // Offsets in a request's plaintext.
@@ -226,20 +232,46 @@ func ClearAnswer(down *[DownSize]byte, c Clear, body []byte) {
 // OpenAnswer opens the answer to a sealed request. body is BodySize bytes. What is not an answer is ErrBadReply;
 // ErrBusy, ErrNoDescriptor (the store has no key of that epoch any more) and ErrRefused are answers in clear.
 func OpenAnswer(down *[DownSize]byte, reply *sealed.Reply) (s Status, body []byte, err error) {
-	switch Clear(down[0]) {
-	case ClearSealed:
-	case ClearStale:
-		return 0, nil, fmt.Errorf("%w: it has a new key", ErrNoDescriptor)
-	case ClearBusy:
-		return 0, nil, ErrBusy
-	case ClearRefused:
-		return 0, nil, ErrRefused
-	default:
-		return 0, nil, ErrBadReply
+	if err := clearError(Clear(down[0])); err != nil {
+		return 0, nil, err
 	}
 	plain, err := reply.Open(down[1:])
 	if err != nil {
 		return 0, nil, ErrBadReply
 	}
 	return Status(plain[0]), plain[1:], nil
+}
+
+// clearError is what an answer in clear says; nil: a sealed one follows.
+func clearError(c Clear) error {
+	switch c {
+	case ClearSealed:
+		return nil
+	case ClearStale:
+		return fmt.Errorf("%w: it has a new key", ErrNoDescriptor)
+	case ClearBusy:
+		return ErrBusy
+	case ClearRefused:
+		return ErrRefused
+	case ClearUnreachable:
+		return ErrUnreachable
+	}
+	return ErrBadReply
+}
+
+// err is the error for a status; nil: StatusOK.
+func (s Status) err() error {
+	if s == StatusOK {
+		return nil
+	}
+	if int(s) < len(statusErrors) {
+		return statusErrors[s]
+	}
+	return ErrBadReply
+}
+
+var statusErrors = [...]error{
+	StatusExists: ErrExists, StatusFull: ErrFull, StatusBusy: ErrBusy, StatusNotYet: ErrNotYet, StatusGone: ErrGone,
+	StatusTooMany: ErrTooMany, StatusRefused: ErrRefused, StatusToken: ErrToken, StatusAccount: ErrAccount, StatusCap: ErrCap,
+	StatusUnreachable: ErrUnreachable,
 }
