@@ -31,6 +31,9 @@ const (
 	PublicKeySize = 1216
 	// PrivateKeySize is the size of a private key: the seed that both halves are made from.
 	PrivateKeySize = 32
+	// EncapsulationSize is the size of the first part of a box: it gives its reader the key of the rest, and no two
+	// boxes have the same.
+	EncapsulationSize = encSize
 
 	encSize = 1120
 	tagSize = 16
