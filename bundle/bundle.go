@@ -52,6 +52,8 @@ const (
 	TypeHeads       Type = 5 // room id, forward extremities: Heads
 	TypeReceipts    Type = 6 // room id, read receipts: Receipts
 	TypeContact     Type = 7 // a node's own particulars: Contact
+	TypeWitness     Type = 8 // hashes of what a mailbox said: Witness
+	TypeTestimony   Type = 9 // what a mailbox signed: Testimony
 )
 
 // Record is one typed piece, of at most MaxRecord bytes.

@@ -21,10 +21,7 @@ func (c Contact) Record() (Record, error) {
 	w.number(c.Serial, 1<<63-1, "serial")
 	w.number(uint64(len(c.Stores)), MaxStores, "stores")
 	for _, a := range c.Stores {
-		if _, err := mailbox.ParseAddress(a.String()); err != nil {
-			w.fail(ErrMalformed, "store address")
-		}
-		w.text(a.String(), maxText, "store address")
+		w.store(a)
 	}
 	w.text(c.Name, maxText, "name")
 	w.text(c.Profile, maxProfile, "profile")
@@ -39,13 +36,7 @@ func ParseContact(data []byte) (Contact, error) {
 	c := Contact{Serial: r.number(1<<63-1, "serial")}
 	n := r.count(MaxStores, 64, "stores")
 	for range n {
-		s := r.text(maxText, "store address")
-		a, err := mailbox.ParseAddress(s)
-		if err != nil || a.String() != s {
-			r.fail(ErrMalformed, "store address")
-			break
-		}
-		c.Stores = append(c.Stores, a)
+		c.Stores = append(c.Stores, r.store())
 	}
 	c.Name = r.text(maxText, "name")
 	c.Profile = r.text(maxProfile, "profile")
@@ -53,4 +44,26 @@ func ParseContact(data []byte) (Contact, error) {
 		return Contact{}, err
 	}
 	return c, nil
+}
+
+// store writes the address of a mailbox.
+func (w *writer) store(a mailbox.Address) {
+	if _, err := mailbox.ParseAddress(a.String()); err != nil {
+		w.fail(ErrMalformed, "store address")
+	}
+	w.text(a.String(), maxText, "store address")
+}
+
+// store reads one, in its one spelling.
+func (r *reader) store() mailbox.Address {
+	s := r.text(maxText, "store address")
+	if r.err != nil {
+		return mailbox.Address{}
+	}
+	a, err := mailbox.ParseAddress(s)
+	if err != nil || a.String() != s {
+		r.fail(ErrMalformed, "store address")
+		return mailbox.Address{}
+	}
+	return a
 }

@@ -33,6 +33,8 @@ var parsers = map[Type]func([]byte) (coder, error){
 	TypeHeads:       parse(ParseHeads),
 	TypeReceipts:    parse(ParseReceipts),
 	TypeContact:     parse(ParseContact),
+	TypeWitness:     parse(ParseWitness),
+	TypeTestimony:   parse(ParseTestimony),
 }
 
 // Two store addresses of real keys (rend-spec-v3's examples).
@@ -70,7 +72,7 @@ func drawRaws(t *rapid.T, top int) (raws [][]byte) {
 
 func drawRecord(t *rapid.T) coder {
 	room, version := matrix.RoomID(drawID(t, "!")), matrix.RoomVersion(rapid.StringMatching(`[a-z0-9.-]{0,32}`).Draw(t, "version"))
-	switch rapid.IntRange(1, 7).Draw(t, "type") {
+	switch rapid.IntRange(1, 9).Draw(t, "type") {
 	case 1:
 		return Events{Room: room, Version: version, Raw: drawRaws(t, maxEvent)}
 	case 2:
@@ -92,6 +94,18 @@ func drawRecord(t *rapid.T) coder {
 			})
 		}
 		return rs
+	case 7:
+		w := Witness{Store: mustAddress(t, rapid.SampledFrom(storeAddresses).Draw(t, "store"))}
+		for range rapid.IntRange(0, 3).Draw(t, "days") {
+			w.Days = append(w.Days, DayHash{rapid.Uint32().Draw(t, "day"), [32]byte(stuff(t, 32, "hash"))})
+		}
+		for range rapid.IntRange(0, MaxWitnessSpans).Draw(t, "spans") {
+			w.Spans = append(w.Spans, SpanHash{rapid.Uint64Range(0, 1<<63-1).Draw(t, "span"), [32]byte(stuff(t, 32, "hash"))})
+		}
+		return w
+	case 8:
+		return Testimony{mustAddress(t, rapid.SampledFrom(storeAddresses).Draw(t, "store")),
+			mailbox.Testimony{Descriptor: stuff(t, rapid.IntRange(1, 5000).Draw(t, "size"), "descriptor"), Pages: drawRaws(t, 9000)}}
 	default:
 		c := Contact{Serial: rapid.Uint64Range(0, 1<<63-1).Draw(t, "serial"), Name: rapid.StringMatching(`[ -~é]{0,80}`).Draw(t, "name"), Profile: "balanced"}
 		for range rapid.IntRange(0, 3).Draw(t, "stores") {
@@ -147,6 +161,8 @@ func samples(tb testing.TB) (out []Record) {
 		Heads{Room: "!r", Heads: ids},
 		Receipts{Room: "!r", Receipts: []Receipt{{User: "@a:b", Event: "$e", Type: "m.read", Thread: "main", Time: time.UnixMilli(1764000000000)}}},
 		Contact{Serial: 300, Stores: []mailbox.Address{mustAddress(tb, storeAddresses[0])}, Name: "Alice's node", Profile: "balanced"},
+		Witness{Store: mustAddress(tb, storeAddresses[0]), Days: []DayHash{{20000, [32]byte(s.bytes(32))}}, Spans: []SpanHash{{300, [32]byte(s.bytes(32))}, {301, [32]byte(s.bytes(32))}}},
+		Testimony{mustAddress(tb, storeAddresses[0]), mailbox.Testimony{Descriptor: s.bytes(300), Pages: [][]byte{s.bytes(100), s.bytes(90)}}},
 	} {
 		r, err := c.Record()
 		if err != nil {
@@ -207,6 +223,11 @@ func TestCountsAreCheckedBeforeMemoryIsTaken(t *testing.T) {
 		"receipt after year 287,396":  {TypeReceipts, number(appendBytes(appendBytes(appendBytes(appendBytes(number(room, 1), "@a:b"), "$e"), "m.read"), ""), maxMillis+1), ErrTooLarge},
 		"store address with a blank":  {TypeContact, append(appendBytes([]byte{1, 1}, storeAddresses[0]+" "), 0, 0), ErrMalformed},
 		"store address, wrong letter": {TypeContact, append(appendBytes([]byte{1, 1}, storeAddresses[0][:70]+"e"), 0, 0), ErrMalformed},
+		"days of a witness":           {TypeWitness, number(appendBytes([]byte(nil), storeAddresses[0]), MaxWitnessDays+1), ErrTooLarge},
+		"spans of a witness":          {TypeWitness, number(append(appendBytes([]byte(nil), storeAddresses[0]), 0), MaxWitnessSpans), ErrMalformed},
+		"witness of no store":         {TypeWitness, append(appendBytes([]byte(nil), "x"), 0, 0), ErrMalformed},
+		"pages of a testimony":        {TypeTestimony, number(appendBytes(appendBytes([]byte(nil), storeAddresses[0]), "d"), 1<<40), ErrTooLarge},
+		"descriptor of a testimony":   {TypeTestimony, number(appendBytes([]byte(nil), storeAddresses[0]), maxTestimony+1), ErrTooLarge},
 		"name with an escape":         {TypeContact, append(appendBytes([]byte{1, 0}, "\x1b[31m"), 0), ErrMalformed},
 	} {
 		var before, after runtime.MemStats
@@ -248,6 +269,9 @@ func TestWhatADecoderRefusesIsNotEncoded(t *testing.T) {
 		"no user":             {Receipts{Room: "!r", Receipts: []Receipt{{Event: "$e", Type: "m.read", Time: time.UnixMilli(1)}}}, ErrMalformed},
 		"no store":            {Contact{Stores: make([]mailbox.Address, 1)}, ErrMalformed},
 		"too many stores":     {Contact{Stores: slicesOf(17, mustAddress(t, storeAddresses[0]))}, ErrTooLarge},
+		"witness of no store": {Witness{}, ErrMalformed},
+		"witness too long":    {Witness{Store: mustAddress(t, storeAddresses[0]), Spans: make([]SpanHash, MaxWitnessSpans+1)}, ErrTooLarge},
+		"large testimony":     {Testimony{mustAddress(t, storeAddresses[0]), mailbox.Testimony{Descriptor: make([]byte, maxTestimony+1)}}, ErrTooLarge},
 		"long name":           {Contact{Name: strings.Repeat("x", 256)}, ErrTooLarge},
 	} {
 		if r, err := c.Record(); !errors.Is(err, c.want) || r.Data != nil {
@@ -292,3 +316,5 @@ func FuzzParseWant(f *testing.F)        { fuzzRecord(f, TypeWant) }
 func FuzzParseHeads(f *testing.F)       { fuzzRecord(f, TypeHeads) }
 func FuzzParseReceipts(f *testing.F)    { fuzzRecord(f, TypeReceipts) }
 func FuzzParseContact(f *testing.F)     { fuzzRecord(f, TypeContact) }
+func FuzzParseWitness(f *testing.F)     { fuzzRecord(f, TypeWitness) }
+func FuzzParseTestimony(f *testing.F)   { fuzzRecord(f, TypeTestimony) }

@@ -69,6 +69,7 @@ type Descriptor struct {
 	Signing  ed25519.PublicKey // signs digests; certified by the onion key, which signs the descriptor. Nil without RoleStore
 	Keys     []RequestKey      // for sealed requests: today's, and tomorrow's once it is near
 	Deposits Policy            // what a deposit needs
+	Signed   []byte            // the whole, as it came; ParseDescriptor sets it, so that it can be shown to others
 }
 
 // SameFamily says whether the two mailboxes have to be taken for one operator's: the same onion, or the same family.
@@ -178,6 +179,7 @@ func ParseDescriptor(a Address, b []byte) (Descriptor, error) {
 		Family:   family,
 		Bucket:   time.Duration(bucket) * time.Millisecond,
 		TTL:      time.Duration(ttl) * time.Millisecond,
+		Signed:   append([]byte(nil), b[:end+signatureSize]...),
 	}
 	if signing := p[16 : 16+ed25519.PublicKeySize]; roles.Has(RoleStore) || !zero(signing) {
 		d.Signing = append(ed25519.PublicKey(nil), signing...)

@@ -39,6 +39,8 @@ type Page struct {
 	PageAddr
 	Parts   uint16
 	Handles []Handle // sorted
+	// Signature is the store's; ParsePage sets it, so that the part can be shown to others (Bytes).
+	Signature [signatureSize]byte
 }
 
 // LevelSpan is how many buckets a page of the level covers: 1, 6, 60 or 1440; 0 for a level that does not exist.
@@ -82,6 +84,14 @@ func (p PageAddr) Times(bucket time.Duration) (from, to time.Time) {
 // SignPage makes the wire form of one part. p.Handles must be ascending, without doubles, at most PageHandles.
 // Signatures are deterministic: a part has one form for ever.
 func SignPage(signing ed25519.PrivateKey, onion ed25519.PublicKey, bucket time.Duration, p Page) []byte {
+	b := p.unsigned()
+	return append(b, ed25519.Sign(signing, pageMessage(onion, bucket, b))...)
+}
+
+// Bytes is the part as it came: with its signature.
+func (p Page) Bytes() []byte { return append(p.unsigned(), p.Signature[:]...) }
+
+func (p Page) unsigned() []byte {
 	b := make([]byte, 0, pageHeaderSize+len(p.Handles)*HandleSize+signatureSize)
 	b = append(b, p.Level)
 	b = binary.BigEndian.AppendUint64(b, p.Index)
@@ -91,7 +101,7 @@ func SignPage(signing ed25519.PrivateKey, onion ed25519.PublicKey, bucket time.D
 	for _, h := range p.Handles {
 		b = append(b, h[:]...)
 	}
-	return append(b, ed25519.Sign(signing, pageMessage(onion, bucket, b))...)
+	return b
 }
 
 // pageMessage is what is signed: the label, whose digest it is, how long its buckets are, and the part itself.
@@ -130,6 +140,7 @@ func ParsePage(d Descriptor, want PageAddr, b []byte) (Page, error) {
 	if len(d.Signing) != ed25519.PublicKeySize || !ed25519.Verify(d.Signing, pageMessage(onion, d.Bucket, b[:end]), b[end:end+signatureSize]) {
 		return Page{}, fmt.Errorf("%w: the store did not sign it", ErrPage)
 	}
+	p.Signature = [signatureSize]byte(b[end:])
 	p.Handles = make([]Handle, n)
 	for i := range p.Handles {
 		p.Handles[i] = Handle(b[pageHeaderSize+i*HandleSize:])

@@ -26,6 +26,8 @@ records = {
     5: s(room) + many(ev),
     6: s(room) + num(1) + s("@bob:example") + s("$first") + s("m.read") + s("main") + num(1764000000000),
     7: num(300) + many([store]) + s("Bob's node") + s("balanced"),
+    8: s(store) + num(1) + num(20000) + bytes(range(32)) + num(1) + num(300000) + bytes(range(32, 64)),
+    9: s(store) + s(raws[0]) + many(raws),
 }
 
 def piece(t, data, ident=None, index=0, count=1):
@@ -49,7 +51,7 @@ compressed = b"".join(piece(t, r) for t, r in records.items()) * 20
 bundles = [
     dict(name="nothing but an ack", pieces=0, bundle=bundle(7, 1000, seen, 900, b"", 0, b"")),
     dict(name="a want and a fragment, as they are", pieces=2, bundle=bundle(7, 1000, seen, 900, b"", 0, want + part)),
-    dict(name="all records twenty times, compressed; a want behind", pieces=141, bundle=bundle(0, 0, bytes(32), 0, zstd(compressed), len(compressed), want)),
+    dict(name="all records twenty times, compressed; a want behind", pieces=181, bundle=bundle(0, 0, bytes(32), 0, zstd(compressed), len(compressed), want)),
     dict(name="a want behind a KEM block", pieces=1, bundle=bundle(1, 2, seen, 1, b"", 0, want, bytes(1216))),
 ]
 for b in bundles:
