@@ -139,6 +139,16 @@ func partAddr(b []byte) (PageAddr, error) {
 	return PageAddr{b[0], binary.BigEndian.Uint64(b[1:]), binary.BigEndian.Uint16(b[9:])}, nil
 }
 
+// Span is the span that the pages say they are about, unchecked; false: there are none.
+func (t Testimony) Span() (index uint64, ok bool) {
+	if len(t.Pages) == 0 {
+		return 0, false
+	}
+	addr, err := partAddr(t.Pages[0])
+	from, _, ok := addr.Buckets()
+	return from / WitnessSpan, ok && err == nil
+}
+
 // Check says whether a testimony of the mailbox a holds by itself: who keeps one has something to compare.
 func (t Testimony) Check(a Address) error {
 	_, _, _, err := t.read(a)

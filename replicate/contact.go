@@ -54,12 +54,14 @@ type contact struct {
 	fragments int             // rows that wait for a box
 	ackDue    time.Time       // zero: nothing to acknowledge alone
 	headsDue  time.Time
-	headsAt   int       // which shared room the next summary begins with
-	probeDue  time.Time // when the lowest missing box is looked for unlisted (fetch.go), as planned for
-	probeFor  uint64    // this index,
-	probeHole bool      // with or without a later box here,
-	probes    int       // after so many times
-	inbox     int       // rows
+	headsAt   int                           // which shared room the next summary begins with
+	witnessAt int                           // which mailbox the next witness begins with
+	shown     map[mailbox.Address]time.Time // when it was shown what a mailbox signed
+	probeDue  time.Time                     // when the lowest missing box is looked for unlisted (fetch.go), as planned for
+	probeFor  uint64                        // this index,
+	probeHole bool                          // with or without a later box here,
+	probes    int                           // after so many times
+	inbox     int                           // rows
 	partial   map[[16]byte]*assembly
 	bytes     int // of partial
 	wants     map[wantKey]*want
@@ -257,6 +259,9 @@ func (e *Engine) load() error {
 		}); err != nil {
 			return err
 		}
+	}
+	if err := e.loadLies(); err != nil {
+		return err
 	}
 	return e.tellStores(now)
 }

@@ -36,6 +36,7 @@ type depot struct {
 	follow follower                 // own stores: how far the digest was read
 	todo   map[mailbox.Handle]*todo // own stores: boxes listed for us
 	decoys decoys                   // handles seen lately
+	heard  heard                    // what it told us, for comparing with contacts
 
 	lastOK, lastFail time.Time
 	lastErr          error
@@ -99,6 +100,8 @@ func (d *depot) outcome(err error, deposit bool, now time.Time) {
 // words is the last error as a person can act on it; "" if the last transaction went well and the store is not full.
 func (d *depot) words() string {
 	switch err := d.lastErr; {
+	case d.heard.lie != nil:
+		return "The mailbox was caught telling different nodes different things (the proof is kept). It lies, or was made anew under its old key: use another one."
 	case err == nil && !d.full:
 		return ""
 	case err == nil, errors.Is(err, mailbox.ErrFull):

@@ -337,6 +337,7 @@ func (e *Engine) readPage(st *depot, page mailbox.Page, bucket time.Duration) er
 	if !ok {
 		return nil
 	}
+	st.heard.hearPage(page)
 	f := &st.follow
 	begin, end := page.Times(bucket)
 	var found []*todo

@@ -297,6 +297,10 @@ func (e *Engine) take(ctx context.Context, c *contact, row inboxRow) (effect, er
 		return effect{}, permanent(e.rooms.IngestReceipts(c.name, id, rs))
 	case bundle.TypeContact:
 		return e.takeStores(c, data)
+	case bundle.TypeWitness:
+		return e.compareWitness(c, data)
+	case bundle.TypeTestimony:
+		return e.takeTestimony(c, data)
 	case typeHello:
 		return e.takeHello(c, data)
 	}

@@ -84,6 +84,7 @@ func (e *Engine) fetchDescriptor(ctx context.Context, m Mailbox, st *depot) erro
 	defer e.mu.Unlock()
 	now := time.Now()
 	st.setDescriptor(d, now)
+	e.hearDescriptor(st, d)
 	if err := e.beginDigest(st, now); err != nil {
 		st.descriptor = nil // nothing is done at this store before
 		return fmt.Errorf("keep a digest cursor: %w", err)

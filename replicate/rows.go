@@ -17,21 +17,22 @@ var ErrRow = errors.New("replicate: unreadable row")
 
 // The tables. A key is made by store.Key of the table and the parts named here; peer is a contact's server name.
 const (
-	tableContact  = store.TableContact + 0x0 // peer → contactRow
-	tableSender   = store.TableContact + 0x1 // peer → senderRow: the sending half, how far the outbox is packed, the ack sent last
-	tableReceiver = store.TableContact + 0x2 // peer → ratchet.Receiver
-	tableBoxMeta  = store.TableContact + 0x3 // peer, epoch, index → boxRow: a box the peer has not acknowledged
-	tableBox      = store.TableContact + 0x4 // peer, epoch, index → boxBytes: its sealed bytes, and its plaintext in case it must be sealed anew
-	tableItem     = store.TableContact + 0x5 // peer, outbox seq → uvarint: fragments of that item not acknowledged yet (no row: it is in one box)
-	tableFragment = store.TableContact + 0x6 // peer, outbox seq, fragment index → fragment that waits for a box
-	tableTodo     = store.TableContact + 0x7 // store, handle → todoRow: a box a digest listed for us, to be fetched
-	tableInbox    = store.TableContact + 0x8 // peer, when the contact was made (ms), epoch, index, place → inboxRow: a received record that is not worked off yet
-	tableAssembly = store.TableContact + 0x9 // peer, record id, fragment index → fragmentRow: a piece received
-	tableGiven    = store.TableContact + 0xa // peer, server → nothing: that server's certificate was put into a box for peer
-	tableWant     = store.TableContact + 0xb // peer, room, event → wantRow: an event to ask peer for
-	tableInvite   = store.TableContact + 0xc // voucher → inviteRow: a link we made
-	tableAccept   = store.TableContact + 0xd // voucher → acceptRow: a link we follow
-	tableDigest   = store.TableContact + 0xe // store → u64: the first digest bucket not read
+	tableContact  = store.TableContact + 0x0  // peer → contactRow
+	tableSender   = store.TableContact + 0x1  // peer → senderRow: the sending half, how far the outbox is packed, the ack sent last
+	tableReceiver = store.TableContact + 0x2  // peer → ratchet.Receiver
+	tableBoxMeta  = store.TableContact + 0x3  // peer, epoch, index → boxRow: a box the peer has not acknowledged
+	tableBox      = store.TableContact + 0x4  // peer, epoch, index → boxBytes: its sealed bytes, and its plaintext in case it must be sealed anew
+	tableItem     = store.TableContact + 0x5  // peer, outbox seq → uvarint: fragments of that item not acknowledged yet (no row: it is in one box)
+	tableFragment = store.TableContact + 0x6  // peer, outbox seq, fragment index → fragment that waits for a box
+	tableTodo     = store.TableContact + 0x7  // store, handle → todoRow: a box a digest listed for us, to be fetched
+	tableInbox    = store.TableContact + 0x8  // peer, when the contact was made (ms), epoch, index, place → inboxRow: a received record that is not worked off yet
+	tableAssembly = store.TableContact + 0x9  // peer, record id, fragment index → fragmentRow: a piece received
+	tableGiven    = store.TableContact + 0xa  // peer, server → nothing: that server's certificate was put into a box for peer
+	tableWant     = store.TableContact + 0xb  // peer, room, event → wantRow: an event to ask peer for
+	tableInvite   = store.TableContact + 0xc  // voucher → inviteRow: a link we made
+	tableAccept   = store.TableContact + 0xd  // voucher → acceptRow: a link we follow
+	tableDigest   = store.TableContact + 0xe  // store → u64: the first digest bucket not read
+	tableLie      = store.TableContact + 0x1f // store → Lie: the proof that it told two nodes different things
 )
 
 // rowVersion is the first byte of every row here that is not another package's state.

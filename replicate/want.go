@@ -241,11 +241,11 @@ func parents(raw []byte) []matrix.EventID {
 }
 
 // putHeads seals a summary of the rooms that the contact shares with us, in a slot that would carry cover. It is how
-// a loss that nothing else noticed heals.
+// a loss that nothing else noticed heals, and how a mailbox that lies is found.
 func (e *Engine) putHeads(c *contact, now time.Time) (job, bool) {
 	c.headsDue = now.Add(e.exp(e.profile.Load().Heads))
 	shared, err := e.rooms.Shared(c.name)
-	if err != nil || len(shared) == 0 {
+	if err != nil {
 		return job{}, false
 	}
 	f := &filling{packer: bundle.NewPacker(c.head())}
@@ -264,6 +264,8 @@ func (e *Engine) putHeads(c *contact, now time.Time) (job, bool) {
 		}
 		c.headsAt = (c.headsAt + 1) % len(shared)
 	}
+	// What mailboxes told us rides along, in the room that is left.
+	f.eliciting = e.addWitness(c, f.packer) || f.eliciting
 	if !f.eliciting {
 		return job{}, false
 	}
