@@ -63,7 +63,7 @@ func (e *Engine) choosePut(s slot, now time.Time) (job, bool) {
 		if !c.roomForBox(maxUnacked) {
 			continue
 		}
-		if now.After(c.headsDue) && !c.headsDue.IsZero() && !c.waits() {
+		if now.After(c.headsDue) && !c.headsDue.IsZero() && c.waits() < maxSummaries {
 			if j, ok := e.putHeads(c, now); ok {
 				return j, true
 			}
@@ -80,14 +80,18 @@ func (c *contact) roomForBox(ahead uint64) bool {
 	return c.sender.Index() < c.peerNext+ahead
 }
 
-// waits tells whether the peer has something to acknowledge: then it needs no summary to be heard of again.
-func (c *contact) waits() bool {
+// maxSummaries is how many boxes a peer may have to acknowledge before it is sent no more summaries: a peer that is
+// off does not gather them, and a mailbox that hides one of them from it does not hide all.
+const maxSummaries = 3
+
+// waits counts the boxes that the peer has to acknowledge.
+func (c *contact) waits() (n int) {
 	for _, b := range c.boxes {
 		if b.eliciting {
-			return true
+			n++
 		}
 	}
-	return false
+	return n
 }
 
 // gaveUp tells whether the peer waits for a box that will not come, and is to be told so: its lowest index is none
