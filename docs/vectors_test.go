@@ -224,6 +224,22 @@ var vectors = map[string]func(b block) map[string]string{
 		signed := cat([]byte("tarn/1 digest page\x00"), public(b.key("onion seed")), u64(b.num("bucket ms")), part)
 		return map[string]string{"part": hex.EncodeToString(cat(part, ed25519.Sign(b.key("signing seed"), signed)))}
 	},
+	"witness": func(b block) map[string]string {
+		onion, day, span := public(b.key("onion seed")), u32(uint32(b.num("day"))), u64(b.num("span"))
+		var handles []byte
+		for _, h := range strings.Fields(b["handles"]) {
+			handles = append(handles, block{"h": h}.hex("h")...)
+		}
+		request, err := hpke.MLKEM768X25519().NewPrivateKey(b.hex("request key"))
+		if err != nil {
+			panic(err)
+		}
+		bucket := u64(b.num("bucket ms"))
+		return map[string]string{
+			"keys hash": hex.EncodeToString(sum256([]byte("tarn/1 witness keys\x00"), onion, public(b.key("signing seed")), bucket, day, request.PublicKey().Bytes())),
+			"span hash": hex.EncodeToString(sum256([]byte("tarn/1 witness span\x00"), onion, bucket, span, handles)),
+		}
+	},
 	"ratchet": func(b block) map[string]string {
 		c := newChain(b.hex("root"), b["sender"], uint32(b.num("epoch")))
 		for c.index < b.num("index") {

@@ -26,7 +26,7 @@ const MaxTestimonyPages = 128
 var ErrTestimony = errors.New("mailbox: no testimony")
 
 const (
-	keysLabel = "tarn/1 witness keys\x00" // SPEC mailbox §8
+	keysLabel = "tarn/1 witness keys\x00" // SPEC replicate §9
 	spanLabel = "tarn/1 witness span\x00"
 )
 

@@ -4,8 +4,11 @@ package mailbox
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -187,6 +190,30 @@ func TestTwoKeysForADayAreProven(t *testing.T) {
 	many.Pages = make([][]byte, MaxTestimonyPages+1)
 	if err := many.Check(s.addr); !errors.Is(err, ErrTestimony) {
 		t.Errorf("too many pages: %v", err)
+	}
+}
+
+// The hashes are those of docs/SPEC.md §7.9.
+func TestWitnessHashes(t *testing.T) {
+	s := newTestStore(t)
+	d := s.descriptor(vectorEpoch)
+	d.Onion = s.addr.Onion
+	keys, ok := d.KeysHash(vectorEpoch)
+	span, err := d.SpanHash(77, []Handle{{7: 1}, {7: 2}, {7: 0xff}})
+	if !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	text, err := os.ReadFile("../docs/SPEC.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"keys hash    = " + hex.EncodeToString(keys[:]), "span hash    = " + hex.EncodeToString(span[:])} {
+		if !strings.Contains(string(text), line) {
+			t.Errorf("SPEC.md has no line %q", line)
+		}
+	}
+	if _, ok := d.KeysHash(vectorEpoch + 1); ok {
+		t.Error("a hash of a key that is not there")
 	}
 }
 
