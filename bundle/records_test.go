@@ -96,8 +96,8 @@ func drawRecord(t *rapid.T) coder {
 		return rs
 	case 7:
 		w := Witness{Store: mustAddress(t, rapid.SampledFrom(storeAddresses).Draw(t, "store"))}
-		for range rapid.IntRange(0, 3).Draw(t, "days") {
-			w.Days = append(w.Days, DayHash{rapid.Uint32().Draw(t, "day"), [32]byte(stuff(t, 32, "hash"))})
+		for range rapid.IntRange(0, 3).Draw(t, "claims") {
+			w.Claims = append(w.Claims, mailbox.Claim{Kind: mailbox.ClaimKind(rapid.Byte().Draw(t, "kind")), Epoch: rapid.Uint32().Draw(t, "day"), Hash: [32]byte(stuff(t, 32, "hash"))})
 		}
 		for range rapid.IntRange(0, MaxWitnessSpans).Draw(t, "spans") {
 			w.Spans = append(w.Spans, SpanHash{rapid.Uint64Range(0, 1<<63-1).Draw(t, "span"), [32]byte(stuff(t, 32, "hash"))})
@@ -161,7 +161,7 @@ func samples(tb testing.TB) (out []Record) {
 		Heads{Room: "!r", Heads: ids},
 		Receipts{Room: "!r", Receipts: []Receipt{{User: "@a:b", Event: "$e", Type: "m.read", Thread: "main", Time: time.UnixMilli(1764000000000)}}},
 		Contact{Serial: 300, Stores: []mailbox.Address{mustAddress(tb, storeAddresses[0])}, Name: "Alice's node", Profile: "balanced"},
-		Witness{Store: mustAddress(tb, storeAddresses[0]), Days: []DayHash{{20000, [32]byte(s.bytes(32))}}, Spans: []SpanHash{{300, [32]byte(s.bytes(32))}, {301, [32]byte(s.bytes(32))}}},
+		Witness{Store: mustAddress(tb, storeAddresses[0]), Claims: []mailbox.Claim{{Kind: 1, Epoch: 20000, Hash: [32]byte(s.bytes(32))}}, Spans: []SpanHash{{300, [32]byte(s.bytes(32))}, {301, [32]byte(s.bytes(32))}}},
 		Testimony{mustAddress(tb, storeAddresses[0]), mailbox.Testimony{Descriptor: s.bytes(300), Pages: [][]byte{s.bytes(100), s.bytes(90)}}},
 	} {
 		r, err := c.Record()
@@ -223,7 +223,7 @@ func TestCountsAreCheckedBeforeMemoryIsTaken(t *testing.T) {
 		"receipt after year 287,396":  {TypeReceipts, number(appendBytes(appendBytes(appendBytes(appendBytes(number(room, 1), "@a:b"), "$e"), "m.read"), ""), maxMillis+1), ErrTooLarge},
 		"store address with a blank":  {TypeContact, append(appendBytes([]byte{1, 1}, storeAddresses[0]+" "), 0, 0), ErrMalformed},
 		"store address, wrong letter": {TypeContact, append(appendBytes([]byte{1, 1}, storeAddresses[0][:70]+"e"), 0, 0), ErrMalformed},
-		"days of a witness":           {TypeWitness, number(appendBytes([]byte(nil), storeAddresses[0]), MaxWitnessDays+1), ErrTooLarge},
+		"claims of a witness":         {TypeWitness, number(appendBytes([]byte(nil), storeAddresses[0]), MaxWitnessClaims+1), ErrTooLarge},
 		"spans of a witness":          {TypeWitness, number(append(appendBytes([]byte(nil), storeAddresses[0]), 0), MaxWitnessSpans), ErrMalformed},
 		"witness of no store":         {TypeWitness, append(appendBytes([]byte(nil), "x"), 0, 0), ErrMalformed},
 		"pages of a testimony":        {TypeTestimony, number(appendBytes(appendBytes([]byte(nil), storeAddresses[0]), "d"), 1<<40), ErrTooLarge},

@@ -46,7 +46,7 @@ func TestVectors(t *testing.T) {
 		TypeHeads:       Heads{Room: room, Heads: ids},
 		TypeReceipts:    Receipts{Room: room, Receipts: []Receipt{{User: "@bob:example", Event: "$first", Type: "m.read", Thread: "main", Time: time.UnixMilli(1764000000000)}}},
 		TypeContact:     Contact{Serial: 300, Stores: []mailbox.Address{mustAddress(t, storeAddresses[0])}, Name: "Bob's node", Profile: "balanced"},
-		TypeWitness: Witness{Store: mustAddress(t, storeAddresses[0]), Days: []DayHash{{20000, [32]byte(certificate[:32])}},
+		TypeWitness: Witness{Store: mustAddress(t, storeAddresses[0]), Claims: []mailbox.Claim{{Kind: 1, Epoch: 20000, Hash: [32]byte(certificate[:32])}},
 			Spans: []SpanHash{{300000, [32]byte(certificate[32:64])}}},
 		TypeTestimony: Testimony{mustAddress(t, storeAddresses[0]), mailbox.Testimony{Descriptor: raws[0], Pages: raws}},
 	}

@@ -6,9 +6,9 @@ import "tarn/mailbox"
 
 // Limits of the records about mailboxes.
 const (
-	MaxWitnessDays  = 32       // days in one Witness
-	MaxWitnessSpans = 64       // spans in one Witness
-	maxTestimony    = 64 << 10 // bytes of one part or descriptor: a mailbox answers with less than 9 KiB
+	MaxWitnessClaims = 64       // claims in one Witness
+	MaxWitnessSpans  = 64       // spans in one Witness
+	maxTestimony     = 64 << 10 // bytes of one part or descriptor: a mailbox answers with less than 9 KiB
 
 	hashSize = 32
 )
@@ -16,15 +16,9 @@ const (
 // Witness is a TypeWitness record: hashes of what a mailbox told its sender. Who was told something else shows the
 // mailbox's signature on it (Testimony).
 type Witness struct {
-	Store mailbox.Address
-	Days  []DayHash  // of mailbox.Descriptor.KeysHash; at most MaxWitnessDays
-	Spans []SpanHash // of mailbox.Descriptor.SpanHash; at most MaxWitnessSpans
-}
-
-// DayHash is what a mailbox said of its keys of a day.
-type DayHash struct {
-	Epoch uint32
-	Hash  [hashSize]byte
+	Store  mailbox.Address
+	Claims []mailbox.Claim // at most MaxWitnessClaims
+	Spans  []SpanHash      // of mailbox.Descriptor.SpanHash; at most MaxWitnessSpans
 }
 
 // SpanHash is what a mailbox said of the buckets of a span.
@@ -33,14 +27,15 @@ type SpanHash struct {
 	Hash  [hashSize]byte
 }
 
-// Record encodes w: store, list of (day, hash), list of (span, hash).
+// Record encodes w: store, list of (kind, day, hash), list of (span, hash).
 func (w Witness) Record() (Record, error) {
 	var o writer
 	o.store(w.Store)
-	o.number(uint64(len(w.Days)), MaxWitnessDays, "days")
-	for _, d := range w.Days {
-		o.number(uint64(d.Epoch), 1<<32-1, "day")
-		o.b = append(o.b, d.Hash[:]...)
+	o.number(uint64(len(w.Claims)), MaxWitnessClaims, "claims")
+	for _, c := range w.Claims {
+		o.b = append(o.b, byte(c.Kind))
+		o.number(uint64(c.Epoch), 1<<32-1, "day")
+		o.b = append(o.b, c.Hash[:]...)
 	}
 	o.number(uint64(len(w.Spans)), MaxWitnessSpans, "spans")
 	for _, s := range w.Spans {
@@ -54,10 +49,14 @@ func (w Witness) Record() (Record, error) {
 func ParseWitness(data []byte) (Witness, error) {
 	r := &reader{b: data}
 	w := Witness{Store: r.store()}
-	for range r.count(MaxWitnessDays, 1+hashSize, "days") {
-		d := DayHash{Epoch: uint32(r.number(1<<32-1, "day"))}
-		copy(d.Hash[:], r.take(hashSize, "hash"))
-		w.Days = append(w.Days, d)
+	for range r.count(MaxWitnessClaims, 1+1+hashSize, "claims") {
+		var c mailbox.Claim
+		if kind := r.take(1, "kind"); len(kind) == 1 {
+			c.Kind = mailbox.ClaimKind(kind[0])
+		}
+		c.Epoch = uint32(r.number(1<<32-1, "day"))
+		copy(c.Hash[:], r.take(hashSize, "hash"))
+		w.Claims = append(w.Claims, c)
 	}
 	for range r.count(MaxWitnessSpans, 1+hashSize, "spans") {
 		s := SpanHash{Index: r.number(1<<63-1, "span")}

@@ -236,8 +236,9 @@ var vectors = map[string]func(b block) map[string]string{
 		}
 		bucket := u64(b.num("bucket ms"))
 		return map[string]string{
-			"keys hash": hex.EncodeToString(sum256([]byte("tarn/1 witness keys\x00"), onion, public(b.key("signing seed")), bucket, day, request.PublicKey().Bytes())),
-			"span hash": hex.EncodeToString(sum256([]byte("tarn/1 witness span\x00"), onion, bucket, span, handles)),
+			"claim request key": hex.EncodeToString(sum256([]byte("tarn/1 witness claim\x00"), onion, []byte{1}, day, request.PublicKey().Bytes())),
+			"claim digest":      hex.EncodeToString(sum256([]byte("tarn/1 witness claim\x00"), onion, []byte{3}, u32(0), public(b.key("signing seed")), bucket)),
+			"span hash":         hex.EncodeToString(sum256([]byte("tarn/1 witness span\x00"), onion, bucket, span, handles)),
 		}
 	},
 	"ratchet": func(b block) map[string]string {

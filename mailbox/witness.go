@@ -26,27 +26,49 @@ const MaxTestimonyPages = 128
 var ErrTestimony = errors.New("mailbox: no testimony")
 
 const (
-	keysLabel = "tarn/1 witness keys\x00" // SPEC replicate §9
-	spanLabel = "tarn/1 witness span\x00"
+	claimLabel = "tarn/1 witness claim\x00" // SPEC replicate §9
+	spanLabel  = "tarn/1 witness span\x00"
 )
 
-// KeysHash is a hash of all in d that could tell readers apart on that day: what requests are sealed to, what digests
-// are signed by, and how long their buckets are. An honest store has one for a day, whenever and whomever it tells.
-// False: d has no key of that day.
-func (d Descriptor) KeysHash(epoch uint32) (h [sha256.Size]byte, ok bool) {
+// ClaimKind is what a claim is about.
+type ClaimKind byte
+
+// The kinds of claim.
+const (
+	ClaimRequest ClaimKind = 1 // the key that requests of a day are sealed to
+	ClaimToken   ClaimKind = 2 // the key that tokens of a day are made with
+	ClaimDigest  ClaimKind = 3 // the key that digests are signed by, and how long buckets are: for ever, so of day 0
+)
+
+// Claim is a hash of something in a descriptor that could tell readers apart if it were not the same for all: an
+// honest mailbox makes one claim of a kind and day, whenever and to whomever it speaks.
+type Claim struct {
+	Kind  ClaimKind
+	Epoch uint32
+	Hash  [sha256.Size]byte
+}
+
+// Claims are all that d makes.
+func (d Descriptor) Claims() (out []Claim) {
 	onion, err := d.Onion.Key()
 	if err != nil {
-		return h, false
+		return nil
+	}
+	claim := func(kind ClaimKind, epoch uint32, what ...[]byte) {
+		b := append(append([]byte(claimLabel), onion...), byte(kind))
+		b = binary.BigEndian.AppendUint32(b, epoch)
+		out = append(out, Claim{kind, epoch, sha256.Sum256(append(b, slices.Concat(what...)...))})
 	}
 	for _, k := range d.Keys {
-		if k.Epoch == epoch {
-			b := append(append([]byte(keysLabel), onion...), d.Signing...)
-			b = binary.BigEndian.AppendUint64(b, uint64(d.Bucket.Milliseconds()))
-			b = binary.BigEndian.AppendUint32(b, epoch)
-			return sha256.Sum256(append(b, k.Public...)), true
-		}
+		claim(ClaimRequest, k.Epoch, k.Public)
 	}
-	return h, false
+	for i, k := range d.Deposits.Keys {
+		claim(ClaimToken, d.Deposits.First+uint32(i), k[:])
+	}
+	if d.Signing != nil {
+		claim(ClaimDigest, 0, d.Signing, binary.BigEndian.AppendUint64(nil, uint64(d.Bucket.Milliseconds())))
+	}
+	return out
 }
 
 // SpanHash is a hash of the handles of the buckets index·WitnessSpan and following, which ascend, each once. Readers
@@ -155,16 +177,17 @@ func (t Testimony) Check(a Address) error {
 	return err
 }
 
-// Lie is what two testimonies of a store that contradict each other prove.
+// Lie is what two testimonies of a mailbox that contradict each other prove.
 type Lie struct {
 	Store Address
-	// Epoch is the day of which the store showed two keys; 0: the lie is in the digest.
+	// Kind and Epoch say of what the mailbox claimed two different things; 0: the lie is in the digest.
+	Kind  ClaimKind
 	Epoch uint32
 	// Span is the index of the buckets of which it showed two digests: Span·WitnessSpan and following.
 	Span uint64
 }
 
-// Prove checks two testimonies about one mailbox with nothing but its address: nil says that no honest store signs
+// Prove checks two testimonies about one mailbox with nothing but its address: nil says that no honest one signs
 // both. ErrTestimony: they do not hold, or do not contradict each other.
 func Prove(a Address, x, y Testimony) (Lie, error) {
 	dx, sx, hx, err := x.read(a)
@@ -175,14 +198,14 @@ func Prove(a Address, x, y Testimony) (Lie, error) {
 	if err != nil {
 		return Lie{}, err
 	}
-	for _, k := range dx.Keys {
-		h1, ok1 := dx.KeysHash(k.Epoch)
-		h2, ok2 := dy.KeysHash(k.Epoch)
-		if ok1 && ok2 && h1 != h2 {
-			return Lie{Store: a, Epoch: k.Epoch}, nil
+	for _, cx := range dx.Claims() {
+		for _, cy := range dy.Claims() {
+			if cx.Kind == cy.Kind && cx.Epoch == cy.Epoch && cx.Hash != cy.Hash {
+				return Lie{Store: a, Kind: cx.Kind, Epoch: cx.Epoch}, nil
+			}
 		}
 	}
-	if len(x.Pages) > 0 && len(y.Pages) > 0 && sx == sy && dx.Bucket == dy.Bucket && !slices.Equal(hx, hy) {
+	if len(x.Pages) > 0 && len(y.Pages) > 0 && sx == sy && !slices.Equal(hx, hy) { // the buckets are as long: a claim
 		return Lie{Store: a, Span: sx}, nil
 	}
 	return Lie{}, fmt.Errorf("%w: the two say the same, or speak of different things", ErrTestimony)

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"tarn/crypto/sealed"
+	"tarn/crypto/token"
 )
 
 // spanLevels are the levels whose pages lie within one span.
@@ -159,24 +160,43 @@ func TestTwoKeysForADayAreProven(t *testing.T) {
 		}
 		return Testimony{Descriptor: b}
 	}
+	tokens := func() Policy {
+		p := Policy{Deposit: DepositTokens, Accounts: AccountsCode, Cap: 10, First: 5}
+		for i := range byte(3) {
+			k, err := token.NewKey(&[32]byte{i + 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.Keys = append(p.Keys, k.Public())
+		}
+		return p
+	}
 	plain := s.descriptor(5, 6)
+	plain.Deposits = tokens()
 	for name, c := range map[string]struct {
 		spoil func(*Descriptor)
-		want  uint32
+		kind  ClaimKind
+		epoch uint32
 	}{
-		"the same":             {func(*Descriptor) {}, 0},
-		"seen on another day":  {func(d *Descriptor) { d.Keys = s.descriptor(6, 7).Keys }, 0},
-		"no day in common":     {func(d *Descriptor) { d.Keys = s.descriptor(8).Keys; d.Keys[0].Public = other.Public().Bytes() }, 0},
-		"another TTL":          {func(d *Descriptor) { d.TTL += time.Hour }, 0}, // an operator may change that
-		"another key":          {func(d *Descriptor) { d.Keys[1].Public = other.Public().Bytes() }, 6},
-		"another signing key":  {func(d *Descriptor) { d.Signing = s.onionPublic() }, 5},
-		"other buckets":        {func(d *Descriptor) { d.Bucket *= 2 }, 5},
-		"another key, earlier": {func(d *Descriptor) { d.Keys = s.descriptor(4, 5).Keys; d.Keys[1].Public = other.Public().Bytes() }, 5},
+		"the same":            {spoil: func(*Descriptor) {}},
+		"seen on another day": {spoil: func(d *Descriptor) { d.Keys = s.descriptor(6, 7).Keys }},
+		"no day in common":    {spoil: func(d *Descriptor) { d.Keys = s.descriptor(8).Keys; d.Keys[0].Public = other.Public().Bytes() }},
+		"another TTL, family": {spoil: func(d *Descriptor) { d.TTL += time.Hour; d.Family = "x" }}, // an operator may change those
+		"no tokens any more":  {spoil: func(d *Descriptor) { d.Deposits = Policy{} }},
+		"a courier alone now": {spoil: func(d *Descriptor) {
+			d.Roles, d.Bucket, d.TTL, d.Signing, d.Deposits = RoleCourier, 0, 0, nil, Policy{}
+		}},
+		"another key":          {func(d *Descriptor) { d.Keys[1].Public = other.Public().Bytes() }, ClaimRequest, 6},
+		"another signing key":  {func(d *Descriptor) { d.Signing = s.onionPublic() }, ClaimDigest, 0},
+		"other buckets":        {func(d *Descriptor) { d.Bucket *= 2 }, ClaimDigest, 0},
+		"another key, earlier": {func(d *Descriptor) { d.Keys = s.descriptor(4, 5).Keys; d.Keys[1].Public = other.Public().Bytes() }, ClaimRequest, 5},
+		"another token key":    {func(d *Descriptor) { d.Deposits.First++ }, ClaimToken, 6},
 	} {
 		d := s.descriptor(5, 6)
+		d.Deposits = tokens()
 		c.spoil(&d)
 		lie, err := Prove(s.addr, sign(plain), sign(d))
-		if c.want == 0 && !errors.Is(err, ErrTestimony) || c.want != 0 && (err != nil || lie.Epoch != c.want) {
+		if c.kind == 0 && !errors.Is(err, ErrTestimony) || c.kind != 0 && (err != nil || lie.Kind != c.kind || lie.Epoch != c.epoch) {
 			t.Errorf("%s: %+v, %v", name, lie, err)
 		}
 	}
@@ -198,22 +218,21 @@ func TestWitnessHashes(t *testing.T) {
 	s := newTestStore(t)
 	d := s.descriptor(vectorEpoch)
 	d.Onion = s.addr.Onion
-	keys, ok := d.KeysHash(vectorEpoch)
+	d.Deposits = Policy{}
+	claims := d.Claims()
 	span, err := d.SpanHash(77, []Handle{{7: 1}, {7: 2}, {7: 0xff}})
-	if !ok || err != nil {
-		t.Fatal(ok, err)
+	if len(claims) != 2 || err != nil {
+		t.Fatal(claims, err)
 	}
 	text, err := os.ReadFile("../docs/SPEC.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range []string{"keys hash    = " + hex.EncodeToString(keys[:]), "span hash    = " + hex.EncodeToString(span[:])} {
+	for _, line := range []string{"claim request key = " + hex.EncodeToString(claims[0].Hash[:]),
+		"claim digest      = " + hex.EncodeToString(claims[1].Hash[:]), "span hash         = " + hex.EncodeToString(span[:])} {
 		if !strings.Contains(string(text), line) {
 			t.Errorf("SPEC.md has no line %q", line)
 		}
-	}
-	if _, ok := d.KeysHash(vectorEpoch + 1); ok {
-		t.Error("a hash of a key that is not there")
 	}
 }
 

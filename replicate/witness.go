@@ -26,20 +26,33 @@ import (
 
 // Bounds of what is kept of one mailbox.
 const (
-	witnessDays  = 15            // of keys
-	witnessSpans = 72            // of digest: 12 hours with buckets of 10 s
-	witnessBytes = 2 << 20       // of digest
-	maxTestified = 256 << 10     // bytes of a testimony that is sent or kept
-	showAgain    = 6 * time.Hour // before a testimony of one mailbox is sent to the same contact again
+	witnessDays   = 3             // how long claims are kept after their day
+	witnessClaims = 60            // more than a descriptor makes
+	witnessSpans  = 72            // of digest: 12 hours with buckets of 10 s
+	witnessBytes  = 2 << 20       // of digest
+	maxTestified  = 256 << 10     // bytes of a testimony that is sent or kept
+	showAgain     = 6 * time.Hour // before a testimony of one mailbox is sent to the same contact again
 )
 
 // heard is what a mailbox told this node.
 type heard struct {
 	newest mailbox.Descriptor
-	days   map[uint32]mailbox.Descriptor // by day: the first descriptor that had its key
-	spans  map[uint64][]mailbox.Page     // parts, by span
-	bytes  int                           // of spans, about
+	claims map[claimOf]claimed
+	spans  map[uint64][]mailbox.Page // parts, by span
+	bytes  int                       // of spans, about
 	lie    *Lie
+}
+
+// claimOf is what a claim is about.
+type claimOf struct {
+	kind  mailbox.ClaimKind
+	epoch uint32
+}
+
+// claimed is a claim with the first descriptor that made it.
+type claimed struct {
+	hash   [32]byte
+	signed []byte
 }
 
 // Lie is a proof, kept on disk, that a mailbox told two nodes different things. mailbox.Prove checks it.
@@ -56,23 +69,34 @@ func (e *Engine) hearDescriptor(st *depot, d mailbox.Descriptor) {
 		h.spans, h.bytes = nil, 0
 	}
 	h.newest = d
-	for _, k := range d.Keys {
-		old, ok := h.days[k.Epoch]
-		if !ok {
-			if h.days == nil {
-				h.days = map[uint32]mailbox.Descriptor{}
-			}
-			h.days[k.Epoch] = d
-			continue
-		}
-		was, _ := old.KeysHash(k.Epoch)
-		if is, _ := d.KeysHash(k.Epoch); is != was {
-			e.convict(st, mailbox.Testimony{Descriptor: old.Signed}, mailbox.Testimony{Descriptor: d.Signed})
+	if h.claims == nil {
+		h.claims = map[claimOf]claimed{}
+	}
+	for _, c := range d.Claims() {
+		about := claimOf{c.Kind, c.Epoch}
+		if old, ok := h.claims[about]; !ok {
+			h.claims[about] = claimed{c.Hash, d.Signed}
+		} else if old.hash != c.Hash {
+			e.convict(st, mailbox.Testimony{Descriptor: old.signed}, mailbox.Testimony{Descriptor: d.Signed})
 		}
 	}
-	for len(h.days) > witnessDays {
-		delete(h.days, slices.Min(slices.Collect(maps.Keys(h.days))))
+	for about := range h.claims {
+		if about.epoch != 0 && about.epoch+witnessDays < mailbox.Epoch(time.Now()) {
+			delete(h.claims, about)
+		}
 	}
+	for _, about := range h.about() {
+		if len(h.claims) > witnessClaims {
+			delete(h.claims, about)
+		}
+	}
+}
+
+// about is what there are claims about, the oldest first and what is for ever last.
+func (h *heard) about() []claimOf {
+	return slices.SortedFunc(maps.Keys(h.claims), func(a, b claimOf) int {
+		return cmp.Or(cmp.Compare(a.epoch-1, b.epoch-1), cmp.Compare(a.kind, b.kind))
+	})
 }
 
 // hearPage keeps a part of a page of a digest that others may read too. The caller holds mu.
@@ -161,11 +185,8 @@ func (e *Engine) addWitness(c *contact, p *bundle.Packer) (some bool) {
 // witness is what there is to tell a contact of a mailbox.
 func (e *Engine) witness(c *contact, st *depot) (bundle.Record, bool) {
 	h, w := &st.heard, bundle.Witness{Store: st.address}
-	for _, day := range slices.Sorted(maps.Keys(h.days)) {
-		d := h.days[day]
-		if sum, ok := d.KeysHash(day); ok {
-			w.Days = append(w.Days, bundle.DayHash{Epoch: day, Hash: sum})
-		}
+	for _, about := range h.about() {
+		w.Claims = append(w.Claims, mailbox.Claim{Kind: about.kind, Epoch: about.epoch, Hash: h.claims[about].hash})
 	}
 	if st.own && slices.Contains(c.stores, st.address) { // both read its digest
 		all := slices.Sorted(maps.Keys(h.spans))
@@ -176,7 +197,7 @@ func (e *Engine) witness(c *contact, st *depot) (bundle.Record, bool) {
 			}
 		}
 	}
-	if len(w.Days)+len(w.Spans) == 0 {
+	if len(w.Claims)+len(w.Spans) == 0 {
 		return bundle.Record{}, false
 	}
 	rec, err := w.Record()
@@ -196,10 +217,9 @@ func (e *Engine) compareWitness(c *contact, data []byte) (effect, error) {
 		return effect{}, nil
 	}
 	h := &st.heard
-	for _, d := range w.Days {
-		ours, ok := h.days[d.Epoch]
-		if sum, has := ours.KeysHash(d.Epoch); ok && has && sum != d.Hash {
-			return e.show(c, st, mailbox.Testimony{Descriptor: ours.Signed}), nil
+	for _, theirs := range w.Claims {
+		if ours, ok := h.claims[claimOf{theirs.Kind, theirs.Epoch}]; ok && ours.hash != theirs.Hash {
+			return e.show(c, st, mailbox.Testimony{Descriptor: ours.signed}), nil
 		}
 	}
 	for _, s := range w.Spans {
@@ -252,7 +272,7 @@ func (e *Engine) takeTestimony(c *contact, data []byte) (effect, error) {
 	st := e.shared(c, theirs.Store)
 	var ours []mailbox.Testimony
 	if st != nil {
-		ours = st.heard.about(theirs.Testimony)
+		ours = st.heard.against(theirs.Testimony)
 	}
 	e.mu.Unlock()
 	if len(ours) == 0 {
@@ -279,14 +299,16 @@ func (e *Engine) takeTestimony(c *contact, data []byte) (effect, error) {
 // errLieNotKept: the proof could not be written.
 var errLieNotKept = errors.New("replicate: the proof of a mailbox's lie could not be kept")
 
-// about are our testimonies that can contradict one: about the same days, and the same span.
-func (h *heard) about(t mailbox.Testimony) (out []mailbox.Testimony) {
+// against are our testimonies that may contradict one: about the same span, and all descriptors.
+func (h *heard) against(t mailbox.Testimony) (out []mailbox.Testimony) {
 	if i, ok := t.Span(); ok && len(h.spans[i]) > 0 {
 		out = append(out, h.ofSpan(i))
 	}
-	for _, day := range slices.Sorted(maps.Keys(h.days)) {
-		if d := h.days[day]; len(out) == 0 || string(out[len(out)-1].Descriptor) != string(d.Signed) {
-			out = append(out, mailbox.Testimony{Descriptor: d.Signed})
+	seen := map[string]bool{}
+	for _, about := range h.about() {
+		if d := h.claims[about].signed; !seen[string(d)] {
+			seen[string(d)] = true
+			out = append(out, mailbox.Testimony{Descriptor: d})
 		}
 	}
 	return out

@@ -103,7 +103,7 @@ func TestAStoreThatHidesBoxesFromOneReaderIsFoundOut(t *testing.T) {
 		t.Logf("found after %v, by both after %v", took, both)
 		for _, n := range []*node{a, b} {
 			l := lies(t, n)[0]
-			if l.Store != one.Address() || l.Epoch != 0 || l.Span == 0 {
+			if l.Store != one.Address() || l.Kind != 0 || l.Span == 0 {
 				t.Errorf("the proof is about %+v", l.Lie)
 			}
 			// Anybody can check it, with nothing but the address.
@@ -129,7 +129,7 @@ func TestAStoreWithAKeyForEachReaderIsFoundOut(t *testing.T) {
 		w, a, b := witnesses(t, one, other)
 		defer w.stopAll()
 		w.until(detection, "both have the proof", func() bool { return len(lies(t, a)) == 1 && len(lies(t, b)) == 1 })
-		if l := lies(t, a)[0]; l.Epoch != mailbox.Epoch(time.Now()) {
+		if l := lies(t, a)[0]; l.Kind != mailbox.ClaimRequest || l.Epoch != mailbox.Epoch(time.Now()) {
 			t.Errorf("the proof is about %+v", l.Lie)
 		}
 	})
@@ -218,7 +218,7 @@ func TestAContactProvesNothingAgainstAnHonestStore(t *testing.T) {
 			}
 		}
 		// A wrong hash is answered with a testimony, once; about a mailbox that is not shared, never.
-		wrong := bundle.Witness{Days: []bundle.DayHash{{Epoch: mailbox.Epoch(time.Now())}}}
+		wrong := bundle.Witness{Claims: []mailbox.Claim{{Kind: mailbox.ClaimRequest, Epoch: mailbox.Epoch(time.Now())}}}
 		for _, x := range []struct {
 			of   mailbox.Address
 			want bool

@@ -26,7 +26,7 @@ records = {
     5: s(room) + many(ev),
     6: s(room) + num(1) + s("@bob:example") + s("$first") + s("m.read") + s("main") + num(1764000000000),
     7: num(300) + many([store]) + s("Bob's node") + s("balanced"),
-    8: s(store) + num(1) + num(20000) + bytes(range(32)) + num(1) + num(300000) + bytes(range(32, 64)),
+    8: s(store) + num(1) + b"\x01" + num(20000) + bytes(range(32)) + num(1) + num(300000) + bytes(range(32, 64)),
     9: s(store) + s(raws[0]) + many(raws),
 }
 
