@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"tarn/crypto/token"
+	"tarn/internal/durable"
+	"tarn/mailbox"
+)
+
+// tokenKeys are the keys that tokens are made and recognised with, one a day. A key is on the disk before it is
+// published; it is destroyed SkewTolerance after the day after its own, and the tokens spent under it are forgotten
+// after that: never before, or one could be spent again.
+type tokenKeys struct {
+	dir string // "" keeps nothing
+
+	mu   sync.Mutex // guards keys
+	keys map[uint32]*token.Key
+}
+
+func openTokenKeys(dir string) (*tokenKeys, error) {
+	t := &tokenKeys{dir: dir, keys: map[uint32]*token.Key{}}
+	if dir == "" {
+		return t, nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("token keys: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("token keys: %w", err)
+	}
+	for _, e := range entries {
+		name := filepath.Join(dir, e.Name())
+		if strings.HasSuffix(name, ".tmp") { // left by a crash: nobody was told of it
+			if err := shred(name); err != nil {
+				return nil, fmt.Errorf("token keys: %w", err)
+			}
+		}
+		digits, ok := strings.CutSuffix(e.Name(), keySuffix)
+		day, err := strconv.ParseUint(digits, 10, 32)
+		if !ok || err != nil {
+			continue
+		}
+		b, err := os.ReadFile(name)
+		if err == nil && len(b) != token.SeedSize {
+			err = fmt.Errorf("%s has %d bytes, want %d", name, len(b), token.SeedSize)
+		}
+		if err == nil {
+			t.keys[uint32(day)], err = token.NewKey((*[token.SeedSize]byte)(b))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("token keys: %w", err)
+		}
+	}
+	return t, nil
+}
+
+func (t *tokenKeys) path(day uint32) string {
+	return filepath.Join(t.dir, strconv.FormatUint(uint64(day), 10)+keySuffix)
+}
+
+// get is the key of that day, or nil.
+func (t *tokenKeys) get(day uint32) *token.Key {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.keys[day]
+}
+
+// drawable is the key of that day if tokens of it can be drawn now, or nil: those of today and later (and of yesterday
+// for a requester whose clock is late).
+func (t *tokenKeys) drawable(day uint32, now time.Time) *token.Key {
+	if day < mailbox.Epoch(now.Add(-mailbox.SkewTolerance)) {
+		return nil
+	}
+	return t.get(day)
+}
+
+// ensure returns the key of that day; a new one is on the disk first.
+func (t *tokenKeys) ensure(day uint32) (*token.Key, error) {
+	if k := t.get(day); k != nil {
+		return k, nil
+	}
+	var seed [token.SeedSize]byte
+	rand.Read(seed[:])
+	k, err := token.NewKey(&seed)
+	if err != nil {
+		return nil, err
+	}
+	if t.dir != "" {
+		if err := durable.WriteFile(t.path(day), seed[:], 0o600); err != nil {
+			return nil, fmt.Errorf("write a token key: %w", err)
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.keys[day] = k
+	return k, nil
+}
+
+// accepted are the days whose tokens are good at now: today and yesterday, and tomorrow for clocks that are ahead.
+func accepted(now time.Time) []uint32 {
+	today := mailbox.Epoch(now)
+	days := []uint32{today, today - 1}
+	if t := mailbox.Epoch(now.Add(mailbox.SkewTolerance)); t != today {
+		days = append(days, t)
+	}
+	return days
+}
+
+// valid is the day of a token; ok is false if no accepted key made it. All keys are tried, whatever is found.
+func (t *tokenKeys) valid(tok *token.Token, now time.Time) (day uint32, ok bool) {
+	for _, d := range accepted(now) {
+		if k := t.get(d); k != nil && k.Valid(tok) {
+			day, ok = d, true
+		}
+	}
+	return day, ok
+}
+
+// expire destroys the keys whose time is over, and has the spent tokens of each forgotten afterwards.
+func (t *tokenKeys) expire(now time.Time, drop func(below uint32) error) error {
+	first := mailbox.Epoch(now.Add(-mailbox.SkewTolerance)) - 1
+	var old []uint32
+	t.mu.Lock()
+	for day := range t.keys {
+		if day < first {
+			old = append(old, day)
+		}
+	}
+	t.mu.Unlock()
+	for _, day := range old {
+		if t.dir != "" {
+			if err := shred(t.path(day)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("destroy a token key: %w", err) // tried again at the next sweep
+			}
+		}
+		t.mu.Lock()
+		delete(t.keys, day)
+		t.mu.Unlock()
+	}
+	return drop(first)
+}
