@@ -24,6 +24,7 @@ func TestEngine(t *testing.T, open func(t *testing.T, unit time.Duration, quota 
 	for name, test := range map[string]func(t *testing.T, o *opener){
 		"FirstWriteWins":            firstWriteWins,
 		"OneCallMayHaveDoubles":     doublesInOneCall,
+		"UnpaidIsNotKept":           unpaidIsNotKept,
 		"RewriteDoesNotExtend":      rewriteDoesNotExtend,
 		"FullUntilSomethingExpires": fullUntilExpiry,
 		"BucketsAreRanges":          bucketsAreRanges,
@@ -154,6 +155,26 @@ func doublesInOneCall(t *testing.T, o *opener) {
 		t.Errorf("%v", errs)
 	}
 	if e.Usage().Boxes != 2 || !has(t, e, a) || !has(t, e, b) || len(handles(t, e, 0, 2)) != 2 {
+		t.Errorf("it has %d boxes", e.Usage().Boxes)
+	}
+}
+
+func unpaidIsNotKept(t *testing.T, o *opener) {
+	e := o.open(lots)
+	a, b := newBox('a'), newBox('b')
+	unpaid, other := a, store.Box{ID: a.ID, Data: b.Data, Unpaid: true}
+	unpaid.Unpaid = true
+	// In one call, before and after its paid twin; then when the box is there.
+	errs := put(t, e, 1, epoch, unpaid, a, unpaid, other)
+	if !errors.Is(errs[0], mailbox.ErrToken) || errs[1] != nil || errs[2] != nil || !errors.Is(errs[3], mailbox.ErrExists) {
+		t.Errorf("%v", errs)
+	}
+	b.Unpaid = true
+	errs = put(t, e, 2, epoch, unpaid, other, b)
+	if errs[0] != nil || !errors.Is(errs[1], mailbox.ErrExists) || !errors.Is(errs[2], mailbox.ErrToken) {
+		t.Errorf("%v", errs)
+	}
+	if e.Usage().Boxes != 1 || has(t, e, b) || !has(t, e, a) || len(handles(t, e, 0, 10)) != 1 {
 		t.Errorf("it has %d boxes", e.Usage().Boxes)
 	}
 }

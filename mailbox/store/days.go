@@ -215,6 +215,8 @@ func (d *Days) sift(boxes []Box, errs []error) (fresh []int, twins map[int]int, 
 		case state[i] == same:
 		case state[i] == other:
 			errs[i] = mailbox.ErrExists
+		case !doubled && b.Unpaid:
+			errs[i] = mailbox.ErrToken
 		case !doubled:
 			first[b.ID.Handle()] = i
 			fresh = append(fresh, i)

@@ -68,7 +68,7 @@ type desk struct {
 	book  kv.KV
 	wake  chan struct{}
 
-	mu     sync.Mutex // guards what follows, for moments
+	mu     sync.Mutex                   // guards what follows, for moments
 	draws  map[mailbox.Handle]time.Time // when the answer goes; zero: it is not there yet
 	people int
 	tidied uint32 // the day on which old accounts were last looked for
@@ -109,7 +109,7 @@ func openDesk(dir string, c Config, room func() bool) (_ *desk, err error) {
 	if d.keys, err = openTokenKeys(sub("keys")); err != nil {
 		return nil, err
 	}
-	if d.spent, err = openSpent(sub("spent"), open); err != nil {
+	if d.spent, err = openSpent(sub("spent"), func(day uint32) bool { return d.keys.get(day) != nil }, open); err != nil {
 		return nil, err
 	}
 	if d.book, err = open("book"); err != nil {
@@ -411,8 +411,13 @@ func (d *desk) rouse() {
 	}
 }
 
-// work evaluates the draws that wait, one after another, until ctx ends.
-func (d *desk) work(ctx context.Context, fault func(string, error)) {
+// run evaluates the draws that wait, one after another, until ctx ends.
+func (d *desk) run(ctx context.Context, fault func(string, error)) {
+	if b, ok := d.book.(interface{ Run(context.Context) error }); ok {
+		var tidy sync.WaitGroup
+		tidy.Go(func() { b.Run(ctx) }) //nolint:errcheck // it says that ctx ended
+		defer tidy.Wait()
+	}
 	d.rouse()
 	for {
 		select {

@@ -15,12 +15,16 @@ var (
 	ErrSchema = errors.New("mailbox store: this directory cannot be used")
 	// ErrClock: the computer's clock is far behind what this store has already signed.
 	ErrClock = errors.New("mailbox store: the computer's clock is behind")
+	// ErrOpen: deposits at this store need no tokens, so there are no accounts.
+	ErrOpen = errors.New("mailbox store: deposits are open here, nobody needs an account")
 )
 
 // Box is one box on its way into an engine.
 type Box struct {
 	ID   mailbox.BoxID
 	Data *[mailbox.BoxSize]byte
+	// Unpaid: it is not kept, but acknowledged if it is there already.
+	Unpaid bool
 }
 
 // Usage is how full an engine is.
@@ -36,7 +40,8 @@ type Usage struct {
 type Engine interface {
 	// Put keeps the boxes, which become part of the digest bucket, at least until expires. When it returns nil, all
 	// boxes whose errs[i] is nil are durable: they survive kill -9 and power loss. errs[i] is mailbox.ErrExists when
-	// another box has that handle (also one earlier in the same call), mailbox.ErrFull when quota or disk are full.
+	// another box has that handle (also one earlier in the same call), mailbox.ErrToken when it is unpaid, mailbox.ErrFull
+	// when quota or disk are full.
 	// A box that is there already, identical, is nil; it keeps its expiry and its bucket.
 	// Another error: nothing of the call may be acknowledged, though parts of it may be there.
 	Put(bucket uint64, expires time.Time, boxes []Box, errs []error) error

@@ -50,6 +50,8 @@ func (m *Memory) Put(bucket uint64, expires time.Time, boxes []Box, errs []error
 			errs[i] = nil
 		case old != nil:
 			errs[i] = mailbox.ErrExists
+		case b.Unpaid:
+			errs[i] = mailbox.ErrToken
 		case int64(len(m.boxes)+1)*BoxCost > m.quota:
 			errs[i] = mailbox.ErrFull
 		default:

@@ -44,6 +44,13 @@ type Config struct {
 	Quota      int64         // bytes of disk for boxes
 	Reserve    int64         // bytes of the file system that stay free (0: package store's default, 64 MiB)
 
+	// Deposit says whether a box needs a token; the rest of this block counts only if it does.
+	Deposit     mailbox.Deposit
+	Accounts    mailbox.Accounts // ways to an account; 0: by work and by code, and by the list if there is one
+	AccountList []mailbox.AccountID
+	WorkBits    uint8 // of a proof of work
+	Cap         int   // tokens that an account may draw of one day
+
 	// Engine keeps the boxes; nil: Days in Dir. The server closes it.
 	Engine Engine
 	// Log gets faults of the machine; nil: nothing.
@@ -57,6 +64,7 @@ type Server struct {
 	clock  *bucketClock
 	pages  *pages
 	about  mailbox.Descriptor
+	desk   *desk // nil: deposits are open
 	unlock func() error
 
 	deposits chan deposit
@@ -81,6 +89,18 @@ func (c *Config) defaults() error {
 	if c.Quota == 0 {
 		c.Quota = DefaultQuota
 	}
+	if c.Accounts == 0 {
+		c.Accounts = mailbox.AccountsWork | mailbox.AccountsCode
+		if len(c.AccountList) > 0 {
+			c.Accounts |= mailbox.AccountsList
+		}
+	}
+	if c.WorkBits == 0 {
+		c.WorkBits = DefaultWorkBits
+	}
+	if c.Cap == 0 {
+		c.Cap = DefaultCap
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -89,6 +109,8 @@ func (c *Config) defaults() error {
 		return fmt.Errorf("mailbox store: an expiry unit of %v", c.ExpiryUnit)
 	case c.Quota < BoxCost || c.Reserve < 0:
 		return errors.New("mailbox store: an impossible quota or reserve")
+	case c.Deposit > mailbox.DepositTokens || c.Cap < 1:
+		return errors.New("mailbox store: an impossible kind of deposit or cap")
 	case c.Dir == "" && c.Engine == nil:
 		return errors.New("mailbox store: no directory")
 	}
@@ -135,6 +157,11 @@ func New(cfg Config) (_ *Server, err error) {
 		return nil, err
 	}
 	s.about = mailbox.Descriptor{Roles: mailbox.RoleStore, Bucket: cfg.Bucket, TTL: cfg.TTL, Signing: signing.Public().(ed25519.PublicKey)}
+	if cfg.Deposit == mailbox.DepositTokens {
+		if s.desk, err = openDesk(s.path("tokens"), cfg, s.hasRoom); err != nil {
+			return nil, err
+		}
+	}
 	s.pages = newPages(s.engine, s.clock, signing, s.onion(), cfg.Bucket, cfg.TTL)
 	return s, s.sweep(now)
 }
@@ -198,8 +225,36 @@ func (s *Server) openDir() error {
 	return nil
 }
 
-// About is the store's part of its mailbox's descriptor at that time.
-func (s *Server) About(time.Time) (mailbox.Descriptor, error) { return s.about, nil }
+// About is the store's part of its mailbox's descriptor at that time; the token keys that it names are on the disk.
+func (s *Server) About(now time.Time) (d mailbox.Descriptor, err error) {
+	d = s.about
+	if s.desk != nil {
+		d.Deposits, err = s.desk.policy(mailbox.Epoch(now))
+	}
+	return d, err
+}
+
+// hasRoom tells whether tokens are given out: not any more when the last tenth of the quota is begun.
+func (s *Server) hasRoom() bool {
+	u := s.engine.Usage()
+	return u.Bytes < u.Quota-u.Quota/reserveShare
+}
+
+// Tokens is sums about accounts and tokens; zero if deposits are open.
+func (s *Server) Tokens() (TokenUsage, error) {
+	if s.desk == nil {
+		return TokenUsage{}, nil
+	}
+	return s.desk.usage(time.Now())
+}
+
+// NewCode makes an invite code, good for one account until it expires. ErrOpen.
+func (s *Server) NewCode() (mailbox.Code, time.Time, error) {
+	if s.desk == nil {
+		return mailbox.Code{}, time.Time{}, ErrOpen
+	}
+	return s.desk.newCode()
+}
 
 // Usage is how full it is: sums only.
 func (s *Server) Usage() Usage { return s.engine.Usage() }
@@ -216,6 +271,9 @@ func (s *Server) Faults() int64 {
 func (s *Server) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
 	loops.Go(s.commitLoop)
+	if s.desk != nil {
+		loops.Go(func() { s.desk.run(ctx, s.fault) })
+	}
 	s.sweepLoop(ctx)
 	close(s.deposits) // nobody is left who could send
 	loops.Wait()
@@ -229,12 +287,37 @@ func (s *Server) Do(r mailbox.Request, box *[mailbox.BoxSize]byte) (mailbox.Stat
 	case mailbox.OpNothing:
 		return mailbox.StatusOK, nil
 	case mailbox.OpPut:
-		return putStatus(s.put(r.ID, (*[mailbox.BoxSize]byte)(r.Box))), nil
+		return putStatus(s.put(r.ID, (*[mailbox.BoxSize]byte)(r.Box), r.Token)), nil
+	case mailbox.OpRegister, mailbox.OpIssue:
+		if s.desk == nil {
+			return mailbox.StatusRefused, nil
+		}
+		do := s.desk.register
+		if r.Op == mailbox.OpIssue {
+			do = s.desk.issue
+		}
+		status, err := do(r)
+		if err != nil {
+			s.fault("keep an account", err)
+		}
+		return status, nil
 	case mailbox.OpGet:
 		found, err := s.engine.Get(r.Get, box)
 		if err != nil {
 			s.fault("read a box", err)
 			return mailbox.StatusBusy, nil
+		}
+		if s.desk != nil {
+			// Looked for whatever was found: a look-up takes the same work.
+			var other [mailbox.BoxSize]byte
+			drawn, err := s.desk.answer(r.Get, &other)
+			if err != nil {
+				s.fault("read an answer to a draw", err)
+				return mailbox.StatusBusy, nil
+			}
+			if drawn && !found {
+				found, *box = true, other
+			}
 		}
 		if !found {
 			rand.Read(box[:]) // a filler: only who holds the box's key can tell
@@ -262,6 +345,8 @@ func putStatus(err error) mailbox.Status {
 		return mailbox.StatusExists
 	case errors.Is(err, mailbox.ErrFull):
 		return mailbox.StatusFull
+	case errors.Is(err, mailbox.ErrToken):
+		return mailbox.StatusToken
 	}
 	return mailbox.StatusBusy
 }
@@ -272,6 +357,10 @@ func (s *Server) Close() error {
 	if s.engine != nil {
 		err = s.engine.Close()
 		s.engine = nil
+	}
+	if s.desk != nil {
+		err = errors.Join(err, s.desk.close())
+		s.desk = nil
 	}
 	err = errors.Join(err, s.unlock())
 	s.unlock = func() error { return nil }

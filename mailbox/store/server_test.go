@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"tarn/crypto/sealed"
+	"tarn/crypto/token"
 	"tarn/internal/durable"
 	"tarn/mailbox"
 	"tarn/mailbox/front"
@@ -68,8 +69,13 @@ func raw(t testing.TB, m *mailboxtest.Mailbox, up *[mailbox.UpSize]byte) (down [
 
 func TestEveryAnswerHasOneSizeAndOneTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := mailboxtest.New(t)
-		d, err := m.Client().Descriptor(t.Context())
+		m := mailboxtest.New(t, mailboxtest.WithTokens())
+		c := m.Client()
+		d, err := c.Descriptor(t.Context())
+		must(t, err)
+		blinded, err := token.Blind(&[32]byte{1}, token.MaxBatch)
+		must(t, err)
+		draw, err := mailbox.Issue{Account: mailboxtest.Account(t, c), Epoch: d.Keys[0].Epoch, Blinded: blinded}.Request(mailbox.BoxID{1})
 		must(t, err)
 		key, err := sealed.ParsePublicKey(d.Keys[0].Public)
 		must(t, err)
@@ -92,7 +98,8 @@ func TestEveryAnswerHasOneSizeAndOneTime(t *testing.T) {
 		otherGeometry[0] = 2
 		spoiled := ask(mailbox.Request{Op: mailbox.OpNothing})
 		spoiled[2000] ^= 1
-		put := ask(mailbox.Request{Op: mailbox.OpPut, ID: id, Box: box[:]})
+		tok := mailboxtest.Draw(t, c, mailboxtest.Account(t, c), d.Keys[0].Epoch, [32]byte{9}, 1)[0]
+		put := ask(mailbox.Request{Op: mailbox.OpPut, ID: id, Box: box[:], Token: tok})
 		for _, c := range []struct {
 			name string
 			up   *[mailbox.UpSize]byte
@@ -104,6 +111,10 @@ func TestEveryAnswerHasOneSizeAndOneTime(t *testing.T) {
 			{"get", ask(mailbox.Request{Op: mailbox.OpGet, Get: id.Handle()}), mailbox.ClearSealed},
 			{"get of none", ask(mailbox.Request{Op: mailbox.OpGet, Get: mailbox.Handle{1}}), mailbox.ClearSealed},
 			{"digest", ask(mailbox.Request{Op: mailbox.OpDigest, Page: mailbox.PageAddr{Index: 1}}), mailbox.ClearSealed},
+			{"put without a token", ask(mailbox.Request{Op: mailbox.OpPut, ID: mailbox.BoxID{7}, Box: box[:]}), mailbox.ClearSealed},
+			{"registration", ask(mailbox.Register{Proof: mailbox.ProofCode}.Request()), mailbox.ClearSealed},
+			{"draw", ask(draw), mailbox.ClearSealed},
+			{"nonsense draw", ask(mailbox.Request{Op: mailbox.OpIssue, Box: box[:]}), mailbox.ClearSealed},
 			{"nonsense digest", ask(mailbox.Request{Op: mailbox.OpDigest, Page: mailbox.PageAddr{Level: 77}}), mailbox.ClearSealed},
 			{"nothing", ask(mailbox.Request{Op: mailbox.OpNothing}), mailbox.ClearSealed},
 			{"descriptor", &descriptor, mailbox.ClearDescriptor},
@@ -411,6 +422,12 @@ type pipeDialer struct {
 
 func newStore(t testing.TB, cfg store.Config, answerTime time.Duration) (*pipeDialer, func() error) {
 	t.Helper()
+	p, stop, _ := newStoreServer(t, cfg, answerTime)
+	return p, stop
+}
+
+func newStoreServer(t testing.TB, cfg store.Config, answerTime time.Duration) (*pipeDialer, func() error, *store.Server) {
+	t.Helper()
 	s, err := store.New(cfg)
 	must(t, err)
 	keys := ""
@@ -425,7 +442,7 @@ func newStore(t testing.TB, cfg store.Config, answerTime time.Duration) (*pipeDi
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- door.Run(ctx, p) }()
-	return p, func() error { cancel(); return <-ended }
+	return p, func() error { cancel(); return <-ended }, s
 }
 
 func (p *pipeDialer) Dial(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -28,7 +28,9 @@ type spentSets struct {
 	sets map[uint32]kv.KV
 }
 
-func openSpent(dir string, open func(name string) (kv.KV, error)) (_ *spentSets, err error) {
+// openSpent opens the sets of the days that has says there is a key of, and deletes the others: a crash came between the
+// key's end and theirs.
+func openSpent(dir string, has func(day uint32) bool, open func(name string) (kv.KV, error)) (_ *spentSets, err error) {
 	s := &spentSets{dir: dir, open: open, sets: map[uint32]kv.KV{}}
 	if dir == "" {
 		return s, nil
@@ -43,6 +45,12 @@ func openSpent(dir string, open func(name string) (kv.KV, error)) (_ *spentSets,
 	for _, e := range entries {
 		day, err := strconv.ParseUint(e.Name(), 10, 32)
 		if err != nil || !e.IsDir() {
+			continue
+		}
+		if !has(uint32(day)) {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return nil, errors.Join(fmt.Errorf("spent tokens: %w", err), s.close())
+			}
 			continue
 		}
 		if _, err := s.set(uint32(day)); err != nil {

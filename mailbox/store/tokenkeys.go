@@ -4,9 +4,7 @@ package store
 
 import (
 	"crypto/rand"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -29,6 +27,8 @@ type tokenKeys struct {
 	keys map[uint32]*token.Key
 }
 
+const tokenKeySuffix = ".key"
+
 func openTokenKeys(dir string) (*tokenKeys, error) {
 	t := &tokenKeys{dir: dir, keys: map[uint32]*token.Key{}}
 	if dir == "" {
@@ -44,11 +44,11 @@ func openTokenKeys(dir string) (*tokenKeys, error) {
 	for _, e := range entries {
 		name := filepath.Join(dir, e.Name())
 		if strings.HasSuffix(name, ".tmp") { // left by a crash: nobody was told of it
-			if err := shred(name); err != nil {
+			if err := durable.Shred(name); err != nil {
 				return nil, fmt.Errorf("token keys: %w", err)
 			}
 		}
-		digits, ok := strings.CutSuffix(e.Name(), keySuffix)
+		digits, ok := strings.CutSuffix(e.Name(), tokenKeySuffix)
 		day, err := strconv.ParseUint(digits, 10, 32)
 		if !ok || err != nil {
 			continue
@@ -68,7 +68,7 @@ func openTokenKeys(dir string) (*tokenKeys, error) {
 }
 
 func (t *tokenKeys) path(day uint32) string {
-	return filepath.Join(t.dir, strconv.FormatUint(uint64(day), 10)+keySuffix)
+	return filepath.Join(t.dir, strconv.FormatUint(uint64(day), 10)+tokenKeySuffix)
 }
 
 // get is the key of that day, or nil.
@@ -142,7 +142,7 @@ func (t *tokenKeys) expire(now time.Time, drop func(below uint32) error) error {
 	t.mu.Unlock()
 	for _, day := range old {
 		if t.dir != "" {
-			if err := shred(t.path(day)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := durable.Shred(t.path(day)); err != nil {
 				return fmt.Errorf("destroy a token key: %w", err) // tried again at the next sweep
 			}
 		}
