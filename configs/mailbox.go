@@ -26,6 +26,19 @@ type Mailbox struct {
 	Quota Bytes `toml:"quota"`
 	// How much of the file system stays free, whatever the quota says; at least 64MiB.
 	Reserve Bytes `toml:"reserve"`
+	// What a deposit needs: "tokens", one for each box, which an account draws and shares with its contacts, so that the
+	// mailbox can bound who fills it without knowing who writes; or "open", nothing: anybody who knows the address can fill it.
+	Deposit string `toml:"deposit"`
+	// How one gets an account: any of "work" (a proof of work; nothing is asked of a person), "code" (`mailbox
+	// invite-code` makes one) and "list" (account_list). Without "work" only people you know can use the mailbox.
+	Accounts []string `toml:"accounts"`
+	// The accounts that need no code: lines that `node mailboxes` prints.
+	AccountList []string `toml:"account_list"`
+	// How hard the proof of work is, 1 to 40: each more doubles it. 22 is about a second of one processor.
+	WorkBits int `toml:"work_bits"`
+	// Tokens that an account may draw of one day, at least 100. A node at the balanced profile needs about 3,000, with
+	// those for its contacts. All accounts together may draw twice what the quota has room for, those by work half of it.
+	TokensPerDay int `toml:"tokens_per_day"`
 	// How long a box is kept: at least this, and up to an expiry_unit longer. At most 8784h.
 	TTL time.Duration `toml:"ttl"`
 	// Boxes are forgotten together, this many hours' worth at a time: their key is destroyed and their files are
@@ -50,6 +63,11 @@ func DefaultMailbox() Mailbox {
 		LogLevel:       "info",
 		Quota:          10 << 30,
 		Reserve:        256 << 20,
+		Deposit:        "open",
+		Accounts:       []string{"work", "code"},
+		AccountList:    []string{},
+		WorkBits:       22,
+		TokensPerDay:   6000,
 		TTL:            14 * 24 * time.Hour,
 		ExpiryUnit:     24 * time.Hour,
 		DigestBucket:   10 * time.Second,
@@ -72,6 +90,12 @@ func (m *Mailbox) Check() error {
 	switch {
 	case m.Quota < 16<<20:
 		return fmt.Errorf("quota is %v: it must be at least 16MiB", m.Quota)
+	case m.Deposit != "open" && m.Deposit != "tokens":
+		return fmt.Errorf(`deposit is %q: it can be "tokens" or "open"`, m.Deposit)
+	case m.WorkBits < 1 || m.WorkBits > mailbox.MaxWorkBits:
+		return fmt.Errorf("work_bits is %d: it must be between 1 and %d", m.WorkBits, mailbox.MaxWorkBits)
+	case m.TokensPerDay < 100 || m.TokensPerDay > mailbox.MaxCap:
+		return fmt.Errorf("tokens_per_day is %d: it must be between 100 and %d", m.TokensPerDay, mailbox.MaxCap)
 	case m.Reserve < 64<<20:
 		return fmt.Errorf("reserve is %v: it must be at least 64MiB", m.Reserve)
 	case m.DigestBucket < mailbox.MinBucket || m.DigestBucket > mailbox.MaxBucket || m.DigestBucket%time.Millisecond != 0:
@@ -87,7 +111,35 @@ func (m *Mailbox) Check() error {
 	case m.PowRate < 0 || m.PowRate > 65535:
 		return fmt.Errorf("pow_rate is %d: it must be between 0 and 65535", m.PowRate)
 	}
+	if _, _, err := m.AccountWays(); err != nil {
+		return err
+	}
 	return m.Tor.Check()
+}
+
+// AccountWays is accounts and account_list as package mailbox has them.
+func (m *Mailbox) AccountWays() (ways mailbox.Accounts, list []mailbox.AccountID, err error) {
+	names := map[string]mailbox.Accounts{"work": mailbox.AccountsWork, "code": mailbox.AccountsCode, "list": mailbox.AccountsList}
+	for _, w := range m.Accounts {
+		if names[w] == 0 || ways&names[w] != 0 {
+			return 0, nil, fmt.Errorf(`accounts: %q: they are "work", "code" and "list", each once`, w)
+		}
+		ways |= names[w]
+	}
+	if ways == 0 {
+		return 0, nil, fmt.Errorf("accounts is empty: nobody could draw tokens")
+	}
+	for _, a := range m.AccountList {
+		id, err := mailbox.ParseAccountID(a)
+		if err != nil {
+			return 0, nil, fmt.Errorf("account_list: %q: %w", a, err)
+		}
+		list = append(list, id)
+	}
+	if len(list) > 0 && ways&mailbox.AccountsList == 0 {
+		return 0, nil, fmt.Errorf(`account_list has accounts, but accounts has no "list"`)
+	}
+	return ways, list, nil
 }
 
 //go:embed mailbox.toml

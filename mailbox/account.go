@@ -50,6 +50,23 @@ func (s AccountSecret) ID() AccountID {
 	return sha256.Sum256(append([]byte(labelAccount), s[:]...))
 }
 
+const accountPrefix = "tarn-account:1:"
+
+// String is the line that a person gives to an operator who keeps a list.
+func (id AccountID) String() string { return accountPrefix + codeText.EncodeToString(id[:]) }
+
+// ParseAccountID reads that line; ErrAccount.
+func ParseAccountID(s string) (id AccountID, err error) {
+	rest, ok := strings.CutPrefix(strings.TrimSpace(s), accountPrefix)
+	if !ok || len(rest) != codeText.EncodedLen(len(id)) {
+		return id, fmt.Errorf("%w: not the line of an account", ErrAccount)
+	}
+	if _, err := codeText.Decode(id[:], []byte(rest)); err != nil || id.String() != accountPrefix+rest {
+		return AccountID{}, fmt.Errorf("%w: not the line of an account", ErrAccount)
+	}
+	return id, nil
+}
+
 // Code is an operator's invite code: good for one account.
 type Code [15]byte
 
@@ -222,7 +239,7 @@ func Worked(onion []byte, id AccountID, nonce uint64, want uint8) bool {
 
 // Work searches a nonce that Worked takes: 2^bits hashes on average, on one processor. It errs when ctx ends.
 func Work(ctx context.Context, onion []byte, id AccountID, want uint8) (uint64, error) {
-	if want > maxWorkBits {
+	if want > MaxWorkBits {
 		return 0, fmt.Errorf("%w: %d bits of work are too many", ErrAccount, want)
 	}
 	for n := uint64(0); ; n++ {

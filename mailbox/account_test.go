@@ -56,7 +56,7 @@ func TestPolicyInTheDescriptor(t *testing.T) {
 		"unknown account":    func(p *Policy) { p.Accounts |= 8 },
 		"work without bits":  func(p *Policy) { p.WorkBits = 0 },
 		"bits without work":  func(p *Policy) { p.Accounts = AccountsCode },
-		"too much work":      func(p *Policy) { p.WorkBits = maxWorkBits + 1 },
+		"too much work":      func(p *Policy) { p.WorkBits = MaxWorkBits + 1 },
 		"no cap":             func(p *Policy) { p.Cap = 0 },
 		"no keys":            func(p *Policy) { p.Keys = nil },
 		"too many keys":      func(p *Policy) { p.Keys = tokenPolicy(t, 0, maxTokenKeys+1).Keys },
@@ -85,6 +85,19 @@ func TestCodes(t *testing.T) {
 	})
 	for _, s := range []string{"", "abc", strings.Repeat("0", 23), strings.Repeat("0", 25), strings.Repeat("!", 24), strings.Repeat("-", 70)} {
 		if _, err := ParseCode(s); !errors.Is(err, ErrCode) {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+}
+
+func TestAccountLine(t *testing.T) {
+	id := AccountSecret{7}.ID()
+	if got, err := ParseAccountID(" " + id.String() + "\n"); err != nil || got != id {
+		t.Error(got, err)
+	}
+	line := id.String()
+	for _, s := range []string{"", "tarn-account:1:", line[:len(line)-1], line + "0", line[:len(line)-1] + "z", "x" + line[1:]} {
+		if _, err := ParseAccountID(s); !errors.Is(err, ErrAccount) {
 			t.Errorf("%q: %v", s, err)
 		}
 	}

@@ -43,14 +43,18 @@ type Policy struct {
 	Keys     [][token.PublicKeySize]byte
 }
 
+// Limits of a policy.
 const (
-	maxWorkBits    = 40
-	maxTokenKeys   = TokenDays + 3 // room for yesterday and a day of difference
-	policyFixed    = 1 + 1 + 1 + 4 + 4 + 1
-	maxPolicySize  = policyFixed + maxTokenKeys*token.PublicKeySize
-	_              = uint(TokenSize-token.Size) + uint(token.Size-TokenSize)
-	maxTokenEpoch  = 1 << 24 // a day in the far future; keeps sums of days within 32 bits
-	maxAccountsCap = 1 << 24
+	MaxWorkBits = 40      // bits: 2^40 hashes take a day of one processor
+	MaxCap      = 1 << 24 // tokens of a day
+)
+
+const (
+	maxTokenKeys  = TokenDays + 3 // room for yesterday and a day of difference
+	policyFixed   = 1 + 1 + 1 + 4 + 4 + 1
+	maxPolicySize = policyFixed + maxTokenKeys*token.PublicKeySize
+	_             = uint(TokenSize-token.Size) + uint(token.Size-TokenSize)
+	maxTokenEpoch = 1 << 24 // a day in the far future; keeps sums of days within 32 bits
 )
 
 // Key is the token key of that day, if the policy has one.
@@ -100,9 +104,9 @@ func (p Policy) check() error {
 			return fmt.Errorf("%w: an open store with tokens", ErrDescriptor)
 		}
 		return nil
-	case p.Accounts&^accountsKnown != 0 || p.WorkBits > maxWorkBits || (p.Accounts&AccountsWork == 0) != (p.WorkBits == 0):
+	case p.Accounts&^accountsKnown != 0 || p.WorkBits > MaxWorkBits || (p.Accounts&AccountsWork == 0) != (p.WorkBits == 0):
 		return fmt.Errorf("%w: accounts %#x, %d bits of work", ErrDescriptor, p.Accounts, p.WorkBits)
-	case p.Cap == 0 || p.Cap > maxAccountsCap || p.First > maxTokenEpoch:
+	case p.Cap == 0 || p.Cap > MaxCap || p.First > maxTokenEpoch:
 		return fmt.Errorf("%w: %d tokens from day %d on", ErrDescriptor, p.Cap, p.First)
 	case len(p.Keys) == 0 || len(p.Keys) > maxTokenKeys:
 		return fmt.Errorf("%w: %d token keys", ErrDescriptor, len(p.Keys))

@@ -30,6 +30,7 @@ func cmdInit(_ context.Context, e cli.Env, args []string) error {
 	cfg := configs.DefaultMailbox()
 	dir := f.String("dir", "", "where the mailbox keeps everything (default: the folder of --config)")
 	f.DurationVar(&cfg.TTL, "ttl", cfg.TTL, "how long a box is kept")
+	f.StringVar(&cfg.Deposit, "deposit", cfg.Deposit, "what a deposit needs: tokens or open")
 	f.Var(&cfg.Quota, "quota", "the most disk that boxes may take")
 	f.Var(&cfg.Reserve, "reserve", "how much of the file system stays free")
 	f.DurationVar(&cfg.ExpiryUnit, "expiry-unit", cfg.ExpiryUnit, "boxes are forgotten together, this much at a time")

@@ -29,6 +29,7 @@ func main() {
 		{Name: "init", Args: "[--dir DIR] [--ttl 336h] [--quota 10GiB] …", Does: "make a new mailbox", Run: cmdInit},
 		{Name: "run", Does: "run it until Ctrl-C", Run: cmdRun},
 		{Name: "address", Args: "[--no-qr]", Does: "print the line to give to others, and its QR code", Run: cmdAddress},
+		{Name: "invite-code", Does: "make a code that is good for one account, to give to a person", Run: cmdInviteCode},
 		{Name: "status", Does: "show Tor, boxes, bytes and quota of the running mailbox", Run: cmdStatus},
 	}
 	program.Main()

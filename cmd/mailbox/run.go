@@ -65,7 +65,8 @@ func cmdRun(ctx context.Context, e cli.Env, args []string) (err error) {
 	g.Go(func() error { return m.door.Run(ctx, m.listen) })
 	g.Go(func() error {
 		return control.Serve(ctx, filepath.Join(cfg.DataDir, socketName), map[string]control.Handler{
-			"status": func(context.Context, json.RawMessage) (any, error) { return m.status() },
+			"invite-code": func(context.Context, json.RawMessage) (any, error) { return m.inviteCode() },
+			"status":      func(context.Context, json.RawMessage) (any, error) { return m.status() },
 		})
 	})
 	return g.Wait()
@@ -91,7 +92,16 @@ func open(ctx context.Context, cfg configs.Mailbox, log *slog.Logger) (_ *runnin
 		return nil, err
 	}
 	m.tor = onion.New(tc)
+	ways, list, err := cfg.AccountWays()
+	if err != nil {
+		return nil, err
+	}
+	deposit := mailbox.DepositOpen
+	if cfg.Deposit == "tokens" {
+		deposit = mailbox.DepositTokens
+	}
 	m.store, err = store.New(store.Config{
+		Deposit: deposit, Accounts: ways, AccountList: list, WorkBits: uint8(cfg.WorkBits), Cap: cfg.TokensPerDay,
 		Dir: filepath.Join(cfg.DataDir, "store"), Onion: key, TTL: cfg.TTL, Bucket: cfg.DigestBucket, ExpiryUnit: cfg.ExpiryUnit,
 		Quota: int64(cfg.Quota), Reserve: int64(cfg.Reserve), Log: log,
 	})

@@ -13,20 +13,22 @@ import (
 	"tarn/configs"
 	"tarn/internal/cli"
 	"tarn/internal/control"
+	"tarn/mailbox/store"
 	"tarn/onion"
 )
 
 // status is what a running mailbox says of itself: sums only.
 type status struct {
-	Address string   `json:"address"`
-	Uptime  string   `json:"uptime"`
-	Tor     torState `json:"tor"`
-	Boxes   int64    `json:"boxes"`
-	Bytes   int64    `json:"bytes"`
-	Quota   int64    `json:"quota"`
-	Free    int64    `json:"disk_free"` // bytes of the file system
-	Full    bool     `json:"disk_full"` // fewer than the reserve: no box is taken
-	Faults  int64    `json:"faults"`    // how often disk or key files failed since the start; the log says how
+	Address string            `json:"address"`
+	Uptime  string            `json:"uptime"`
+	Tor     torState          `json:"tor"`
+	Boxes   int64             `json:"boxes"`
+	Bytes   int64             `json:"bytes"`
+	Quota   int64             `json:"quota"`
+	Free    int64             `json:"disk_free"`        // bytes of the file system
+	Full    bool              `json:"disk_full"`        // fewer than the reserve: no box is taken
+	Tokens  *store.TokenUsage `json:"tokens,omitempty"` // nil: deposits are open
+	Faults  int64             `json:"faults"`           // how often disk or key files failed since the start; the log says how
 }
 
 type torState struct {
@@ -52,11 +54,23 @@ func torStatus(s onion.Status) torState {
 func (m *running) status() (status, error) {
 	u := m.store.Usage()
 	free, err := cli.DiskFree(m.cfg.DataDir)
+	if err != nil {
+		return status{}, err
+	}
+	var tokens *store.TokenUsage
+	if m.cfg.Deposit == "tokens" {
+		t, err := m.store.Tokens()
+		if err != nil {
+			return status{}, err
+		}
+		tokens = &t
+	}
 	return status{
-		Free: free, Full: free < int64(m.cfg.Reserve),
+		Tokens: tokens,
+		Free:   free, Full: free < int64(m.cfg.Reserve),
 		Address: m.keys.Address().String(), Uptime: time.Since(m.started).Round(time.Second).String(), Tor: torStatus(m.tor.Status()),
 		Boxes: u.Boxes, Bytes: u.Bytes, Quota: u.Quota, Faults: m.store.Faults(),
-	}, err
+	}, nil
 }
 
 func cmdStatus(ctx context.Context, e cli.Env, args []string) error {
@@ -85,6 +99,11 @@ func printStatus(w io.Writer, s status) {
 		published = "yes"
 	}
 	fmt.Fprintf(w, "published %s\nboxes     %d\nused      %s of %s (%.0f %%)\n", published, s.Boxes, mib(s.Bytes), configs.Bytes(s.Quota), 100*float64(s.Bytes)/float64(max(s.Quota, 1)))
+	if s.Tokens == nil {
+		fmt.Fprintln(w, "deposits  open: whoever knows the address can write")
+	} else {
+		fmt.Fprintf(w, "deposits  with tokens; %d drawn for today of at most %d, by %d accounts\n", s.Tokens.Drawn, s.Tokens.PerDay, s.Tokens.Accounts)
+	}
 	if s.Full {
 		fmt.Fprintf(w, "disk      full: %s are free, less than the reserve; no box is taken\n", mib(s.Free))
 	}

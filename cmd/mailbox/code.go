@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"tarn/internal/cli"
+	"tarn/internal/control"
+)
+
+// inviteCode is a code, and what to say with it.
+type inviteCode struct {
+	Code    string    `json:"code"`
+	Address string    `json:"address"`
+	Expires time.Time `json:"expires"`
+}
+
+func (m *running) inviteCode() (inviteCode, error) {
+	c, expires, err := m.store.NewCode()
+	return inviteCode{c.String(), m.keys.Address().String(), expires.UTC().Truncate(time.Second)}, err
+}
+
+// cmdInviteCode asks the running mailbox for a code.
+func cmdInviteCode(ctx context.Context, e cli.Env, args []string) error {
+	f := program.Flags(e, "invite-code")
+	if err := f.NoWords(args); err != nil {
+		return err
+	}
+	cfg, err := loadConfig(f.Config)
+	if err != nil {
+		return err
+	}
+	var c inviteCode
+	if err := control.Call(ctx, filepath.Join(cfg.DataDir, socketName), "invite-code", nil, &c); err != nil {
+		return err
+	}
+	return f.Show(e, c, func(w io.Writer) {
+		fmt.Fprintln(w, c.Code)
+		fmt.Fprintf(e.Err, "Good for one account, until %s. The person puts it into the node's configuration, beside the mailbox's line:\n", c.Expires.Format("2 January 2006"))
+		fmt.Fprintf(e.Err, "  mailbox_codes = [\"%s %s\"]\n", c.Address, c.Code)
+	})
+}
