@@ -65,7 +65,7 @@ func TestIdleMemory(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if out, err := exec.Command(bin, "init", "--dir", dir, "--tor", "off").CombinedOutput(); err != nil {
+	if out, err := exec.Command(bin, "init", "--dir", dir, "--tor", "off", "--deposit", "tokens").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	cmd := exec.Command(bin, "run", "--config", filepath.Join(dir, program.ConfigName))
