@@ -18,6 +18,7 @@ import (
 	"tarn/crypto/onionid"
 	"tarn/internal/leakage"
 	"tarn/mailbox"
+	"tarn/mailbox/front"
 	"tarn/mailbox/mailboxtest"
 	mailboxstore "tarn/mailbox/store"
 	"tarn/matrix"
@@ -31,12 +32,15 @@ var torDelay = oniontest.Link{Dial: 500 * time.Millisecond, Delay: 550 * time.Mi
 
 // plan is what a world is to be.
 type plan struct {
-	chat    *leakage.Chat
-	profile replicate.Profile
-	stores  int
-	seed    uint64
-	silent  bool // the same world, but nobody says a word
-	noTap   bool // of packets
+	chat     *leakage.Chat
+	profile  replicate.Profile
+	stores   int
+	couriers int
+	seed     uint64
+	warm     time.Duration // how long befriending may take
+	hours    time.Duration // 0: all of chat's
+	silent   bool          // the same world, but nobody says a word
+	steady   bool          // connections always take the same time: chance in them follows targets, which the network does not see
 }
 
 // outcome is what came of it.
@@ -44,8 +48,7 @@ type outcome struct {
 	log      *leakage.Log
 	delivery []time.Duration // of each message, from send to the peer's room
 	late     int             // messages that did not arrive
-	trace    [][]time.Duration
-	bytes    int64 // on the nodes' wires within the world's hours
+	bytes    int64           // on the nodes' wires within the world's hours
 	lost     int
 }
 
@@ -87,24 +90,32 @@ func run(t *testing.T, p plan) outcome {
 	w.rec = &recorder{asked: map[request][]origin{}, byHost: map[string]int{}, zero: time.Now().Add(1000 * time.Hour),
 		log: leakage.Log{Nodes: p.chat.Nodes, Hours: p.chat.Hours, Readers: map[uint64]int{}}}
 	defer w.net.Close()
-	w.net.SetDefault(torDelay)
+	link := torDelay
+	if p.steady {
+		link.Jitter = 0
+	}
+	w.net.SetDefault(link)
+	if p.hours == 0 {
+		p.hours = time.Duration(p.chat.Hours) * time.Hour
+	}
 	for i := range p.stores {
 		w.addMailbox(i)
 	}
 	for i := range p.chat.Nodes {
 		w.addPlayer(i)
 	}
+	// The hours begin when befriending, and what it leaves to say, is over; in every world at the same time.
+	zero := time.Now().Add(p.warm)
 	w.befriend()
-	// The hours begin on a whole one, after what befriending left to say.
+	if time.Now().After(zero) {
+		t.Fatalf("befriending took longer than %v", p.warm)
+	}
 	w.rec.mu.Lock()
-	w.rec.zero = time.Now().Add(90 * time.Minute).Truncate(time.Hour)
-	zero := w.rec.zero
+	w.rec.zero = zero
 	w.rec.log.Ops, w.rec.log.Packets, w.rec.log.Frames = nil, nil, nil
 	w.rec.mu.Unlock()
 	time.Sleep(time.Until(zero))
-	if !p.noTap {
-		w.net.Tap(w.rec.packet)
-	}
+	w.net.Tap(w.rec.packet)
 	traffic := w.traffic()
 	var live sync.WaitGroup
 	if p.chat.Uptimes != nil {
@@ -117,7 +128,7 @@ func run(t *testing.T, p plan) outcome {
 			live.Go(func() { w.converse(&p.chat.Conversations[i]) })
 		}
 	}
-	time.Sleep(time.Until(zero.Add(time.Duration(p.chat.Hours) * time.Hour)))
+	time.Sleep(time.Until(zero.Add(p.hours)))
 	live.Wait()
 	out := outcome{log: &w.rec.log, delivery: w.delivery, late: w.late, lost: w.rec.lost, bytes: w.traffic() - traffic}
 	w.stopAll()
@@ -133,9 +144,8 @@ func (w *world) addMailbox(i int) {
 	w.engines = append(w.engines, memory)
 	m := mailboxtest.New(w.t, mailboxtest.WithConfig(func(c *mailboxstore.Config) {
 		c.Onion = key
-		c.MaxConns = 1 << 14
 		c.Engine = &engine{memory, i, w.rec}
-	}), mailboxtest.WithNetwork(func(key ed25519.PrivateKey, port int) (net.Listener, error) {
+	}), mailboxtest.WithFront(func(c *front.Config) { c.MaxConns = 1 << 14 }), mailboxtest.WithNetwork(func(key ed25519.PrivateKey, port int) (net.Listener, error) {
 		return host.Listen(w.t.Context(), key, port)
 	}, host))
 	w.index[m.Address()] = i
@@ -216,10 +226,10 @@ func (c *client) Descriptor(ctx context.Context) (mailbox.Descriptor, error) {
 	return c.Client.Descriptor(ctx)
 }
 
-func (c *client) Put(ctx context.Context, id mailbox.BoxID, box *[mailbox.BoxSize]byte) error {
+func (c *client) Put(ctx context.Context, id mailbox.BoxID, box *[mailbox.BoxSize]byte, token *[mailbox.TokenSize]byte) error {
 	c.player.put(id)
 	c.ask(leakage.Put, boxName(id.Handle()))
-	return c.Client.Put(ctx, id, box)
+	return c.Client.Put(ctx, id, box, token)
 }
 
 func (c *client) Nothing(ctx context.Context) error {
