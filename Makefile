@@ -9,8 +9,11 @@ BIN := build/bin
 PROGRAMS := node mailbox tornet demo
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.1
 FUZZTIME ?= 30s
+NODES ?= 100
+DAYS ?= 0.5
+SEEDS ?= 1
 
-.PHONY: build demo test testtools quick fmt vet lint race e2e clients fuzz bench full tools help clean
+.PHONY: build demo test testtools quick fmt vet lint race e2e clients fuzz bench full leakage tools help clean
 
 build: ## the programs, in build/bin
 	@mkdir -p $(BIN)
@@ -53,6 +56,10 @@ bench: ## the figures that the closing notes state
 
 full: tools ## what is too long for CI: 100,000 boxes, long random runs
 	TARN_FULL=1 go test -timeout 120m ./mailbox/... ./replicate/... ./room/... ./dag/...
+
+leakage: ## what observers learn: the table in docs/THREATS.md, build/leakage.json; half an hour; NODES, DAYS, SEEDS
+	TARN_LEAKAGE=$(CURDIR) TARN_LEAKAGE_NODES=$(NODES) TARN_LEAKAGE_DAYS=$(DAYS) TARN_LEAKAGE_SEEDS=$(SEEDS) \
+		go test -count 1 -timeout 24h -run '^TestReport$$' ./internal/leakage
 
 tools: ## tor, from the system's packages
 	@scripts/need tor

@@ -29,18 +29,23 @@ func live(t *testing.T, name string, p plan) (out outcome) {
 // hasty is a schedule for short tests: all the machinery, three times as fast.
 func hasty() replicate.Profile { return replicate.CustomProfile(3*time.Second, 0.3) }
 
-// TestWorld holds the machinery of the report: what is said arrives, nothing is written down that nobody asked for, all
-// packets have one size a direction, and the network sees to the nanosecond the same whether people talk or not.
-func TestWorld(t *testing.T) {
+// twins are two small worlds of one seed: in the one people talk.
+func twins(t *testing.T) (talking, silent outcome) {
 	chat := leakage.NewChat(6, 1, false, 1)
 	for i := range chat.Conversations {
 		c := &chat.Conversations[i]
 		c.Start, c.Turns = c.Start%(2*time.Minute), c.Turns[:6]
 	}
 	p := plan{chat: chat, profile: hasty(), stores: 2, couriers: 3, seed: 1, warm: 12 * time.Minute, hours: 12 * time.Minute, steady: true}
-	talking := live(t, "talking", p)
+	talking = live(t, "talking", p)
 	p.silent = true
-	silent := live(t, "silent", p)
+	return talking, live(t, "silent", p)
+}
+
+// TestWorld holds the machinery of the report: what is said arrives, nothing is written down that nobody asked for, all
+// packets have one size a direction, and the network sees to the nanosecond the same whether people talk or not.
+func TestWorld(t *testing.T) {
+	talking, silent := twins(t)
 	if n := len(talking.delivery); n < 6 || talking.late > 0 {
 		t.Errorf("%d messages arrived, %d did not", n, talking.late)
 	}

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package leakage_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"tarn/internal/leakage"
+	"tarn/mailbox/front"
+	"tarn/replicate"
+)
+
+// size is how large a report is made: `make leakage NODES=… DAYS=… SEEDS=…`.
+type size struct {
+	nodes, seeds int
+	hours        int
+	out          string // the repository, for build/leakage.json and docs/THREATS.md
+}
+
+func sizeOf(t *testing.T) size {
+	number := func(name string, otherwise float64) float64 {
+		v := os.Getenv("TARN_LEAKAGE_" + name)
+		if v == "" {
+			return otherwise
+		}
+		f, err := strconv.ParseFloat(v, 64)
+		if err != nil || f <= 0 {
+			t.Fatalf("TARN_LEAKAGE_%s=%q is no number above 0", name, v)
+		}
+		return f
+	}
+	if os.Getenv("TARN_LEAKAGE") == "" {
+		t.Skip("`make leakage` runs it: half an hour")
+	}
+	return size{nodes: int(number("NODES", 100)), seeds: int(number("SEEDS", 1)), hours: max(1, int(number("DAYS", 0.5)*24)), out: os.Getenv("TARN_LEAKAGE")}
+}
+
+// samples are those of several worlds; the nodes of each are other ones.
+type samples struct {
+	activity []leakage.Sample
+	pairs    []leakage.Score
+}
+
+func (s *samples) add(l *leakage.Log, o leakage.Observer, c *leakage.Chat, world int) {
+	for _, x := range leakage.Activity(l, o, c.Chatting(), c.Uptimes) {
+		x.Node += world * c.Nodes
+		s.activity = append(s.activity, x)
+	}
+	for _, x := range leakage.Link(l, o, c.Pairs()) {
+		x.A, x.B = x.A+world*c.Nodes, x.B+world*c.Nodes
+		s.pairs = append(s.pairs, x)
+	}
+}
+
+const resamples = 1000
+
+// observed are the samples of every observer of a kind of world.
+type observed map[leakage.Observer]*samples
+
+var observers = []leakage.Observer{leakage.Network, leakage.Courier, leakage.Store, leakage.Disk, leakage.Both}
+
+func (o observed) add(l *leakage.Log, c *leakage.Chat, world int) {
+	for _, who := range observers {
+		if o[who] == nil {
+			o[who] = &samples{}
+		}
+		o[who].add(l, who, c, world)
+	}
+}
+
+// TestReport makes the leakage report: it ends with an error if an attack is too weak to count, or if an aim is missed.
+func TestReport(t *testing.T) {
+	s := sizeOf(t)
+	r := &leakage.Report{}
+	s.balanced(t, r)
+	s.covered(t, r)
+	s.intersection(t, r)
+	s.equality(t, r)
+	s.answers(t, r)
+	json, err := r.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := r.Markdown()
+	fmt.Println(text)
+	if err := os.MkdirAll(filepath.Join(s.out, "build"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.out, "build", "leakage.json"), json, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	threats := filepath.Join(s.out, "docs", "THREATS.md")
+	doc, err := os.ReadFile(threats)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc2, ok := leakage.Splice(string(doc), text)
+	if !ok {
+		t.Fatalf("%s has no marks for the report", threats)
+	}
+	if err := os.WriteFile(threats, []byte(doc2), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+const (
+	worldStores   = 4
+	worldCouriers = 6
+)
+
+// controls simulates a leaking design with the same people, and adds what each observer makes of it.
+func (s size) controls(d leakage.Design, hours int) observed {
+	out := observed{}
+	for seed := range s.seeds {
+		c := leakage.NewChat(s.nodes, hours, false, uint64(seed))
+		out.add(leakage.Simulate(d, c, worldStores, worldCouriers, uint64(seed)), c, seed)
+	}
+	return out
+}
+
+func (s size) balanced(t *testing.T, r *leakage.Report) {
+	p := replicate.Balanced()
+	real, sum := s.worlds(t, r, p, s.hours)
+	sum.note(r, p)
+	if mean, p95 := sum.delays(); mean > 40*time.Second || p95 > 70*time.Second {
+		t.Errorf("delivery takes %v on average, 95 %% within %v; aims: 40s and 70s", mean, p95)
+	}
+	queue, pond := s.controls(leakage.QueuePush, s.hours), s.controls(leakage.PondInbox, s.hours)
+	eager, bare := s.controls(leakage.Unscheduled, s.hours), s.controls(leakage.NoCover, s.hours)
+	uniform := s.controls(leakage.UniformDecoys, s.hours)
+	for _, x := range []struct {
+		who           leakage.Observer
+		design        leakage.Design
+		control       observed
+		linked        leakage.Design
+		linkedControl observed
+		aim           float64
+	}{
+		{leakage.Network, leakage.QueuePush, queue, leakage.QueuePush, queue, 0.53},
+		{leakage.Courier, leakage.Unscheduled, eager, leakage.Unscheduled, eager, 0.53},
+		{leakage.Store, leakage.PondInbox, pond, leakage.QueuePush, queue, 0.53},
+		{leakage.Disk, leakage.PondInbox, pond, leakage.QueuePush, queue, 0.53},
+		{leakage.Both, leakage.NoCover, bare, leakage.NoCover, bare, 0},
+	} {
+		attack := func(in []leakage.Sample) leakage.Estimate {
+			return leakage.Bootstrap(leakage.Attack(in, 1), resamples, 1)
+		}
+		row := leakage.Row{Observer: x.who, Profile: p.Name, Seeds: s.seeds}
+		a := row
+		a.Task, a.Control, a.Aim = "idle or chatting, by the hour", string(x.design), x.aim
+		if x.who == leakage.Both {
+			a.Note = "everything, also whose boxes are read"
+		}
+		r.Add(a, attack(real[x.who].activity), attack(x.control[x.who].activity).AUC)
+		if x.who == leakage.Both {
+			for i, name := range leakage.BothNames {
+				b := row
+				b.Task, b.Aim = "idle or chatting, by "+name, 0.70
+				control := bare
+				b.Control = string(leakage.NoCover)
+				switch i {
+				case leakage.BothGets:
+					b.Control, control = string(leakage.QueuePush), queue
+				case leakage.BothFresh:
+					b.Note = "uniform decoys: " + fmt.Sprintf("%.2f", leakage.AUC(leakage.Single(uniform[x.who].activity, i)))
+				}
+				r.Add(b, leakage.Bootstrap(leakage.Single(real[x.who].activity, i), resamples, 1), leakage.AUC(leakage.Single(control[x.who].activity, i)))
+			}
+		}
+		l := row
+		l.Task, l.Control = "which nodes talk with each other", string(x.linked)
+		if x.who == leakage.Store || x.who == leakage.Disk {
+			l.Task = "which boxes are of one stream"
+		}
+		r.Add(l, leakage.Bootstrap(real[x.who].pairs, resamples, 1), leakage.AUC(x.linkedControl[x.who].pairs))
+	}
+}
+
+// covered is the colluding pair against balanced with cover in every idle slot.
+func (s size) covered(t *testing.T, r *leakage.Report) {
+	p := replicate.Balanced()
+	p.Name, p.CoverPut = "balanced, cover_put 1", 1
+	hours := max(1, s.hours/2)
+	real, _ := s.worlds(t, r, p, hours)
+	bare := s.controls(leakage.NoCover, hours)
+	row := leakage.Row{Observer: leakage.Both, Profile: p.Name, Seeds: s.seeds, Control: string(leakage.NoCover)}
+	for _, i := range []int{leakage.BothPuts, leakage.BothFresh} {
+		row.Task, row.Aim = "idle or chatting, by "+leakage.BothNames[i], 0.60
+		r.Add(row, leakage.Bootstrap(leakage.Single(real[leakage.Both].activity, i), resamples, 1), leakage.AUC(leakage.Single(bare[leakage.Both].activity, i)))
+	}
+	row.Task, row.Aim = "which nodes talk with each other", 0
+	r.Add(row, leakage.Bootstrap(real[leakage.Both].pairs, resamples, 1), leakage.AUC(bare[leakage.Both].pairs))
+}
+
+// totals are sums over worlds.
+type totals struct {
+	delivery    []time.Duration
+	late        int
+	nodeHours   float64
+	bytes       int64
+	said, boxes int
+}
+
+func (s size) worlds(t *testing.T, r *leakage.Report, p replicate.Profile, hours int) (observed, *totals) {
+	out, sum := observed{}, &totals{}
+	for seed := range s.seeds {
+		c := leakage.NewChat(s.nodes, hours, false, uint64(seed))
+		o := live(t, fmt.Sprint(p.Name, " ", seed), plan{chat: c, profile: p, stores: worldStores, couriers: worldCouriers, seed: uint64(seed), warm: warmUp(p)})
+		out.add(o.log, c, seed)
+		sum.add(&o, c)
+	}
+	return out, sum
+}
+
+// warmUp is how long befriending takes at most.
+func warmUp(p replicate.Profile) time.Duration { return 400 * p.Frame }
+
+func (x *totals) add(o *outcome, c *leakage.Chat) {
+	x.delivery = append(x.delivery, o.delivery...)
+	x.late += o.late
+	x.nodeHours += float64(c.Nodes * c.Hours)
+	x.bytes += o.bytes
+	x.boxes += len(o.log.Readers)
+	x.said += len(o.delivery)
+}
+
+func (x *totals) delays() (mean, p95 time.Duration) {
+	if len(x.delivery) == 0 {
+		return 0, 0
+	}
+	slices.Sort(x.delivery)
+	for _, d := range x.delivery {
+		mean += d / time.Duration(len(x.delivery))
+	}
+	return mean, x.delivery[len(x.delivery)*95/100]
+}
+
+func (x *totals) note(r *leakage.Report, p replicate.Profile) {
+	mean, p95 := x.delays()
+	r.Notes = append(r.Notes,
+		fmt.Sprintf("%s: %.0f node-hours, half of them with a conversation (%.1f messages a node and hour of chat, about %d contacts a node), %d stores, %d couriers.",
+			p.Name, x.nodeHours, 2*float64(x.said)/x.nodeHours, leakage.Degree, worldStores, worldCouriers),
+		fmt.Sprintf("%s: delivery from send to the peer's room: mean %.1f s, 95 %% within %.1f s, of %d messages; %d did not arrive within their hour (aims: 40 s, 70 s).",
+			p.Name, mean.Seconds(), p95.Seconds(), len(x.delivery), x.late),
+		fmt.Sprintf("%s: %.1f MB a node and day between node and tor.", p.Name, float64(x.bytes)/x.nodeHours*24/1e6))
+}
+
+// intersection is days of coming and going, at a slow profile: what counts is who is up when.
+func (s size) intersection(t *testing.T, r *leakage.Report) {
+	p, err := replicate.ParseProfile("economy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const days = 7
+	c := leakage.NewChat(s.nodes, days*24, true, 1)
+	o := live(t, "intersection", plan{chat: c, profile: p, stores: worldStores, couriers: worldCouriers, seed: 1, warm: warmUp(p)})
+	real := leakage.Intersect(o.log, c, leakage.Degree)
+	control := leakage.Intersect(leakage.Simulate(leakage.QueuePush, c, worldStores, 0, 1), c, 1)
+	r.Add(leakage.Row{Observer: "network and store", Task: "which nodes talk with each other, by who was up when", Profile: p.Name, Seeds: 1,
+		Control: string(leakage.QueuePush) + ", named queues",
+		Note: fmt.Sprintf("%d days; a true writer's place among %d nodes: %.0f, of a named queue after %.0f sittings: %.0f", days, s.nodes, real.Left,
+			control.Deposits, control.Left)},
+		leakage.Bootstrap(real.Scores, resamples, 1), leakage.AUC(control.Scores))
+}
+
+// equality is not a statistic: with the same seed every packet is the same, whether people talk or not.
+func (s size) equality(t *testing.T, r *leakage.Report) {
+	talking, silent := twins(t)
+	n, why := same(talking.log, silent.log)
+	e := leakage.Estimate{AUC: 0.5, Low: 0.5, High: 0.5, N: n}
+	if why != "" {
+		e.AUC, e.Low, e.High = 1, 1, 1
+		t.Errorf("the network sees conversations: %s", why)
+	}
+	c := leakage.NewChat(6, 1, false, 1)
+	quiet := *c
+	quiet.Conversations = nil
+	control := 0.5
+	if _, why := same(leakage.Simulate(leakage.Unscheduled, c, 2, 3, 1), leakage.Simulate(leakage.Unscheduled, &quiet, 2, 3, 1)); why != "" {
+		control = 1
+	}
+	r.Add(leakage.Row{Observer: leakage.Network, Task: "one seed, with and without conversations: is any packet's time or size another", Profile: "custom", Seeds: 1,
+		Control: string(leakage.Unscheduled), Aim: 0.5}, e, control)
+}
+
+// answers is the time that a store takes to answer, on a real disk and by a real clock.
+func (s size) answers(t *testing.T, r *leakage.Report) {
+	e, pair := tellApart(answerTimes(t, front.DefaultAnswerTime, 400))
+	control, _ := tellApart(answerTimes(t, -1, 200))
+	r.Add(leakage.Row{Observer: "who watches a store's connections", Task: "which kind of request it is, by the time of the answer", Profile: "any", Seeds: 1,
+		Control: "answers as soon as they are ready", Note: "the worst two kinds: " + pair, Aim: 0.55}, e, control.AUC)
+}
