@@ -80,6 +80,8 @@ var classes = []struct {
 	{room.ErrTooLarge, 413, matrix.ErrcodeTooLarge, "an event may have at most 65,536 bytes"},
 	{room.ErrBadVersion, 400, matrix.ErrcodeUnsupportedRoomVersion, "this room version is not supported"},
 	{room.ErrBadEvent, 400, matrix.ErrcodeBadJSON, ""},
+	{room.ErrDuplicate, 400, matrix.ErrcodeDuplicateAnnotation, "you annotated this event so already"},
+	{room.ErrNested, 400, matrix.ErrcodeUnknown, "a thread cannot begin at an event that itself relates to another"},
 	{room.ErrAliasInUse, 400, matrix.ErrcodeRoomInUse, "this alias is taken"},
 
 	{sliding.ErrUnknownPos, 400, matrix.ErrcodeUnknownPos, "this position is not known any more: begin anew, without one"},

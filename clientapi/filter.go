@@ -32,8 +32,10 @@ type eventFilter struct {
 	NotRooms    []string  `json:"not_rooms"`
 	ContainsURL *bool     `json:"contains_url"`
 	LazyLoad    bool      `json:"lazy_load_members"`
-	Redundant   bool      `json:"include_redundant_members"` // implied: members are never left out
+	Redundant   bool      `json:"include_redundant_members"` // implied: what a client was given before is not remembered
 	UnreadPer   bool      `json:"unread_thread_notifications"`
+	RelTypes    []string  `json:"related_by_rel_types"`
+	RelSenders  []string  `json:"related_by_senders"`
 }
 
 // syncFilter is the spec's Filter. event_fields is read and left aside: "a server may include more fields".
@@ -89,7 +91,7 @@ func parseRoomEventFilter(s string) (*eventFilter, error) {
 }
 
 func (f *eventFilter) check() error {
-	for _, l := range [][]string{f.NotTypes, f.NotSenders, f.NotRooms, orNone(f.Types), orNone(f.Senders), orNone(f.Rooms)} {
+	for _, l := range [][]string{f.RelTypes, f.RelSenders, f.NotTypes, f.NotSenders, f.NotRooms, orNone(f.Types), orNone(f.Senders), orNone(f.Rooms)} {
 		if len(l) > maxFilterEntries {
 			return invalid("a filter may have at most %d entries in a list", maxFilterEntries)
 		}
@@ -113,7 +115,7 @@ func orNone(l *[]string) []string {
 // all says that the filter lets everything through.
 func (f *eventFilter) all() bool {
 	return f.Types == nil && f.NotTypes == nil && f.Senders == nil && f.NotSenders == nil && f.Rooms == nil &&
-		f.NotRooms == nil && f.ContainsURL == nil
+		f.NotRooms == nil && f.ContainsURL == nil && len(f.RelTypes)+len(f.RelSenders) == 0
 }
 
 // keeps tells whether an event passes. Exclusions win ("not_types ... takes precedence").
@@ -124,25 +126,17 @@ func (f *eventFilter) keeps(e *matrix.Event) bool {
 	return f.ContainsURL == nil || *f.ContainsURL == containsURL(e.Content())
 }
 
+// keepsEntry is keeps for what others may relate to.
+func (f *eventFilter) keepsEntry(e room.Entry) bool {
+	return f.keeps(e.Event) && (len(f.RelTypes)+len(f.RelSenders) == 0 || e.RelatedBy(f.RelTypes, f.RelSenders))
+}
+
 func (f *eventFilter) keepsRoom(r matrix.RoomID) bool { return allows(f.Rooms, f.NotRooms, string(r)) }
 
 // keepsType matches with "*" as a wild card for any characters, in both lists.
 func (f *eventFilter) keepsType(typ string) bool {
 	match := func(pattern string) bool { return glob(pattern, typ) }
 	return !slices.ContainsFunc(f.NotTypes, match) && (f.Types == nil || slices.ContainsFunc(*f.Types, match))
-}
-
-func (f *eventFilter) entries(in []room.Entry) []room.Entry {
-	if f.all() {
-		return in
-	}
-	out := make([]room.Entry, 0, len(in))
-	for _, e := range in {
-		if f.keeps(e.Event) {
-			out = append(out, e)
-		}
-	}
-	return out
 }
 
 func (f *eventFilter) events(in []*matrix.Event) []*matrix.Event {

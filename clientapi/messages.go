@@ -143,7 +143,7 @@ func (a *API) messages(c *call) (any, error) {
 		}
 	}
 	page, err := a.rooms.Messages(c.who.User, r, from, back, limit, func(e room.Entry) bool {
-		return !stop.at(e.ID()) && (filter.all() || filter.keeps(e.Event))
+		return !stop.at(e.ID()) && (filter.all() || filter.keepsEntry(e))
 	})
 	if err != nil {
 		return nil, err
@@ -246,7 +246,17 @@ func (a *API) context(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	before, after, ev, state, err := a.rooms.Context(c.who.User, r, id, limit)
+	if c.query("limit") == "0" {
+		limit = 0
+	}
+	if filter.Limit != nil {
+		limit = min(limit, *filter.Limit)
+	}
+	var keep func(room.Entry) bool
+	if !filter.all() {
+		keep = filter.keepsEntry
+	}
+	before, after, ev, state, err := a.rooms.Context(c.who.User, r, id, limit, keep)
 	if err != nil {
 		return nil, err
 	}
@@ -254,10 +264,10 @@ func (a *API) context(c *call) (any, error) {
 	if out.Event, err = clientEvent(ev, true); err != nil {
 		return nil, err
 	}
-	if out.Before, err = clientEvents(filter.entries(before.Events), true); err != nil {
+	if out.Before, err = clientEvents(before.Events, true); err != nil {
 		return nil, err
 	}
-	if out.After, err = clientEvents(filter.entries(after.Events), true); err != nil {
+	if out.After, err = clientEvents(after.Events, true); err != nil {
 		return nil, err
 	}
 	if filter.LazyLoad {
@@ -321,6 +331,13 @@ func clientEvent(e room.Entry, withRoom bool) (jsontext.Value, error) {
 		unsigned["redacted_because"] = because
 		delete(unsigned, "prev_content") // it may be what was redacted
 		ev = ev.Redact()
+	}
+	if e.Related != nil {
+		relations, err := aggregations(e.Related, withRoom)
+		if err != nil {
+			return nil, err
+		}
+		unsigned["m.relations"] = relations
 	}
 	return ev.Client(unsigned, withRoom)
 }

@@ -132,12 +132,17 @@ var table = []route{
 	{"GET", old, "/publicRooms", user, 0, (*API).publicRooms},
 	{"POST", old, "/publicRooms", user, smallBody, (*API).publicRooms},
 
-	// Events: messages.go, state.go
+	// Events: messages.go, relations.go, state.go
 	{"PUT", old, "/rooms/{room}/send/{type}/{txn}", user, eventBody, (*API).send},
 	{"PUT", old, "/rooms/{room}/redact/{event}/{txn}", user, smallBody, (*API).redact},
 	{"GET", old, "/rooms/{room}/messages", user, 0, (*API).messages},
 	{"GET", old, "/rooms/{room}/context/{event}", user, 0, (*API).context},
 	{"GET", old, "/rooms/{room}/event/{event}", user, 0, (*API).event},
+	{"GET", v1, "/rooms/{room}/relations/{event}", user, 0, (*API).relations},
+	{"GET", v1, "/rooms/{room}/relations/{event}/{rel}", user, 0, (*API).relations},
+	{"GET", v1, "/rooms/{room}/relations/{event}/{rel}/{type}", user, 0, (*API).relations},
+	{"GET", v1, "/rooms/{room}/threads", user, 0, (*API).threads},
+	{"GET", v1, "/rooms/{room}/timestamp_to_event", user, 0, (*API).timestampToEvent},
 	{"GET", old, "/rooms/{room}/state", user, 0, (*API).state},
 	{"GET", old, "/rooms/{room}/state/{type}", user, 0, (*API).stateEvent},
 	{"GET", old, "/rooms/{room}/state/{type}/{$}", user, 0, (*API).stateEvent},

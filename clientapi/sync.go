@@ -22,6 +22,7 @@ type syncQuery struct {
 	full    bool      // full_state
 	timeout time.Duration
 	filter  *syncFilter
+	after   string // the name under which state at the timeline's end goes (MSC4222); "": that at its start is given
 }
 
 func (a *API) syncQuery(c *call) (q syncQuery, err error) {
@@ -39,6 +40,17 @@ func (a *API) syncQuery(c *call) (q syncQuery, err error) {
 		q.full = true
 	default:
 		return q, invalid("full_state must be true or false")
+	}
+	for name, under := range map[string]string{"use_state_after": "state_after", "org.matrix.msc4222.use_state_after": "org.matrix.msc4222.state_after"} {
+		switch c.query(name) {
+		case "", "false":
+		case "true":
+			if q.after == "" || under == "state_after" {
+				q.after = under
+			}
+		default:
+			return q, invalid("%s must be true or false", name)
+		}
 	}
 	ms, err := c.queryInt("timeout", 0)
 	if err != nil {
@@ -103,7 +115,11 @@ func (a *API) syncOnce(c *call, q syncQuery, upTo store.Pos) (*syncAnswer, error
 		o.KeepRoom = keepRoom
 	}
 	if !f.Timeline.all() {
-		o.KeepTimeline = f.Timeline.keeps
+		o.KeepTimeline = f.Timeline.keepsEntry
+	}
+	o.LazyMembers = f.State.LazyLoad || f.Timeline.LazyLoad
+	if q.after != "" {
+		o.Wish = func(ch *room.Change) room.Wish { return stateAfter(ch, c.who.User, o) }
 	}
 	changes, err := a.rooms.Sync(c.who.User, q.since, upTo, o)
 	if err != nil {
@@ -116,7 +132,7 @@ func (a *API) syncOnce(c *call, q syncQuery, upTo store.Pos) (*syncAnswer, error
 		if ch.Newly && q.since > 0 {
 			newly[ch.Room] = true
 		}
-		if err := out.add(ch, q.filter); err != nil {
+		if err := out.add(ch, q.filter, q.after); err != nil {
 			return nil, err
 		}
 	}
@@ -127,6 +143,28 @@ func (a *API) syncOnce(c *call, q syncQuery, upTo store.Pos) (*syncAnswer, error
 		return nil, err
 	}
 	return out, nil
+}
+
+// stateAfter is the state that goes with a timeline that does not change it: all that changed, and with lazy loading of
+// the members those that the timeline needs.
+func stateAfter(ch *room.Change, user matrix.UserID, o room.SyncOptions) (w room.Wish) {
+	if !o.LazyMembers {
+		w.Changed = func(matrix.StateKey) bool { return true }
+		return w
+	}
+	needed := ch.Needed()
+	full := ch.Newly || o.FullState
+	if full {
+		needed[user] = true
+		for _, u := range ch.Heroes {
+			needed[u] = true
+		}
+	}
+	w.Changed = func(k matrix.StateKey) bool { return !full || k.Type != matrix.TypeMember }
+	for u := range needed {
+		w.Also = append(w.Also, matrix.StateKey{Type: matrix.TypeMember, Key: string(u)})
+	}
+	return w
 }
 
 // addData puts in the account data. A room that the user came into after since gets all of its own, however old.

@@ -61,14 +61,18 @@ type summary struct {
 
 type joinedRoom struct {
 	Summary     *summary  `json:"summary,omitzero"`
-	State       rawList   `json:"state"`
+	State       *rawList  `json:"state,omitzero"`
+	After       *rawList  `json:"state_after,omitzero"` // MSC4222: instead of State
+	Unstable    *rawList  `json:"org.matrix.msc4222.state_after,omitzero"`
 	Timeline    timeline  `json:"timeline"`
 	Ephemeral   eventList `json:"ephemeral"` // some clients insist on it, even empty
 	AccountData eventList `json:"account_data"`
 }
 
 type leftRoom struct {
-	State       rawList   `json:"state"`
+	State       *rawList  `json:"state,omitzero"`
+	After       *rawList  `json:"state_after,omitzero"`
+	Unstable    *rawList  `json:"org.matrix.msc4222.state_after,omitzero"`
 	Timeline    timeline  `json:"timeline"`
 	AccountData eventList `json:"account_data"`
 }
@@ -88,7 +92,18 @@ func newSyncAnswer(upTo store.Pos) *syncAnswer {
 	}}
 }
 
-func newJoinedRoom() *joinedRoom { return &joinedRoom{} }
+func newJoinedRoom() *joinedRoom { return &joinedRoom{State: &rawList{}} }
+
+// section is where the state goes.
+func section(after string, state, stable, unstable **rawList) **rawList {
+	switch after {
+	case "":
+		return state
+	case "state_after":
+		return stable
+	}
+	return unstable
+}
 
 // nothing says that the answer tells a client nothing new.
 func (s *syncAnswer) nothing() bool {
@@ -98,7 +113,7 @@ func (s *syncAnswer) nothing() bool {
 }
 
 // add puts a room's change into the one section that its membership names.
-func (s *syncAnswer) add(ch *room.Change, f *syncFilter) error {
+func (s *syncAnswer) add(ch *room.Change, f *syncFilter, after string) error {
 	switch ch.Membership {
 	case "invite":
 		s.Rooms.Invite[ch.Room] = &invitedRoom{rawList{ch.Invite}}
@@ -117,11 +132,14 @@ func (s *syncAnswer) add(ch *room.Change, f *syncFilter) error {
 	}
 	t := timeline{Events: events, Limited: ch.Limited, PrevBatch: token(ch.PrevBatch)}
 	if ch.Membership != "join" { // leave, ban
-		s.Rooms.Leave[ch.Room] = &leftRoom{State: rawList{state}, Timeline: t}
+		l := &leftRoom{Timeline: t}
+		*section(after, &l.State, &l.After, &l.Unstable) = &rawList{state}
+		s.Rooms.Leave[ch.Room] = l
 		return nil
 	}
 	j := newJoinedRoom()
-	j.State.Events, j.Timeline = state, t
+	j.State, j.Timeline = nil, t
+	*section(after, &j.State, &j.After, &j.Unstable) = &rawList{state}
 	j.Ephemeral.Events = ephemeral(ch, &f.Room.Ephemeral)
 	// With a filter a change may come down to nothing.
 	if len(events)+len(state)+len(j.Ephemeral.Events) == 0 && !ch.Limited && !ch.Newly {

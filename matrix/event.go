@@ -171,6 +171,28 @@ func (e *Event) Redacts() EventID {
 	return ""
 }
 
+// The kinds of relations that the server itself understands (C-S API, "Forming relationships between events").
+const (
+	RelThread     = "m.thread"
+	RelReplace    = "m.replace"
+	RelReference  = "m.reference"
+	RelAnnotation = "m.annotation"
+)
+
+// Relation is what the event's m.relates_to says: the kind and the event it relates to; "" if it does not say both. The
+// kind has 1 to 255 bytes; the target may be malformed.
+func (e *Event) Relation() (kind string, target EventID) {
+	r := gjson.GetBytes(e.pdu.Content, `m\.relates_to`)
+	if !r.IsObject() {
+		return "", ""
+	}
+	k, id := r.Get("rel_type"), r.Get("event_id")
+	if k.Type != gjson.String || id.Type != gjson.String || k.Str == "" || len(k.Str) > MaxID || id.Str == "" {
+		return "", ""
+	}
+	return k.Str, EventID(id.Str)
+}
+
 // Membership is what an m.room.member state event says; else "".
 func (e *Event) Membership() string {
 	if e.pdu.Type != TypeMember || e.pdu.StateKey == nil {

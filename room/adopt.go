@@ -63,6 +63,9 @@ func (p *plan) adopt(standing userRow) error {
 		if err := p.redactions(h, p.changed[h]); err != nil {
 			return err
 		}
+		if err := p.relate(h, p.changed[h]); err != nil {
+			return err
+		}
 	}
 	return p.advance(after, e.after, standing.event)
 }

@@ -82,7 +82,12 @@ func (p *plan) write(txn store.Txn, pos store.Pos, states map[uint32][]byte) err
 	for _, h := range p.fresh {
 		if e := p.changed[h]; e.shown {
 			w.set(timelineKey(p.n, e.place), h[:])
+			w.set(timeKey(p.n, e.ev.Time().UnixMilli(), e.place), nil)
+			p.link(&w, h, e)
 		}
+	}
+	for _, h := range p.unlinked {
+		p.unlink(&w, h, p.changed[h])
 	}
 	p.writeMembers(&w)
 	for _, t := range p.txns {

@@ -108,6 +108,11 @@ func TestNothingIsHalfWritten(t *testing.T) {
 			_, err := a.SetMembership(ctx, room, a.user, b.user, matrix.MemberBan, "", false)
 			return err
 		}},
+		{"thread", func(a, _ *player, room matrix.RoomID, _ *Snapshot) error {
+			_, err := a.Send(ctx, NewEvent{Room: room, Sender: a.user, Type: matrix.TypeMessage, Device: "D", Txn: "t", Content: object(map[string]any{
+				"body": "x", "m.relates_to": map[string]any{"rel_type": matrix.RelThread, "event_id": a.root(room)}})})
+			return err
+		}},
 		{"create", func(a, _ *player, _ matrix.RoomID, _ *Snapshot) error {
 			_, err := a.Create(ctx, Create{Creator: a.user, Alias: "x"})
 			return err
@@ -171,6 +176,15 @@ func TestNothingIsHalfWritten(t *testing.T) {
 			}
 		}
 	}
+}
+
+// root is the room's first event.
+func (p *player) root(room matrix.RoomID) matrix.EventID {
+	page, err := p.Messages(p.user, room, 0, false, 1, nil)
+	if err != nil || len(page.Events) != 1 {
+		p.t.Fatal(page, err)
+	}
+	return page.Events[0].ID()
 }
 
 func equalDumps(a, b map[string]string) bool {

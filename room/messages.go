@@ -130,7 +130,8 @@ func (y *eyes) find(id matrix.EventID) (placed, error) {
 }
 
 // Context reads an event, and up to limit events before and after it, and the state at the last of them.
-func (r *Rooms) Context(user matrix.UserID, room matrix.RoomID, id matrix.EventID, limit int) (before, after Page, ev Entry, state []*matrix.Event, err error) {
+// keep chooses among those (nil: all).
+func (r *Rooms) Context(user matrix.UserID, room matrix.RoomID, id matrix.EventID, limit int, keep func(Entry) bool) (before, after Page, ev Entry, state []*matrix.Event, err error) {
 	err = r.read(room, func(q *reading) error {
 		y, err := q.look(user)
 		if err != nil {
@@ -149,12 +150,12 @@ func (r *Rooms) Context(user matrix.UserID, room matrix.RoomID, id matrix.EventI
 		half := max(0, limit) / 2
 		before, after = Page{Start: (e.place - 1).token(), End: (e.place - 1).token()}, Page{Start: e.place.token(), End: e.place.token()}
 		if half > 0 {
-			if before, err = y.page(e.place-1, true, half, nil); err != nil {
+			if before, err = y.page(e.place-1, true, half, keep); err != nil {
 				return err
 			}
 		}
 		if n := max(0, limit) - len(before.Events); n > 0 {
-			if after, err = y.page(e.place, false, n, nil); err != nil {
+			if after, err = y.page(e.place, false, n, keep); err != nil {
 				return err
 			}
 		}

@@ -37,8 +37,10 @@ type plan struct {
 	aliases  map[string]bool  // to be set to this room
 	edge     map[hash]bool    // parents of outliers that are not held
 	pending  map[hash]*pendingRow
-	unseated []seq // timeline rows of events that got another place
-	created  bool  // the room is new
+	targets  map[hash]bool // what new events relate to
+	unlinked []hash        // held events that a redaction took out of their relations
+	unseated []seq         // timeline rows of events that got another place
+	created  bool          // the room is new
 
 	certificates []onionid.Certificate
 }
@@ -72,7 +74,7 @@ func (r *Rooms) begin(l *live, rd snapshot) (*plan, error) {
 		reading: reading{r: r, rd: rd, n: l.n}, l: l,
 		changed: map[hash]*held{}, states: map[uint32]newState{}, ids: map[uintptr]uint32{},
 		users: map[matrix.UserID]userChange{}, topics: map[matrix.UserID]bool{}, servers: map[matrix.ServerName]bool{},
-		redacts: map[[2]hash]bool{}, aliases: map[string]bool{}, edge: map[hash]bool{}, pending: map[hash]*pendingRow{},
+		redacts: map[[2]hash]bool{}, aliases: map[string]bool{}, edge: map[hash]bool{}, targets: map[hash]bool{}, pending: map[hash]*pendingRow{},
 	}
 	p.over = p
 	if l.row == nil {
@@ -216,6 +218,9 @@ func (p *plan) put(ev *matrix.Event, in dag.Insertion) (*held, error) {
 	p.add(h, e)
 	if e.shown {
 		if err := p.redactions(h, e); err != nil {
+			return nil, err
+		}
+		if err := p.relate(h, e); err != nil {
 			return nil, err
 		}
 	}

@@ -4,6 +4,7 @@ package room
 
 import (
 	"fmt"
+	"slices"
 
 	"tarn/dag"
 	"tarn/matrix"
@@ -61,6 +62,9 @@ func (p *plan) redact(target, by hash, redaction *held) error {
 		return err
 	}
 	p.change(target, e).redacted = true
+	if kind, _ := e.ev.Relation(); kind != "" && e.shown && !slices.Contains(p.fresh, target) {
+		p.unlinked = append(p.unlinked, target)
+	}
 	return nil
 }
 

@@ -128,6 +128,7 @@ type held struct {
 	place              seq  // where it stands in the node's order
 	shown              bool // has a row in the timeline at place
 	replaces           hash // of a state event: the one it replaced; zero: none
+	related            bool // others relate to it
 	device             matrix.DeviceID
 	txn                string // what the local device called it
 }
@@ -140,6 +141,7 @@ const (
 	rowShown
 	rowReplaces
 	rowTxn
+	rowRelated
 )
 
 // encode: form 1 and flags, status, state ids, place, [replaces], [device, txn], canonical event bytes.
@@ -149,7 +151,7 @@ func (h *held) encode() []byte {
 	for _, f := range []struct {
 		on   bool
 		flag byte
-	}{{h.outlier, rowOutlier}, {h.redacted, rowRedacted}, {h.spoilt, rowSpoilt}, {h.shown, rowShown}, {h.replaces != hash{}, rowReplaces}, {h.txn != "", rowTxn}} {
+	}{{h.outlier, rowOutlier}, {h.redacted, rowRedacted}, {h.spoilt, rowSpoilt}, {h.shown, rowShown}, {h.replaces != hash{}, rowReplaces}, {h.txn != "", rowTxn}, {h.related, rowRelated}} {
 		if f.on {
 			flags |= f.flag
 		}
@@ -176,7 +178,7 @@ func decodeHeld(v matrix.RoomVersion, id matrix.EventID, row []byte) (*held, err
 	flags := d.byte()
 	h := &held{
 		status: dag.Status(d.byte()), outlier: flags&rowOutlier != 0, redacted: flags&rowRedacted != 0,
-		spoilt: flags&rowSpoilt != 0, shown: flags&rowShown != 0,
+		spoilt: flags&rowSpoilt != 0, shown: flags&rowShown != 0, related: flags&rowRelated != 0,
 	}
 	h.before, h.after, h.now = uint32(d.uvarint()), uint32(d.uvarint()), uint32(d.uvarint())
 	h.place = seq(d.uvarint())

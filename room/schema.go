@@ -38,6 +38,12 @@ import (
 //	edge        n, event                        -> empty: parents of a snapshot's events that are not here
 //	counter     (nothing)                       -> the last n that was given out (4)
 //	published   n                               -> empty: the room is in this node's directory
+//	relation    n, event, kind (1), seq         -> event: those that relate to it, in order (relations.go)
+//	annotation  n, event, 16 bytes of a hash    -> event: who annotated it with what type and key
+//	thread      n, event                        -> threadRow of the thread that it is the root of
+//	threadOrder n, seq of the latest            -> event: the roots
+//	participant n, event, user                  -> how many events a local user has in the thread
+//	time        n, milliseconds (8), seq        -> empty: what the timeline has, by its senders' clocks
 const (
 	tabNumber = store.TableRoom + iota
 	tabRoom
@@ -60,6 +66,12 @@ const (
 	tabEdge
 	tabCounter
 	tabPublished
+	tabRelation
+	tabAnnotation
+	tabThread
+	tabThreadOrder
+	tabParticipant
+	tabTime
 )
 
 var errRow = errors.New("room: a row of the database is damaged")

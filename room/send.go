@@ -124,7 +124,8 @@ func (r *Rooms) sendAll(l *live, all []*sending) {
 
 // isRefusal: the event was refused before the plan was touched.
 func isRefusal(err error) bool {
-	return errors.Is(err, ErrForbidden) || errors.Is(err, ErrTooLarge) || errors.Is(err, ErrBadEvent) || errors.Is(err, ErrUnknownRoom)
+	return errors.Is(err, ErrForbidden) || errors.Is(err, ErrTooLarge) || errors.Is(err, ErrBadEvent) || errors.Is(err, ErrUnknownRoom) ||
+		errors.Is(err, ErrDuplicate) || errors.Is(err, ErrNested)
 }
 
 // send plans one event of a local user.
@@ -188,6 +189,9 @@ func (p *plan) author(proto matrix.Proto) (*held, error) {
 	proto.AuthEvents = dag.AuthEvents(p.row.version, p.current, proto)
 	ev, err := p.r.build(p.row.version, proto)
 	if err != nil {
+		return nil, err
+	}
+	if err := p.mayRelate(ev); err != nil {
 		return nil, err
 	}
 	in, err := p.try(ev)

@@ -46,10 +46,14 @@ type SyncOptions struct {
 	FullState     bool
 	IncludeLeave  bool
 	KeepRoom      func(matrix.RoomID) bool // nil: all
-	KeepTimeline  func(*matrix.Event) bool // nil: all
+	KeepTimeline  func(Entry) bool         // nil: all
 	// Wish, if there, makes State that at the timeline's end instead of its start (MSC4222), as far as it is wished for
 	// once the timeline is known.
 	Wish func(*Change) Wish
+
+	// LazyMembers leaves out of State the members whom the timeline does not need ("Lazy-loading room members"): those who
+	// sent what it shows, whom it is about, the heroes and the user are there. All changes after since are.
+	LazyMembers bool
 
 	expand bool // the timeline goes back beyond since (slide.go)
 }
@@ -280,10 +284,6 @@ func (s *syncing) eyes(now standing) (*eyes, error) {
 
 // timeline fills in the events after base up to end, and the state that goes before them.
 func (s *syncing) timeline(c *Change, y *eyes, base, end seq, full bool) error {
-	var keep func(Entry) bool
-	if f := s.o.KeepTimeline; f != nil {
-		keep = func(e Entry) bool { return f(e.Event) }
-	}
 	low := seq(0)
 	if base != 0 {
 		low = base + 1
@@ -296,7 +296,7 @@ func (s *syncing) timeline(c *Change, y *eyes, base, end seq, full bool) error {
 		low = 0
 	}
 	if s.l.last.Load() > uint64(base.pos()) || low == 0 {
-		if events, places, next, c.Limited, err = y.collect(end, low, true, s.o.TimelineLimit, s.o.Device, keep); err != nil {
+		if events, places, next, c.Limited, err = y.collect(end, low, true, s.o.TimelineLimit, s.o.Device, s.o.KeepTimeline); err != nil {
 			return err
 		}
 		slices.Reverse(events)
@@ -310,6 +310,11 @@ func (s *syncing) timeline(c *Change, y *eyes, base, end seq, full bool) error {
 		start = next
 	}
 	c.PrevBatch = start.token()
+	if s.o.LazyMembers && full && c.Membership == matrix.MemberJoin {
+		if err := s.summary(c); err != nil { // names the heroes
+			return err
+		}
+	}
 	if s.o.Wish != nil {
 		return s.wished(c, base, end, full)
 	}
@@ -377,7 +382,7 @@ func (s *syncing) state(c *Change, base, start, end seq, full bool) error {
 		if had, err = s.q.nowAt(base); err != nil {
 			return err
 		}
-		if had == want && had == atStart {
+		if had == want && had == atStart && (!s.o.LazyMembers || len(c.Timeline) == 0) {
 			return nil
 		}
 	}
@@ -412,8 +417,53 @@ func (s *syncing) state(c *Change, base, start, end seq, full bool) error {
 			delta[k] = id
 		}
 	}
+	if s.o.LazyMembers {
+		needed := s.needed(c)
+		for k := range delta {
+			if full && k.Type == matrix.TypeMember && !needed[matrix.UserID(k.Key)] {
+				delete(delta, k)
+			}
+		}
+		for u := range needed {
+			k := matrix.StateKey{Type: matrix.TypeMember, Key: string(u)}
+			from := wantState
+			if inTimeline[k] {
+				from = startState
+			}
+			if id, ok := from[k]; ok {
+				delta[k] = id
+			}
+		}
+	}
 	c.State, err = s.q.eventsOf(delta)
 	return err
+}
+
+// needed are the members without whom a client cannot show the room.
+func (s *syncing) needed(c *Change) map[matrix.UserID]bool {
+	out := map[matrix.UserID]bool{}
+	if c.Newly || s.o.FullState {
+		out[s.user] = true
+		for _, u := range c.Heroes {
+			out[u] = true
+		}
+	}
+	for u := range c.Needed() {
+		out[u] = true
+	}
+	return out
+}
+
+// Needed are those who sent what the timeline shows, and whom it is about.
+func (c *Change) Needed() map[matrix.UserID]bool {
+	out := map[matrix.UserID]bool{}
+	for _, e := range c.Timeline {
+		out[e.Sender()] = true
+		if e.Type() == matrix.TypeMember && e.StateKey() != nil {
+			out[matrix.UserID(*e.StateKey())] = true
+		}
+	}
+	return out
 }
 
 // strippedTypes are shown to who is invited (C-S API, "Stripped state").
@@ -478,6 +528,9 @@ func (s *syncing) stripped(now standing) ([]json.RawMessage, error) {
 
 // summary fills in the counts and, for a room without a name, some members (C-S API, "RoomSummary").
 func (s *syncing) summary(c *Change) error {
+	if c.Joined > 0 {
+		return nil // done
+	}
 	t, err := s.q.tallyOf()
 	if err != nil {
 		return err

@@ -69,7 +69,7 @@ func TestLimitedTimelineComesWithTheStateBeforeIt(t *testing.T) {
 		t.Fatalf("%v %v", types(page.Events), err)
 	}
 	// State that the filter keeps from the timeline is told nevertheless.
-	cs, _ = a.syncWith(a.user, at, SyncOptions{TimelineLimit: 100, KeepTimeline: func(e *matrix.Event) bool { return e.Type() == matrix.TypeMessage }})
+	cs, _ = a.syncWith(a.user, at, SyncOptions{TimelineLimit: 100, KeepTimeline: func(e Entry) bool { return e.Type() == matrix.TypeMessage }})
 	c = only(t, cs)
 	if len(c.Timeline) != 6 || len(c.State) != 2 || c.State[0].ContentString("name") != "four" {
 		t.Fatalf("%v %v", types(c.Timeline), stateTypes(c.State))
@@ -276,7 +276,7 @@ func TestContextPagesFitTheEvent(t *testing.T) {
 	for i := range 9 {
 		ids = append(ids, a.say(room, fmt.Sprint(i)))
 	}
-	before, after, ev, state, err := a.Context(a.user, room, ids[4], 4)
+	before, after, ev, state, err := a.Context(a.user, room, ids[4], 4, nil)
 	if err != nil || ev.ID() != ids[4] || len(state) != 6 {
 		t.Fatal(err, len(state))
 	}

@@ -18,6 +18,9 @@ type Entry struct {
 	Txn         string    // set only if (user, device) that asks sent it
 	RedactedBy  *matrix.Event
 	PrevContent json.RawMessage // of the state it replaced, for unsigned
+	Related     *Related        // what others say of it; nil: nothing
+
+	look *looking // within a function that chooses entries
 }
 
 // Page is a piece of a room's history in local order: every event exactly once over all pages.
@@ -127,7 +130,11 @@ func (y *eyes) collect(from, end seq, back bool, limit int, device matrix.Device
 			if entry, err = y.entry(e, device); err != nil {
 				return false, err
 			}
+			if keep != nil {
+				entry.look = &looking{y: y, e: e}
+			}
 			if keep == nil || keep(entry) {
+				entry.look = nil
 				if len(out) == limit {
 					more = true
 					return false, nil
@@ -145,8 +152,17 @@ func (y *eyes) collect(from, end seq, back bool, limit int, device matrix.Device
 	return out, places, next, more, err
 }
 
-// entry shows an event to a user.
+// entry shows an event to a user, with what others say of it.
 func (y *eyes) entry(e placed, device matrix.DeviceID) (Entry, error) {
+	out, err := y.bare(e, device)
+	if err == nil && e.related {
+		out.Related, err = y.related(e, device, true)
+	}
+	return out, err
+}
+
+// bare shows it alone.
+func (y *eyes) bare(e placed, device matrix.DeviceID) (Entry, error) {
 	out := Entry{Event: e.ev, Pos: e.place.pos()}
 	if e.txn != "" && device != "" && e.device == device && e.ev.Sender() == y.user {
 		out.Txn = e.txn
