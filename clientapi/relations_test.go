@@ -95,7 +95,9 @@ func TestEditsAreBundledEverywhere(t *testing.T) {
 	alice, bob := n.person("alice"), n.person("bob")
 	r := alice.meet(bob)
 	said := alice.say(r, "one")
-	edit := func(e any) any { return at(e, "unsigned", "m.relations", "m.replace", "content", "m.new_content", "body") }
+	edit := func(e any) any {
+		return at(e, "unsigned", "m.relations", "m.replace", "content", "m.new_content", "body")
+	}
 	bob.each(r, said, "no edit", func(e any) bool { return at(e, "unsigned", "m.relations") == nil })
 	first := alice.edit(r, said, "two")
 	bob.each(r, said, "one edit", func(e any) bool { return edit(e) == "two" && at(e, "content", "body") == "one" })
