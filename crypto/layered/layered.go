@@ -10,13 +10,14 @@
 //
 // A message is an onion of hybrid HPKE boxes (package crypto/sealed), one a carrier:
 //
-//	message = sealed(to this carrier, next 32 ‖ delay 4 (ms) ‖ epoch 4 ‖ inner)
+//	message = sealed(to this carrier, next 32 ‖ delay 4 (ms) ‖ back 4 (ms) ‖ epoch 4 ‖ inner)
 //
 // inner is the next carrier's message, and for the last one what the final receiver gets. The depth is fixed, and each
 // carrier knows its own: so a layer has one size, [Overhead] more than what it holds, and needs no padding that
 // somebody would have to forge (Outfox does the same; Sphinx hides the position too, at the price of its own
 // cryptography). The answer goes back the same way; each carrier puts one layer around it, under the key that its box
-// exports ([sealed.Reply]), so that it looks new on each leg, and only the sender can take it apart.
+// exports ([sealed.Reply]), so that it looks new on each leg, and only the sender can take it apart. It is held on its way
+// back too: else the two ends of the chain could tell by its time which message it answers, whatever the way there.
 //
 // Invariants: a box is authenticated as a whole, so a changed message dies at the first honest carrier; sizes depend on
 // the depth and the size of what is carried alone; the sender is anonymous; Peel never panics and takes memory only in
@@ -40,7 +41,7 @@ import (
 
 // Sizes in bytes.
 const (
-	// Overhead of a layer: 1136 (HPKE) + 40 (header).
+	// Overhead of a layer: 1136 (HPKE) + 44 (header).
 	Overhead = sealed.Overhead + headerSize
 	// ReplyOverhead of a layer around an answer: 24 (nonce) + 16 (tag).
 	ReplyOverhead = sealed.ReplyOverhead
@@ -51,7 +52,7 @@ const (
 	// IDSize is the size of what a carrier remembers of a message.
 	IDSize = sha256.Size
 
-	headerSize = AddressSize + 4 + 4
+	headerSize = AddressSize + 4 + 4 + 4
 )
 
 var (
@@ -65,6 +66,7 @@ var (
 type Header struct {
 	Next  [AddressSize]byte // the onion key of whom the inner message is for
 	Delay time.Duration     // how long to hold it; whole milliseconds
+	Back  time.Duration     // how long to hold the answer to it; whole milliseconds
 	Epoch uint32            // the day of the key that the inner message is sealed to: when that key is gone, the message is
 }
 
@@ -92,13 +94,15 @@ func Wrap(hops []Hop, inner []byte) (msg []byte, replies []*sealed.Reply, err er
 	msg = inner
 	for i := len(hops) - 1; i >= 0; i-- {
 		h := hops[i]
-		ms := h.Delay.Milliseconds()
-		if ms < 0 || ms > 1<<32-1 {
-			return nil, nil, fmt.Errorf("%w: a delay of %v", ErrHops, h.Delay)
-		}
 		plain := make([]byte, 0, headerSize+len(msg))
 		plain = append(plain, h.Next[:]...)
-		plain = binary.BigEndian.AppendUint32(plain, uint32(ms))
+		for _, d := range []time.Duration{h.Delay, h.Back} {
+			ms := d.Milliseconds()
+			if ms < 0 || ms > 1<<32-1 {
+				return nil, nil, fmt.Errorf("%w: a delay of %v", ErrHops, d)
+			}
+			plain = binary.BigEndian.AppendUint32(plain, uint32(ms))
+		}
 		plain = binary.BigEndian.AppendUint32(plain, h.Epoch)
 		plain = append(plain, msg...)
 		box, r, err := h.Key.Seal(h.Info, plain)
@@ -122,7 +126,8 @@ func Peel(key *sealed.PrivateKey, info, msg []byte) (m Message, r *sealed.Reply,
 	}
 	m.Next = [AddressSize]byte(plain)
 	m.Delay = time.Duration(binary.BigEndian.Uint32(plain[AddressSize:])) * time.Millisecond
-	m.Epoch = binary.BigEndian.Uint32(plain[AddressSize+4:])
+	m.Back = time.Duration(binary.BigEndian.Uint32(plain[AddressSize+4:])) * time.Millisecond
+	m.Epoch = binary.BigEndian.Uint32(plain[AddressSize+8:])
 	m.Inner = plain[headerSize:]
 	return m, r, nil
 }

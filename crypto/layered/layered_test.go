@@ -50,7 +50,7 @@ func newCarrier(t testing.TB, seed byte) carrier {
 func chain(cs []carrier, last [layered.AddressSize]byte, delays []time.Duration) []layered.Hop {
 	hs := make([]layered.Hop, len(cs))
 	for i, c := range cs {
-		hs[i] = layered.Hop{Key: c.key.Public(), Info: c.info, Header: layered.Header{Next: last, Delay: delays[i], Epoch: uint32(100 + i)}}
+		hs[i] = layered.Hop{Key: c.key.Public(), Info: c.info, Header: layered.Header{Next: last, Delay: delays[i], Back: delays[len(delays)-1-i], Epoch: uint32(100 + i)}}
 		if i+1 < len(cs) {
 			hs[i].Next = cs[i+1].name
 		}
@@ -188,10 +188,11 @@ func TestImpossibleChainsAreRefused(t *testing.T) {
 		long[i] = layered.Hop{Key: c.key.Public()}
 	}
 	for name, hops := range map[string][]layered.Hop{
-		"none":     nil,
-		"too many": long,
-		"negative": {{Key: c.key.Public(), Header: layered.Header{Delay: -time.Second}}},
-		"eternal":  {{Key: c.key.Public(), Header: layered.Header{Delay: 1 << 32 * time.Millisecond}}},
+		"none":      nil,
+		"too many":  long,
+		"negative":  {{Key: c.key.Public(), Header: layered.Header{Delay: -time.Second}}},
+		"held back": {{Key: c.key.Public(), Header: layered.Header{Back: -time.Second}}},
+		"eternal":   {{Key: c.key.Public(), Header: layered.Header{Delay: 1 << 32 * time.Millisecond}}},
 	} {
 		if _, _, err := layered.Wrap(hops, nil); !errors.Is(err, layered.ErrHops) {
 			t.Errorf("%s: %v", name, err)
@@ -208,6 +209,7 @@ type vector struct {
 		Message string `json:"message"`
 		Next    string `json:"next"`
 		Delay   int64  `json:"delay_ms"`
+		Back    int64  `json:"back_ms"`
 		Epoch   uint32 `json:"epoch"`
 		ID      string `json:"id"`
 		Answer  string `json:"answer"` // what this carrier hands back
@@ -238,7 +240,7 @@ func TestVectors(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !bytes.Equal(m.Next[:], un(h.Next)) || m.Delay.Milliseconds() != h.Delay || m.Epoch != h.Epoch {
+			if !bytes.Equal(m.Next[:], un(h.Next)) || m.Delay.Milliseconds() != h.Delay || m.Back.Milliseconds() != h.Back || m.Epoch != h.Epoch {
 				t.Errorf("hop %d reads %v", i, m.Header)
 			}
 			inner := v.Inner
@@ -273,6 +275,7 @@ func writeVectors(t *testing.T) {
 			Message string `json:"message"`
 			Next    string `json:"next"`
 			Delay   int64  `json:"delay_ms"`
+			Back    int64  `json:"back_ms"`
 			Epoch   uint32 `json:"epoch"`
 			ID      string `json:"id"`
 			Answer  string `json:"answer"`
@@ -289,7 +292,7 @@ func writeVectors(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			h.Next, h.Delay, h.Epoch = x(m.Next[:]), m.Delay.Milliseconds(), m.Epoch
+			h.Next, h.Delay, h.Back, h.Epoch = x(m.Next[:]), m.Delay.Milliseconds(), m.Back.Milliseconds(), m.Epoch
 			back, msg = append(back, r), m.Inner
 		}
 		answer := []byte("from the store")
@@ -314,7 +317,7 @@ func FuzzPeel(f *testing.F) {
 	f.Add([]byte("hop\x01"), msg)
 	f.Add([]byte{}, []byte{})
 	f.Add([]byte("hop\x01"), msg[:layered.Overhead])
-	short, _, err := c.key.Public().Seal(c.info, make([]byte, 39)) // opens, and is too short for a header
+	short, _, err := c.key.Public().Seal(c.info, make([]byte, 43)) // opens, and is too short for a header
 	if err != nil {
 		f.Fatal(err)
 	}
