@@ -34,10 +34,11 @@ var layers = map[string][]string{
 	"account":             {"matrix", "store"},
 	"room":                {"matrix", "dag", "store", "crypto/onionid"}, // onionid: the certificates that go with snapshots
 	"replicate":           {"matrix", "dag", "room", "account", "bundle", "mailbox", "store", "crypto/*"},
-	"clientapi":           {"clientapi/*", "matrix", "room", "account", "media", "store"}, // store: Pos and Stream, what a /sync token is and waits on
+	"clientapi":           {"clientapi/*", "matrix", "room", "account", "media", "push", "store"}, // store: Pos and Stream, what a /sync token is and waits on
 	"clientapi/sliding":   {"matrix", "store"},
 	"mailbox/front":       {"mailbox", "crypto/*", "internal/durable"}, // hands requests on through interfaces
 	"mailbox/courier":     {"mailbox", "crypto/*"},
+	"push":                {"matrix"},
 	"media":               {"matrix", "store", "internal/durable"},
 	"mailbox/store":       {"mailbox", "store", "crypto/*", "internal/durable"},
 	"mailbox/mailboxtest": {"mailbox", "mailbox/*", "store", "crypto/*"},

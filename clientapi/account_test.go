@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"tarn/matrix"
+	"tarn/push"
 )
 
 func TestPasswordChangeAsksForTheOldOne(t *testing.T) {
@@ -146,18 +147,18 @@ func TestDefaultPushRulesAreThere(t *testing.T) {
 	alice.do("GET", "/pushrules/global/override/x", nil).fails(404, "M_NOT_FOUND")
 	alice.do("GET", "/user/"+esc(alice.user)+"/account_data/m.push_rules", nil).ok()
 	// Each rule has what the spec requires of it.
-	rules := defaultRules(matrix.UserID("@alice:x"))
+	rules := push.Default(matrix.UserID("@alice:x"))
 	seen := map[string]bool{}
 	for _, kind := range []string{"override", "content", "underride"} {
-		l := *rules.kind(kind)
+		l := *rules.Kind(kind)
 		for _, r := range l {
-			if seen[r.ID] || !r.Default || !strings.HasPrefix(r.ID, ".m.rule.") || (kind == "content") != (r.Pattern != "") {
+			if seen[r.ID] || !r.Default || !strings.HasPrefix(r.ID, ".") || (kind == "content") != (r.Pattern != "") {
 				t.Errorf("%s: %+v", kind, r)
 			}
 			seen[r.ID] = true
 		}
 	}
-	if len(seen) != 18 {
-		t.Errorf("%d predefined rules, the spec (v1.12) has 18", len(seen))
+	if len(seen) != 18+5 {
+		t.Errorf("%d predefined rules, the spec (v1.16) has 18, and MSC3930 5", len(seen))
 	}
 }

@@ -11,28 +11,19 @@ import (
 
 	"tarn/account"
 	"tarn/matrix"
+	"tarn/push"
 )
 
 // A user's push rules are account data (m.push_rules), whole: so they are in /sync like other account data. As long as
-// nothing was changed there is no such datum, and defaultRules count. Of a default rule only "enabled" and "actions"
+// nothing was changed there is no such datum, and push.Default counts. Of a default rule only "enabled" and "actions"
 // can be changed; the rest is taken from this program's, so that a newer program's defaults are everybody's.
 
 // maxPushRules of a user's own, of one kind.
 const maxPushRules = 1000
 
-// storedRule is a rule as it was stored, read leniently.
-type storedRule struct {
-	ID         string          `json:"rule_id"`
-	Default    bool            `json:"default"`
-	Enabled    bool            `json:"enabled"`
-	Pattern    string          `json:"pattern"`
-	Conditions []pushCondition `json:"conditions"`
-	Actions    []any           `json:"actions"`
-}
-
 // rulesOf reads a user's rules: own ones before the defaults of their kind, but for the master rule.
-func (a *API) rulesOf(user matrix.UserID) (ruleset, error) {
-	rules := defaultRules(user)
+func (a *API) rulesOf(user matrix.UserID) (push.Rules, error) {
+	rules := push.Default(user)
 	raw, err := a.accounts.Data(user, "", dataPushRules)
 	if errors.Is(err, account.ErrNotFound) {
 		return rules, nil
@@ -41,17 +32,17 @@ func (a *API) rulesOf(user matrix.UserID) (ruleset, error) {
 		return rules, err
 	}
 	var stored struct {
-		Global map[string][]storedRule `json:"global"`
+		Global map[string][]push.Rule `json:"global"`
 	}
 	if err := json.Unmarshal(raw, &stored); err != nil {
 		return rules, err
 	}
-	for _, kind := range pushKinds {
-		list := rules.kind(kind)
-		var own []pushRule
+	for _, kind := range push.Kinds {
+		list := rules.Kind(kind)
+		var own []push.Rule
 		for _, s := range stored.Global[kind] {
 			if !s.Default {
-				own = append(own, pushRule{ID: s.ID, Enabled: s.Enabled, Pattern: s.Pattern, Conditions: s.Conditions, Actions: s.Actions})
+				own = append(own, s)
 				continue
 			}
 			if i := findRule(*list, s.ID); i >= 0 {
@@ -67,8 +58,8 @@ func (a *API) rulesOf(user matrix.UserID) (ruleset, error) {
 	return rules, nil
 }
 
-func findRule(list []pushRule, id string) int {
-	return slices.IndexFunc(list, func(r pushRule) bool { return r.ID == id })
+func findRule(list []push.Rule, id string) int {
+	return slices.IndexFunc(list, func(r push.Rule) bool { return r.ID == id })
 }
 
 // pushRules: GET /pushrules/.
@@ -77,7 +68,7 @@ func (a *API) pushRules(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return rules.raw(), nil
+	return rules.Raw(), nil
 }
 
 // pushRulesGlobal: GET /pushrules/global/.
@@ -85,17 +76,17 @@ func (a *API) pushRulesGlobal(c *call) (any, error) { return a.rulesOf(c.who.Use
 
 var errNoRule = notFound("there is no such push rule")
 
-func (a *API) findRule(c *call) (pushRule, error) {
+func (a *API) findRule(c *call) (push.Rule, error) {
 	rules, err := a.rulesOf(c.who.User)
 	if err != nil {
-		return pushRule{}, err
+		return push.Rule{}, err
 	}
-	if list := rules.kind(c.path("kind")); list != nil {
+	if list := rules.Kind(c.path("kind")); list != nil {
 		if i := findRule(*list, c.path("rule")); i >= 0 {
 			return (*list)[i], nil
 		}
 	}
-	return pushRule{}, errNoRule // also of an unknown kind: 404 is what clients expect
+	return push.Rule{}, errNoRule // also of an unknown kind: 404 is what clients expect
 }
 
 // pushRule: GET /pushrules/global/{kind}/{ruleId}.
@@ -114,25 +105,25 @@ func (a *API) pushRuleActions(c *call) (any, error) {
 }
 
 // changeRules lets change edit the rules of the path's kind, and stores them.
-func (a *API) changeRules(c *call, change func(list *[]pushRule) error) (any, error) {
+func (a *API) changeRules(c *call, change func(list *[]push.Rule) error) (any, error) {
 	defer a.edit(c.who.User)()
 	rules, err := a.rulesOf(c.who.User)
 	if err != nil {
 		return nil, err
 	}
-	list := rules.kind(c.path("kind"))
+	list := rules.Kind(c.path("kind"))
 	if list == nil {
 		return nil, errNoRule
 	}
 	if err := change(list); err != nil {
 		return nil, err
 	}
-	return empty{}, a.accounts.SetData(c.who.User, "", dataPushRules, []byte(rules.raw()))
+	return empty{}, a.accounts.SetData(c.who.User, "", dataPushRules, []byte(rules.Raw()))
 }
 
 // changeRule lets change edit one rule.
-func (a *API) changeRule(c *call, change func(*pushRule)) (any, error) {
-	return a.changeRules(c, func(list *[]pushRule) error {
+func (a *API) changeRule(c *call, change func(*push.Rule)) (any, error) {
+	return a.changeRules(c, func(list *[]push.Rule) error {
 		i := findRule(*list, c.path("rule"))
 		if i < 0 {
 			return errNoRule
@@ -153,7 +144,7 @@ func (a *API) setPushRuleEnabled(c *call) (any, error) {
 	if q.Enabled == nil {
 		return nil, missing("enabled")
 	}
-	return a.changeRule(c, func(r *pushRule) { r.Enabled = *q.Enabled })
+	return a.changeRule(c, func(r *push.Rule) { r.Enabled = *q.Enabled })
 }
 
 // setPushRuleActions: PUT /pushrules/global/{kind}/{ruleId}/actions.
@@ -167,7 +158,7 @@ func (a *API) setPushRuleActions(c *call) (any, error) {
 	if err := checkActions(q.Actions); err != nil {
 		return nil, err
 	}
-	return a.changeRule(c, func(r *pushRule) { r.Actions = q.Actions })
+	return a.changeRule(c, func(r *push.Rule) { r.Actions = q.Actions })
 }
 
 // checkActions: each is a word, or an object with set_tweak (C-S API, "Actions"). Unknown words are kept: clients ignore them.
@@ -192,9 +183,9 @@ func checkActions(actions []any) error {
 // setPushRule: PUT /pushrules/global/{kind}/{ruleId}?before=&after=.
 func (a *API) setPushRule(c *call) (any, error) {
 	var q struct {
-		Actions    []any           `json:"actions"`
-		Conditions []pushCondition `json:"conditions"`
-		Pattern    string          `json:"pattern"`
+		Actions    []any            `json:"actions"`
+		Conditions []push.Condition `json:"conditions"`
+		Pattern    string           `json:"pattern"`
 	}
 	if err := c.decode(&q); err != nil {
 		return nil, err
@@ -206,7 +197,7 @@ func (a *API) setPushRule(c *call) (any, error) {
 	if strings.HasPrefix(id, ".") || len(id) > matrix.MaxID || strings.ContainsAny(id, `/\`) {
 		return nil, invalid("a rule's id may not begin with a dot, be longer than %d bytes, or have slashes", matrix.MaxID)
 	}
-	rule := pushRule{ID: id, Enabled: true, Actions: q.Actions}
+	rule := push.Rule{ID: id, Enabled: true, Actions: q.Actions}
 	switch kind {
 	case "content":
 		if q.Pattern == "" {
@@ -214,14 +205,14 @@ func (a *API) setPushRule(c *call) (any, error) {
 		}
 		rule.Pattern = q.Pattern
 	case "override", "underride":
-		rule.Conditions = append([]pushCondition{}, q.Conditions...)
+		rule.Conditions = append([]push.Condition{}, q.Conditions...)
 		for _, x := range rule.Conditions {
 			if x.Kind == "" {
 				return nil, invalid("a condition must have a kind")
 			}
 		}
 	}
-	return a.changeRules(c, func(list *[]pushRule) error {
+	return a.changeRules(c, func(list *[]push.Rule) error {
 		if i := findRule(*list, id); i >= 0 {
 			rule.Enabled = (*list)[i].Enabled
 			if c.query("before") == "" && c.query("after") == "" { // it stays where it is
@@ -255,7 +246,7 @@ func (a *API) setPushRule(c *call) (any, error) {
 
 // deletePushRule: DELETE /pushrules/global/{kind}/{ruleId}.
 func (a *API) deletePushRule(c *call) (any, error) {
-	return a.changeRules(c, func(list *[]pushRule) error {
+	return a.changeRules(c, func(list *[]push.Rule) error {
 		i := findRule(*list, c.path("rule"))
 		switch {
 		case i < 0:

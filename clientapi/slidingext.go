@@ -8,6 +8,7 @@ import (
 
 	"tarn/account"
 	"tarn/matrix"
+	"tarn/push"
 	"tarn/room"
 )
 
@@ -96,7 +97,7 @@ func (s *slide) data() error {
 		}
 	}
 	if s.was.Since == 0 && !rules {
-		out.Global = append(out.Global, dataEvent{Type: dataPushRules, Content: defaultRules(user).raw()})
+		out.Global = append(out.Global, dataEvent{Type: dataPushRules, Content: push.Default(user).Raw()})
 	}
 	for id, shown := range s.shown {
 		if sent, ok := s.now.Rooms[id]; ok && x.Covers(id, shown) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"tarn/matrix"
+	"tarn/push"
 	"tarn/room"
 	"tarn/store"
 )
@@ -212,7 +213,7 @@ func (a *API) addData(c *call, q syncQuery, upTo store.Pos, keep func(matrix.Roo
 	}
 	// Who never changed a push rule has no such datum, but the default rules: they are in a client's first answer.
 	if (q.initial || q.full) && !rules && f.AccountData.keepsType(dataPushRules) {
-		out.AccountData.Events = append(out.AccountData.Events, dataEvent{Type: dataPushRules, Content: defaultRules(c.who.User).raw()})
+		out.AccountData.Events = append(out.AccountData.Events, dataEvent{Type: dataPushRules, Content: push.Default(c.who.User).Raw()})
 	}
 	return nil
 }

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package push
+
+import (
+	"encoding/json/jsontext"
+	"encoding/json/v2"
+	"slices"
+	"strconv"
+	"strings"
+
+	"tarn/matrix"
+)
+
+// Facts are what conditions ask of the room, as it is when the event is judged.
+type Facts struct {
+	Members     int    // joined
+	DisplayName string // the user's, in the room; "": none
+	Power       *matrix.PowerLevels
+}
+
+// Outcome is what an event means to the user.
+type Outcome struct {
+	Notify    bool
+	Highlight bool
+	Rule      string // the one that decided; "": none did
+	Actions   []any  // its
+}
+
+// Judge is a user's rules, made ready. Safe for concurrent use.
+type Judge struct {
+	user  matrix.UserID
+	rules []judged
+}
+
+type judged struct {
+	Rule
+	legacy     bool // does not count if the event says whom it mentions
+	conditions []condition
+}
+
+// condition is a Condition, read once.
+type condition struct {
+	kind    string
+	path    []string
+	pattern pattern
+	body    bool // of content.body: words
+	value   any
+	op      string
+	number  int64
+	key     string
+}
+
+// NewJudge makes rules ready. Disabled ones, and those with a condition that is not understood, are left out: they never match.
+func NewJudge(user matrix.UserID, r Rules) *Judge {
+	j := &Judge{user: user}
+	for _, kind := range Kinds {
+	rules:
+		for _, rule := range *r.Kind(kind) {
+			if !rule.Enabled {
+				continue
+			}
+			x := judged{Rule: rule}
+			switch rule.ID {
+			case ".m.rule.contains_display_name", ".m.rule.contains_user_name", ".m.rule.roomnotif":
+				x.legacy = rule.Default
+			}
+			conditions := rule.Conditions
+			switch kind { // C-S API, "Push Rules": what the kinds stand for
+			case "content":
+				conditions = []Condition{{Kind: "event_match", Key: "content.body", Pattern: &rule.Pattern}}
+			case "room":
+				conditions = []Condition{{Kind: "event_property_is", Key: "room_id", Value: rule.ID}}
+			case "sender":
+				conditions = []Condition{{Kind: "event_property_is", Key: "sender", Value: rule.ID}}
+			}
+			for _, c := range conditions {
+				y, ok := read(c)
+				if !ok {
+					continue rules
+				}
+				x.conditions = append(x.conditions, y)
+			}
+			j.rules = append(j.rules, x)
+		}
+	}
+	return j
+}
+
+// read makes a condition ready; false: nothing can match it.
+func read(c Condition) (out condition, ok bool) {
+	out = condition{kind: c.Kind, path: path(c.Key), key: c.Key}
+	switch c.Kind {
+	case "event_match":
+		if c.Key == "" || c.Pattern == nil {
+			return out, false
+		}
+		out.pattern, out.body = compile(*c.Pattern), c.Key == "content.body"
+	case "event_property_is", "event_property_contains":
+		switch c.Value.(type) {
+		case nil, bool, string, float64:
+		default:
+			return out, false
+		}
+		if c.Key == "" {
+			return out, false
+		}
+		out.value = c.Value
+	case "contains_display_name":
+	case "room_member_count":
+		digits := strings.TrimLeft(c.Is, "<>=")
+		out.op = c.Is[:len(c.Is)-len(digits)]
+		n, err := strconv.ParseInt(digits, 10, 64)
+		if err != nil || digits[0] == '+' || digits[0] == '-' || !slices.Contains([]string{"", "==", "<", ">", "<=", ">="}, out.op) {
+			return out, false
+		}
+		out.number = n
+	case "sender_notification_permission":
+		if c.Key == "" {
+			return out, false
+		}
+	default:
+		return out, false // "Unrecognised conditions MUST NOT match any events"
+	}
+	return out, true
+}
+
+// Judge tells what e means. facts is asked at most once, and only if a condition wants it. The user's own events mean nothing.
+func (j *Judge) Judge(e *matrix.Event, facts func() (Facts, error)) (Outcome, error) {
+	if e.Sender() == j.user {
+		return Outcome{}, nil
+	}
+	v := view{e: e, ask: facts}
+	for i := range j.rules {
+		r := &j.rules[i]
+		if r.legacy && v.mentions() {
+			continue
+		}
+		ok, err := v.all(r.conditions)
+		if err != nil {
+			return Outcome{}, err
+		}
+		if ok {
+			o := Outcome{Rule: r.ID, Actions: r.Actions}
+			o.Notify, o.Highlight = decide(r.Actions)
+			return o, nil
+		}
+	}
+	return Outcome{}, nil
+}
+
+// decide reads actions (C-S API, "Actions"); those not known are ignored, dont_notify and coalesce of old times among them.
+func decide(actions []any) (notify, highlight bool) {
+	for _, a := range actions {
+		switch a := a.(type) {
+		case string:
+			notify = notify || a == "notify"
+		case map[string]any:
+			if a["set_tweak"] == "highlight" {
+				v, given := a["value"]
+				highlight = !given || v == true
+			}
+		}
+	}
+	return notify, notify && highlight
+}
+
+// view is an event under judgement.
+type view struct {
+	e       *matrix.Event
+	ask     func() (Facts, error)
+	facts   *Facts
+	content map[string]any
+	parsed  bool
+	folded  []rune // content.body, once it was asked for
+}
+
+func (v *view) words(body string) []rune {
+	if v.folded == nil {
+		v.folded = folded(body)
+	}
+	return v.folded
+}
+
+func (v *view) body() map[string]any {
+	if !v.parsed {
+		v.parsed = true
+		if json.Unmarshal(v.e.Content(), &v.content, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)) != nil {
+			v.content = nil
+		}
+	}
+	return v.content
+}
+
+// mentions says whether the event tells whom it mentions (C-S API, "User and room mentions").
+func (v *view) mentions() bool {
+	_, ok := v.body()["m.mentions"]
+	return ok
+}
+
+// property finds what a path leads to.
+func (v *view) property(path []string) (any, bool) {
+	switch path[0] {
+	case "content":
+		var at any = v.body()
+		for _, name := range path[1:] {
+			o, ok := at.(map[string]any)
+			if !ok {
+				return nil, false
+			}
+			if at, ok = o[name]; !ok {
+				return nil, false
+			}
+		}
+		return at, true
+	}
+	if len(path) != 1 {
+		return nil, false
+	}
+	switch path[0] {
+	case "type":
+		return v.e.Type(), true
+	case "sender":
+		return string(v.e.Sender()), true
+	case "room_id":
+		return string(v.e.Room()), true
+	case "event_id":
+		return string(v.e.ID()), true
+	case "state_key":
+		if k := v.e.StateKey(); k != nil {
+			return *k, true
+		}
+	}
+	return nil, false
+}
+
+func (v *view) all(conditions []condition) (bool, error) {
+	for i := range conditions {
+		if ok, err := v.holds(&conditions[i]); !ok || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func (v *view) holds(c *condition) (bool, error) {
+	switch c.kind {
+	case "event_match":
+		x, _ := v.property(c.path)
+		s, ok := x.(string)
+		if !ok {
+			return false, nil
+		}
+		if c.body {
+			return c.pattern.inWords(v.words(s)), nil
+		}
+		return c.pattern.whole(s), nil
+	case "event_property_is":
+		x, ok := v.property(c.path)
+		return ok && same(x, c.value), nil
+	case "event_property_contains":
+		x, _ := v.property(c.path)
+		list, _ := x.([]any)
+		return slices.ContainsFunc(list, func(x any) bool { return same(x, c.value) }), nil
+	}
+	if v.facts == nil {
+		f, err := v.ask()
+		if err != nil {
+			return false, err
+		}
+		v.facts = &f
+	}
+	switch c.kind {
+	case "contains_display_name":
+		s, _ := v.body()["body"].(string)
+		return v.facts.DisplayName != "" && literal(v.facts.DisplayName).inWords(v.words(s)), nil
+	case "room_member_count":
+		n := int64(v.facts.Members)
+		switch c.op {
+		case "<":
+			return n < c.number, nil
+		case ">":
+			return n > c.number, nil
+		case "<=":
+			return n <= c.number, nil
+		case ">=":
+			return n >= c.number, nil
+		}
+		return n == c.number, nil
+	default: // sender_notification_permission
+		return v.facts.Power != nil && v.facts.Power.User(v.e.Sender()) >= v.facts.Power.Notification(c.key), nil
+	}
+}
+
+// same compares plain JSON values; what is none equals nothing.
+func same(a, b any) bool {
+	switch a.(type) {
+	case nil, bool, string, float64:
+		return a == b
+	}
+	return false
+}
