@@ -41,6 +41,9 @@ const (
 	tableInboxSize   // (user, device)        -> how many rows tableInbox has, 8 bytes
 	tableToDeviceTxn // (user, device, 0, transaction id) -> the hour, 8 bytes;
 	//                  (user, device, 1, hour, transaction id) -> nothing: which may be forgotten
+
+	tablePusher // (0, user, app id, push key) -> pusherRow;
+	//             (1, app id, push key, user) -> nothing: whose pushers have this key
 )
 
 type userRow struct {

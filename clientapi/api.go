@@ -18,8 +18,8 @@
 // from errors to statuses and errcodes. The package keeps nothing on disk, and in memory only the sends under way,
 // the connections of sliding sync (package sliding) and the counters of rate limits. /sync tokens are stream positions, so they survive restarts.
 //
-// LIMITS: no pushers yet (404 M_UNRECOGNIZED); of users of other servers no devices are known; lazy_load_members is
-// answered with all members in /sync (a superset); unread counts are not computed and left out.
+// LIMITS: pushers are kept and nothing is sent to them; of users of other servers no devices are known; lazy_load_members is
+// answered with all members in /sync (a superset).
 package clientapi
 
 import (

@@ -3,7 +3,6 @@
 package clientapi
 
 import (
-	"encoding/json/jsontext"
 	"encoding/json/v2"
 	"errors"
 	"slices"
@@ -257,9 +256,4 @@ func (a *API) deletePushRule(c *call) (any, error) {
 		*list = slices.Delete(*list, i, i+1)
 		return nil
 	})
-}
-
-// pushers: GET /pushers. There are none: nothing is ever pushed, for a push server would learn when somebody is written to.
-func (a *API) pushers(*call) (any, error) {
-	return map[string][]jsontext.Value{"pushers": {}}, nil
 }

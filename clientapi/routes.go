@@ -186,6 +186,8 @@ var table = []route{
 	{"DELETE", old, "/user/{user}/rooms/{room}/tags/{tag}", user, 0, (*API).deleteTag},
 	{"POST", old, "/user_directory/search", user, smallBody, (*API).searchPeople},
 	{"GET", old, "/pushers", user, 0, (*API).pushers},
+	{"POST", old, "/pushers/set", user, smallBody, (*API).setPusher},
+	{"GET", old, "/notifications", user, 0, (*API).notifications},
 	{"GET", old, "/voip/turnServer", user, 0, (*API).turnServer},
 	{"GET", old, "/thirdparty/protocols", user, 0, (*API).thirdPartyProtocols},
 	{"GET", old, "/account/3pid", user, 0, (*API).thirdPartyIDs},

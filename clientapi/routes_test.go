@@ -20,8 +20,6 @@ func TestUnknownPathsAnswerUnrecognizedInJSON(t *testing.T) {
 		{"GET", "/_matrix/client/v99/sync", 404},
 		{"GET", "/_matrix/client/v3/", 404},
 		{"GET", "/_matrix/client/v1/auth_metadata", 404},
-		{"POST", "/_matrix/client/v3/pushers/set", 404},
-		{"GET", "/_matrix/client/v3/notifications", 404},
 		{"GET", "/_matrix/client/versions/", 404},
 		{"GET", "/_matrix/federation/v1/version", 404},
 		{"GET", "/_matrix//client/versions", 404}, // ServeMux would redirect

@@ -129,7 +129,7 @@ func (a *API) slidingSync(c *call) (any, error) {
 	}()
 	for {
 		upTo := max(a.stream.Current(), turn.State.Since)
-		s := slide{a: a, c: c, q: &q, was: turn.State, upTo: upTo, inbox: inbox}
+		s := slide{a: a, c: c, q: &q, judge: &judging{a: a, user: c.who.User}, was: turn.State, upTo: upTo, inbox: inbox}
 		if err := s.run(); err != nil {
 			return nil, err
 		}
@@ -157,6 +157,7 @@ type slide struct {
 	upTo  store.Pos
 	inbox store.Pos
 
+	judge     *judging
 	direct    map[matrix.RoomID]bool
 	standings map[matrix.RoomID]*room.Standing
 	shown     map[matrix.RoomID]*sliding.Shown
@@ -297,6 +298,11 @@ func (s *slide) room(id matrix.RoomID, x *sliding.Shown) error {
 	s.timelines[id] = seen
 	if slice.Membership == matrix.MemberJoin {
 		r.Joined, r.Invited = &slice.Joined, &slice.Invited
+		n, err := s.a.rooms.Unread(s.c.who.User, id, s.upTo, s.judge.decide)
+		if err != nil {
+			return err
+		}
+		r.Unread, r.Loud = n.All().Notifications, n.All().Highlights
 	}
 	s.out.Rooms[id] = r
 	if slice.Membership == matrix.MemberLeave && !st.Kicked {

@@ -126,7 +126,7 @@ func (a *API) syncOnce(c *call, q syncQuery, upTo store.Pos) (*syncAnswer, error
 	if err != nil {
 		return nil, err
 	}
-	out := newSyncAnswer(upTo)
+	out := newSyncAnswer(c.who.User, upTo)
 	newly := map[matrix.RoomID]bool{}
 	for i := range changes {
 		ch := &changes[i]
@@ -138,6 +138,9 @@ func (a *API) syncOnce(c *call, q syncQuery, upTo store.Pos) (*syncAnswer, error
 		}
 	}
 	if err := a.addData(c, q, upTo, keepRoom, newly, out); err != nil {
+		return nil, err
+	}
+	if err := a.count(c.who.User, upTo, out, f.Timeline.UnreadPer); err != nil {
 		return nil, err
 	}
 	if err := a.addEncryption(c, q, upTo, out); err != nil {

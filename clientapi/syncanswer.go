@@ -5,14 +5,14 @@ package clientapi
 import (
 	"encoding/json/jsontext"
 	"errors"
+	"slices"
 
 	"tarn/matrix"
 	"tarn/room"
 	"tarn/store"
 )
 
-// syncAnswer is what GET /sync gives. Sections and lists that clients insist on are there even if empty; unread counts
-// are not there, for they are not counted.
+// syncAnswer is what GET /sync gives. Sections and lists that clients insist on are there even if empty.
 type syncAnswer struct {
 	NextBatch   string            `json:"next_batch"`
 	AccountData eventList         `json:"account_data"`
@@ -23,6 +23,7 @@ type syncAnswer struct {
 	OneTime     map[string]int    `json:"device_one_time_keys_count"`
 	Unused      []string          `json:"device_unused_fallback_key_types"` // there even if empty: it says that the server knows of them
 
+	user      matrix.UserID
 	newCounts bool // OneTime or Unused changed since
 }
 
@@ -67,6 +68,9 @@ type joinedRoom struct {
 	Timeline    timeline  `json:"timeline"`
 	Ephemeral   eventList `json:"ephemeral"` // some clients insist on it, even empty
 	AccountData eventList `json:"account_data"`
+
+	Unread  unreadCounts                    `json:"unread_notifications"`
+	Threads map[matrix.EventID]unreadCounts `json:"unread_thread_notifications,omitempty"`
 }
 
 type leftRoom struct {
@@ -85,8 +89,8 @@ type knockedRoom struct {
 	State rawList `json:"knock_state"`
 }
 
-func newSyncAnswer(upTo store.Pos) *syncAnswer {
-	return &syncAnswer{NextBatch: token(upTo), Rooms: syncRoomsSections{
+func newSyncAnswer(user matrix.UserID, upTo store.Pos) *syncAnswer {
+	return &syncAnswer{user: user, NextBatch: token(upTo), Rooms: syncRoomsSections{
 		Join: map[matrix.RoomID]*joinedRoom{}, Invite: map[matrix.RoomID]*invitedRoom{},
 		Knock: map[matrix.RoomID]*knockedRoom{}, Leave: map[matrix.RoomID]*leftRoom{},
 	}}
@@ -141,8 +145,9 @@ func (s *syncAnswer) add(ch *room.Change, f *syncFilter, after string) error {
 	j.State, j.Timeline = nil, t
 	*section(after, &j.State, &j.After, &j.Unstable) = &rawList{state}
 	j.Ephemeral.Events = ephemeral(ch, &f.Room.Ephemeral)
-	// With a filter a change may come down to nothing.
-	if len(events)+len(state)+len(j.Ephemeral.Events) == 0 && !ch.Limited && !ch.Newly {
+	// With a filter a change may come down to nothing; but the user's own receipt changes the counts.
+	read := slices.ContainsFunc(ch.Receipts, func(r room.Receipt) bool { return r.User == s.user })
+	if len(events)+len(state)+len(j.Ephemeral.Events) == 0 && !ch.Limited && !ch.Newly && !read {
 		return nil
 	}
 	if ch.Joined > 0 {

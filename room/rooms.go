@@ -41,6 +41,7 @@ type Rooms struct {
 	events  *cache[eventID, *held]
 	states  *cache[stateID, chained]
 	certs   *cache[string, onionid.Certificate]
+	unread  *cache[unreadKey, *unread]
 
 	mu       sync.Mutex // guards live and numbered, for moments (and while a new room gets its number)
 	live     map[matrix.RoomID]*live
@@ -78,7 +79,8 @@ func Open(kv store.KV, stream *store.Stream, o Options) (*Rooms, error) {
 		kv: kv, stream: stream, o: o, start: stream.Current(),
 		events: newCache[eventID, *held](eventCache),
 		states: newCache[stateID, chained](stateCache), certs: newCache[string, onionid.Certificate](certCache),
-		live: map[matrix.RoomID]*live{}, numbered: map[uint32]*live{},
+		unread: newCache[unreadKey, *unread](unreadCache),
+		live:   map[matrix.RoomID]*live{}, numbered: map[uint32]*live{},
 	}
 	r.typing.r = r
 	r.typing.rooms = map[matrix.RoomID]*typists{}

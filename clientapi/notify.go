@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clientapi
+
+import (
+	"encoding/json/jsontext"
+	"encoding/json/v2"
+
+	"tarn/matrix"
+	"tarn/push"
+	"tarn/room"
+	"tarn/store"
+)
+
+// unreadCounts is both the object in /sync.
+type unreadCounts struct {
+	Notifications int `json:"notification_count"`
+	Highlights    int `json:"highlight_count"`
+}
+
+// judging is a user's rules, read when they are first wanted.
+type judging struct {
+	a     *API
+	user  matrix.UserID
+	judge *push.Judge
+	mute  map[matrix.UserID]bool // ignored users: their events are no notifications
+}
+
+func (j *judging) load() error {
+	if j.judge != nil {
+		return nil
+	}
+	rules, err := j.a.rulesOf(j.user)
+	if err != nil {
+		return err
+	}
+	if j.mute, err = j.a.ignored(j.user); err != nil {
+		return err
+	}
+	j.judge = push.NewJudge(j.user, rules)
+	return nil
+}
+
+func (j *judging) outcome(e *matrix.Event, facts func() (room.PushFacts, error)) (push.Outcome, error) {
+	if err := j.load(); err != nil {
+		return push.Outcome{}, err
+	}
+	if j.mute[e.Sender()] {
+		return push.Outcome{}, nil
+	}
+	return j.judge.Judge(e, func() (push.Facts, error) {
+		f, err := facts()
+		return push.Facts(f), err
+	})
+}
+
+// decide is a room.Judge.
+func (j *judging) decide(e *matrix.Event, facts func() (room.PushFacts, error)) (notify, highlight bool, err error) {
+	o, err := j.outcome(e, facts)
+	return o.Notify, o.Highlight, err
+}
+
+// dataIgnored is the account data that lists whom a user does not want to hear (C-S API, "Ignoring Users").
+const dataIgnored = "m.ignored_user_list"
+
+func (a *API) ignored(user matrix.UserID) (map[matrix.UserID]bool, error) {
+	raw, err := a.accounts.Data(user, "", dataIgnored)
+	if err != nil {
+		return nil, ignoreMissing(err)
+	}
+	var q struct {
+		Users map[matrix.UserID]jsontext.Value `json:"ignored_users"`
+	}
+	_ = json.Unmarshal(raw, &q) // a client may have written anything there
+	out := make(map[matrix.UserID]bool, len(q.Users))
+	for u := range q.Users {
+		out[u] = u != user
+	}
+	return out, nil
+}
+
+// count puts the unread counts into the rooms of a /sync answer (C-S API, "Receiving notifications"). With the filter's
+// unread_thread_notifications each thread has its own.
+func (a *API) count(user matrix.UserID, upTo store.Pos, out *syncAnswer, perThread bool) error {
+	j := &judging{a: a, user: user}
+	for id, r := range out.Rooms.Join {
+		c, err := a.rooms.Unread(user, id, upTo, j.decide)
+		if err != nil {
+			return ignoreUnknown(err)
+		}
+		if !perThread {
+			r.Unread = unreadCounts(c.All())
+			continue
+		}
+		r.Unread = unreadCounts(c.Main)
+		for thread, n := range c.Threads {
+			if r.Threads == nil {
+				r.Threads = map[matrix.EventID]unreadCounts{}
+			}
+			r.Threads[thread] = unreadCounts(n)
+		}
+	}
+	return nil
+}
+
+type notification struct {
+	Actions []any          `json:"actions"`
+	Event   jsontext.Value `json:"event"`
+	Read    bool           `json:"read"`
+	Room    matrix.RoomID  `json:"room_id"`
+	Time    int64          `json:"ts"`
+}
+
+// notifications: GET /notifications?from=&limit=&only=highlight.
+func (a *API) notifications(c *call) (any, error) {
+	limit, err := c.queryInt("limit", 20)
+	if err != nil {
+		return nil, err
+	}
+	var from store.Pos
+	if s := c.query("from"); s != "" {
+		if from, err = parseToken(s); err != nil {
+			return nil, err
+		}
+	}
+	only := c.query("only")
+	if only != "" && only != "highlight" {
+		return nil, invalid("only must be highlight")
+	}
+	j := &judging{a: a, user: c.who.User}
+	actions := map[matrix.EventID][]any{}
+	list, next, err := a.rooms.Notifications(c.who.User, from, int(min(max(limit, 1), 100)), only != "",
+		func(e *matrix.Event, facts func() (room.PushFacts, error)) (bool, bool, error) {
+			o, err := j.outcome(e, facts)
+			if o.Notify {
+				actions[e.ID()] = o.Actions
+			}
+			return o.Notify, o.Highlight, err
+		})
+	if err != nil {
+		return nil, err
+	}
+	out := struct {
+		Next string         `json:"next_token,omitzero"`
+		List []notification `json:"notifications"`
+	}{List: []notification{}}
+	if next != 0 {
+		out.Next = token(next)
+	}
+	for _, n := range list {
+		raw, err := clientEvents([]room.Entry{n.Entry}, true)
+		if err != nil {
+			return nil, err
+		}
+		out.List = append(out.List, notification{actions[n.ID()], raw[0], n.Read, n.Room(), n.Time().UnixMilli()})
+	}
+	return out, nil
+}
