@@ -72,22 +72,29 @@ func (c *Client) Current() (Descriptor, bool) {
 // other calls err with ErrNoDescriptor until one valid for today is there: the schedule decides when to fetch.
 // Anything but such a descriptor is ErrBadReply (wrapping ErrDescriptor).
 func (c *Client) Descriptor(ctx context.Context) (Descriptor, error) {
+	d, _, err := c.Fetch(ctx)
+	return d, err
+}
+
+// Fetch is Descriptor, and gives it also as it is signed, followed by zeros: for who hands it on.
+func (c *Client) Fetch(ctx context.Context) (Descriptor, []byte, error) {
 	var up [UpSize]byte
 	DescriptorRequest(&up)
 	down, err := c.transact(ctx, &up)
 	if err != nil {
-		return Descriptor{}, err
+		return Descriptor{}, nil, err
 	}
 	switch Clear(down[0]) {
 	case ClearDescriptor:
 	case ClearBusy:
-		return Descriptor{}, ErrBusy
+		return Descriptor{}, nil, ErrBusy
 	case ClearRefused:
-		return Descriptor{}, ErrRefused
+		return Descriptor{}, nil, ErrRefused
 	default:
-		return Descriptor{}, ErrBadReply
+		return Descriptor{}, nil, ErrBadReply
 	}
-	return c.take(down[1:])
+	d, err := c.take(down[1:])
+	return d, down[1 : 1+BoxSize], err
 }
 
 // take checks a descriptor and keeps it.

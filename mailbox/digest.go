@@ -150,3 +150,6 @@ func ParsePage(d Descriptor, want PageAddr, b []byte) (Page, error) {
 	}
 	return p, nil
 }
+
+// Size is how many bytes the part has as it is signed.
+func (p Page) Size() int { return pageHeaderSize + len(p.Handles)*HandleSize + signatureSize }

@@ -205,8 +205,16 @@ func (h *Half) Wait(ctx context.Context) (Status, []byte, error) {
 	}
 }
 
-// resolve gives the half its answer as it travelled. It is called once at most.
-func (h *Half) resolve(answer []byte) {
+// Take gives the half away as a courier gets it: it can be sent once only. It is for who carries it otherwise than by a
+// Session: a courier that asks for itself, a test.
+func (h *Half) Take() SubRequest {
+	r := SubRequest{Target: h.target, Delay: h.delay, Epoch: h.epoch, Box: h.box}
+	h.box = nil
+	return r
+}
+
+// Resolve gives the half its answer as it travelled. It is called once at most, by who took the half.
+func (h *Half) Resolve(answer []byte) {
 	h.status, h.body, h.err = openHalfAnswer(h.put, answer, h.reply)
 	close(h.done)
 }

@@ -171,7 +171,7 @@ func (s *Session) Send(ctx context.Context, f *Frame) error {
 	}
 	l.sending.Lock()
 	defer l.sending.Unlock()
-	u := UpFrame{Lag: f.Lag, Put: f.Put.take(), Get: f.Get.take()}
+	u := UpFrame{Lag: f.Lag, Put: f.Put.Take(), Get: f.Get.Take()}
 	for _, a := range f.Follow {
 		o, err := a.Onion.Key()
 		if err != nil {
@@ -201,13 +201,6 @@ func (s *Session) Send(ctx context.Context, f *Frame) error {
 		return fmt.Errorf("%w: send a frame: %w", ErrSession, err)
 	}
 	return nil
-}
-
-// take gives the half away: it can be sent once only.
-func (h *Half) take() SubRequest {
-	r := SubRequest{Target: h.target, Delay: h.delay, Epoch: h.epoch, Box: h.box}
-	h.box = nil
-	return r
 }
 
 func (f *Frame) fail(err error) {
@@ -309,7 +302,7 @@ func (s *Session) answers(l *life, f DownFrame) bool {
 			return false
 		}
 		if w := l.waiting[f.Get.Frame]; w != nil && w.get != nil {
-			w.get.resolve(f.Get.Data)
+			w.get.Resolve(f.Get.Data)
 			w.get = nil
 			l.settle(f.Get.Frame, w)
 		}
@@ -319,7 +312,7 @@ func (s *Session) answers(l *life, f DownFrame) bool {
 			return false
 		}
 		if w := l.waiting[r.Frame]; w != nil && w.put != nil {
-			w.put.resolve(r.Data)
+			w.put.Resolve(r.Data)
 			w.put = nil
 			l.settle(r.Frame, w)
 		}

@@ -11,7 +11,8 @@ import (
 )
 
 // conns bounds the connections. When all places are taken, the one that has been sending its request for longest
-// loses its own to the newcomer: who holds connections open without a request cannot keep others out.
+// loses its own to the newcomer: who holds connections open without a request cannot keep others out. A connection that
+// stays (a session, a link) gives its place back; others bound how many of those there are.
 type conns struct {
 	places chan struct{}
 	wg     sync.WaitGroup
@@ -19,14 +20,19 @@ type conns struct {
 	mu      sync.Mutex // guards all below
 	all     map[net.Conn]struct{}
 	sending *list.List // of net.Conn, oldest first: requests that are not there yet
+	staying map[net.Conn]struct{}
+	closed  bool // drain has begun
 }
 
 func newConns(n int) conns {
-	return conns{places: make(chan struct{}, n), all: map[net.Conn]struct{}{}, sending: list.New()}
+	return conns{
+		places: make(chan struct{}, n), all: map[net.Conn]struct{}{}, sending: list.New(), staying: map[net.Conn]struct{}{},
+	}
 }
 
-// serve runs fn on c in a goroutine, once there is a place; c is closed afterwards, or when ctx ends before.
-func (p *conns) serve(ctx context.Context, c net.Conn, fn func(c net.Conn, sent func())) {
+// serve runs fn on c in a goroutine, once there is a place, and then, without a place, what fn returned, unless it is
+// nil; c is closed afterwards, or when ctx ends before.
+func (p *conns) serve(ctx context.Context, c net.Conn, fn func(c net.Conn, sent func()) (stay func())) {
 	select {
 	case p.places <- struct{}{}:
 	default:
@@ -49,14 +55,29 @@ func (p *conns) serve(ctx context.Context, c net.Conn, fn func(c net.Conn, sent 
 	}
 	p.wg.Go(func() {
 		defer func() {
-			sent()
 			c.Close()
 			p.mu.Lock()
 			delete(p.all, c)
+			delete(p.staying, c)
 			p.mu.Unlock()
-			<-p.places
 		}()
-		fn(c, sent)
+		stay := func() func() {
+			defer func() {
+				sent()
+				<-p.places
+			}()
+			return fn(c, sent)
+		}()
+		if stay == nil {
+			return
+		}
+		p.mu.Lock()
+		p.staying[c] = struct{}{}
+		if p.closed {
+			c.Close() // stay sees it at once
+		}
+		p.mu.Unlock()
+		stay()
 	})
 }
 
@@ -69,11 +90,15 @@ func (p *conns) evict() {
 	}
 }
 
-// drain ends all connections: those still sending at once, the others after limit at the latest.
+// drain ends all connections: those still sending and those that stay at once, the others after limit at the latest.
 func (p *conns) drain(limit time.Duration) {
 	p.mu.Lock()
+	p.closed = true
 	for e := p.sending.Front(); e != nil; e = e.Next() {
 		e.Value.(net.Conn).Close()
+	}
+	for c := range p.staying {
+		c.Close()
 	}
 	p.mu.Unlock()
 	late := time.AfterFunc(limit, func() {

@@ -34,6 +34,7 @@ import (
 // Defaults of Config.
 const (
 	DefaultMaxConns   = 512
+	DefaultMaxLinks   = 256
 	DefaultTimeout    = time.Minute
 	DefaultAnswerTime = 25 * time.Millisecond
 )
@@ -52,12 +53,25 @@ type Store interface {
 	Do(r mailbox.Request, box *[mailbox.BoxSize]byte) (mailbox.Status, []byte)
 }
 
+// Courier is the role that carries: *courier.Server.
+type Courier interface {
+	// Attach is called once, before all else: local carries out the halves that are for this very mailbox (Server.Half).
+	Attach(local func(epoch uint32, box []byte, describe func(onion [32]byte) ([]byte, error)) []byte)
+	// Run works until ctx ends. It is called once. Hello is called only meanwhile.
+	Run(ctx context.Context) error
+	// Hello answers the hello of a session, whose key is of that epoch. serve, unless it is nil, is called after the answer
+	// was written, and lasts as long as the session; it ends when the connection is closed. Concurrent.
+	Hello(epoch uint32, up *[mailbox.UpSize]byte, down *[mailbox.DownSize]byte) (serve func(net.Conn))
+}
+
 // Config says what a Server is. A zero value is replaced by the default.
 type Config struct {
-	Keys  *Keys // required
-	Store Store // nil: the role is off
+	Keys    *Keys   // required
+	Store   Store   // nil: the role is off
+	Courier Courier // nil: the role is off
 
 	MaxConns int           // exchanges at once; each needs about 50 kB
+	MaxLinks int           // links of couriers at once; each needs about 20 kB, and more while it brings requests
 	Timeout  time.Duration // of an exchange's whole life
 	// AnswerTime is how long every answer takes at least, from the last byte of the request. It is longer than nearly
 	// all work, so that who watches connections cannot tell a write from a read, or a hit from a miss.
@@ -72,6 +86,7 @@ type Config struct {
 type Server struct {
 	cfg     Config
 	conns   conns
+	links   links
 	buffers sync.Pool // of *buffers
 }
 
@@ -90,19 +105,26 @@ func New(cfg Config) (*Server, error) {
 	if cfg.MaxConns == 0 {
 		cfg.MaxConns = DefaultMaxConns
 	}
+	if cfg.MaxLinks == 0 {
+		cfg.MaxLinks = DefaultMaxLinks
+	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = DefaultTimeout
 	}
 	if cfg.AnswerTime == 0 {
 		cfg.AnswerTime = DefaultAnswerTime
 	}
-	if cfg.MaxConns < 1 || cfg.Timeout < 0 {
+	if cfg.MaxConns < 1 || cfg.MaxLinks < 1 || cfg.Timeout < 0 {
 		return nil, errors.New("mailbox: an impossible number of connections or time limit")
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, conns: newConns(cfg.MaxConns), buffers: sync.Pool{New: func() any { return new(buffers) }}}, nil
+	s := &Server{cfg: cfg, conns: newConns(cfg.MaxConns), links: newLinks(cfg.MaxLinks), buffers: sync.Pool{New: func() any { return new(buffers) }}}
+	if cfg.Courier != nil {
+		cfg.Courier.Attach(s.Half)
+	}
+	return s, nil
 }
 
 // Run serves ln, with the roles, until ctx ends or ln fails or a role does. It returns when every connection has ended
@@ -114,10 +136,19 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	roles, stopRoles := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopRoles()
 	var wg sync.WaitGroup
-	var storeErr error
+	var storeErr, courierErr error
 	if s.cfg.Store != nil {
 		wg.Go(func() {
 			storeErr = s.cfg.Store.Run(roles)
+			cancel()
+		})
+	}
+	courier, stopCourier := context.WithCancel(roles)
+	defer stopCourier()
+	var carrying sync.WaitGroup
+	if s.cfg.Courier != nil {
+		carrying.Go(func() {
+			courierErr = s.cfg.Courier.Run(courier)
 			cancel()
 		})
 	}
@@ -128,9 +159,11 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	stop()
 	ln.Close()
 	s.conns.drain(drainTime)
+	stopCourier()
+	carrying.Wait() // it may still hand halves to the store
 	stopRoles()
 	wg.Wait()
-	return errors.Join(err, storeErr)
+	return errors.Join(err, storeErr, courierErr)
 }
 
 // keepKeys makes and destroys request keys with the days, until ctx ends.
@@ -175,45 +208,64 @@ func (s *Server) acceptLoop(ctx context.Context, ln net.Listener) error {
 	}
 }
 
-// serve is an exchange's whole life: one request, one answer. sent is called once the request is there.
-func (s *Server) serve(c net.Conn, sent func()) {
+// serve is an exchange's whole life: one request, one answer. sent is called once the request is there. What begins a
+// session or a link goes on with stay.
+func (s *Server) serve(c net.Conn, sent func()) (stay func()) {
 	if err := c.SetDeadline(time.Now().Add(s.cfg.Timeout)); err != nil {
-		return
+		return nil
 	}
 	b := s.buffers.Get().(*buffers)
 	defer s.buffers.Put(b)
 	if _, err := io.ReadFull(c, b.up[:]); err != nil {
-		return // nobody to tell, nothing to log
+		return nil // nobody to tell, nothing to log
 	}
 	sent()
 	began := time.Now()
-	s.answer(b)
+	goOn := s.answer(b)
 	if wait := s.cfg.AnswerTime - time.Since(began); wait > 0 {
 		time.Sleep(wait)
 	}
-	c.Write(b.down[:]) //nolint:errcheck // the client asks again if it has not got the answer
+	_, err := c.Write(b.down[:]) // if that fails the client asks again
+	if goOn == nil {
+		return nil
+	}
+	if err == nil {
+		err = c.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		c.Close() // goOn still has a place to give back
+	}
+	return func() { goOn(c) }
 }
 
-// answer fills b.down with the answer to b.up.
-func (s *Server) answer(b *buffers) {
+// answer fills b.down with the answer to b.up. goOn, unless it is nil, serves what begins with it.
+func (s *Server) answer(b *buffers) (goOn func(net.Conn)) {
 	h, err := mailbox.ParseHeader(&b.up)
 	switch {
 	case err != nil:
-		mailbox.ClearAnswer(&b.down, mailbox.ClearRefused, nil)
-		return
 	case h.Kind == mailbox.KindDescriptor:
 		mailbox.ClearAnswer(&b.down, mailbox.ClearDescriptor, s.cfg.Keys.Descriptor())
-		return
-	case h.Kind != mailbox.KindSealed || s.cfg.Store == nil:
-		mailbox.ClearAnswer(&b.down, mailbox.ClearRefused, nil)
-		return
+		return nil
+	case h.Kind == mailbox.KindSealed && s.cfg.Store != nil:
+		s.exchange(b, h.Epoch)
+		return nil
+	case h.Kind == mailbox.KindSession && s.cfg.Courier != nil:
+		return s.cfg.Courier.Hello(h.Epoch, &b.up, &b.down)
+	case h.Kind == mailbox.KindLink && s.cfg.Store != nil:
+		return s.welcomeLink(b)
 	}
-	key := s.cfg.Keys.Get(h.Epoch)
+	mailbox.ClearAnswer(&b.down, mailbox.ClearRefused, nil)
+	return nil
+}
+
+// exchange answers a sealed request of direct mode.
+func (s *Server) exchange(b *buffers, epoch uint32) {
+	key := s.cfg.Keys.Get(epoch)
 	if key == nil {
 		mailbox.ClearAnswer(&b.down, mailbox.ClearStale, nil)
 		return
 	}
-	r, reply, err := mailbox.OpenRequest(&b.up, key, mailbox.RequestInfo(s.cfg.Keys.Onion(), h.Epoch))
+	r, reply, err := mailbox.OpenRequest(&b.up, key, mailbox.RequestInfo(s.cfg.Keys.Onion(), epoch))
 	if reply == nil {
 		mailbox.ClearAnswer(&b.down, mailbox.ClearRefused, nil)
 		return

@@ -24,6 +24,10 @@ type Fault struct {
 	Cut         bool          // connections end in the middle of the answer
 	Hang        bool          // no answer comes
 
+	// Of the courier.
+	DropShare float64       // this share of the halves is neither forwarded nor answered, 0..1
+	Carry     time.Duration // halves reach the stores that much later
+
 	// Of the store. (Not for a mailbox on disk.)
 	Busy         bool // writes are refused as busy
 	Full         bool // writes are refused as full
@@ -109,6 +113,14 @@ func (w *wire) Read(b []byte) (int, error) {
 type faulty struct {
 	store.Engine
 	faults *Faults
+}
+
+// Close is Engine's. A mailbox that is killed keeps its boxes.
+func (e *faulty) Close() error {
+	if _, memory := e.Engine.(*store.Memory); memory {
+		return nil
+	}
+	return e.Engine.Close()
 }
 
 // Put is Engine's.

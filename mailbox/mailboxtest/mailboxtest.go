@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"tarn/mailbox"
+	"tarn/mailbox/courier"
 	"tarn/mailbox/front"
 	"tarn/mailbox/store"
 )
@@ -30,17 +31,21 @@ import (
 // ErrDown is the error of a dial while Fault.Down is set, or to an onion that no mailbox of the dialer has.
 var ErrDown = errors.New("mailboxtest: the onion service cannot be reached")
 
-// Mailbox is a running store.
+// Mailbox is a running mailbox: a store, a courier, or both.
 type Mailbox struct {
 	// Faults is how it misbehaves.
 	Faults *Faults
 
+	t      testing.TB
+	o      options
 	keys   *front.Keys
 	engine *faulty
 	dial   func(ctx context.Context, addr, isolation string) (net.Conn, error)
 
-	mu  sync.Mutex // guards log
-	log []Transaction
+	mu      sync.Mutex // guards all below
+	log     []Transaction
+	stop    func() // of what runs; nil: killed
+	courier *courier.Server
 }
 
 // Transaction is what an observer of the network sees of one exchange.
@@ -54,11 +59,14 @@ type Transaction struct {
 type Option func(*options)
 
 type options struct {
-	cfg    store.Config
-	front  front.Config
-	family string
-	listen func(key ed25519.PrivateKey, port int) (net.Listener, error)
-	dialer mailbox.Dialer
+	cfg     store.Config
+	front   front.Config
+	courier *courier.Config // nil: the role is off
+	noStore bool
+	mesh    *Mesh
+	family  string
+	listen  func(key ed25519.PrivateKey, port int) (net.Listener, error)
+	dialer  mailbox.Dialer
 }
 
 // WithConfig lets edit change the store's configuration (TTL, bucket, quota, directory…). By default everything lies
@@ -67,6 +75,23 @@ func WithConfig(edit func(*store.Config)) Option { return func(o *options) { edi
 
 // WithFront lets edit change the configuration of the mailbox's door (numbers of connections, times).
 func WithFront(edit func(*front.Config)) Option { return func(o *options) { edit(&o.front) } }
+
+// WithCourier switches on the role of a courier, which reaches the stores through d; edit (nil: nothing) may change its
+// configuration.
+func WithCourier(d mailbox.Dialer, edit func(*courier.Config)) Option {
+	return func(o *options) {
+		o.courier = &courier.Config{Dial: d}
+		if edit != nil {
+			edit(o.courier)
+		}
+	}
+}
+
+// WithoutStore switches off the role of a store.
+func WithoutStore() Option { return func(o *options) { o.noStore = true } }
+
+// WithMesh makes the mailbox reachable in the mesh.
+func WithMesh(m *Mesh) Option { return func(o *options) { o.mesh = m } }
 
 // WithFamily sets the operator's label.
 func WithFamily(family string) Option { return func(o *options) { o.family = family } }
@@ -88,39 +113,72 @@ func New(t testing.TB, opt ...Option) *Mailbox {
 	for _, f := range opt {
 		f(&o)
 	}
-	m := &Mailbox{Faults: &Faults{}}
+	m := &Mailbox{Faults: &Faults{}, t: t, o: o}
 	if o.cfg.Engine == nil && o.cfg.Dir == "" {
 		o.cfg.Engine = store.NewMemory(o.cfg.ExpiryUnit, o.cfg.Quota)
 	}
 	if o.cfg.Engine != nil {
 		m.engine = &faulty{Engine: o.cfg.Engine, faults: m.Faults}
-		o.cfg.Engine = m.engine
+		m.o.cfg.Engine = m.engine
 	}
-	server, err := store.New(o.cfg)
-	if err != nil {
-		t.Fatal(err)
+	m.Start()
+	t.Cleanup(m.Kill)
+	if o.mesh != nil {
+		o.mesh.add(m)
 	}
-	dir := o.cfg.Dir
-	if dir != "" {
-		dir = filepath.Join(dir, "keys")
+	return m
+}
+
+// Start runs a mailbox that was killed: what was on disk (or in the engine in memory) and its keys are there, all else is
+// gone.
+func (m *Mailbox) Start() {
+	m.t.Helper()
+	o := &m.o
+	about := func(time.Time) (mailbox.Descriptor, error) { return mailbox.Descriptor{}, nil }
+	if !o.noStore {
+		server, err := store.New(o.cfg)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		o.front.Store, about = server, server.About
 	}
-	m.keys, err = front.OpenKeys(dir, o.cfg.Onion, func(now time.Time) (mailbox.Descriptor, error) {
-		d, err := server.About(now)
-		d.Family = o.family
-		return d, err
-	})
-	if err != nil {
-		t.Fatal(err)
+	if m.keys == nil {
+		dir := o.cfg.Dir
+		if dir != "" {
+			dir = filepath.Join(dir, "keys")
+		}
+		keys, err := front.OpenKeys(dir, o.cfg.Onion, func(now time.Time) (mailbox.Descriptor, error) {
+			d, err := about(now)
+			d.Family = o.family
+			if o.courier != nil {
+				d.Roles |= mailbox.RoleCourier
+			}
+			return d, err
+		})
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		m.keys = keys
 	}
-	o.front.Keys, o.front.Store = m.keys, server
+	o.front.Keys = m.keys
+	var carrier *courier.Server
+	if o.courier != nil {
+		cfg := *o.courier
+		cfg.Keys, cfg.Dial = m.keys, &carriers{cfg.Dial, m.Faults}
+		var err error
+		if carrier, err = courier.New(cfg); err != nil {
+			m.t.Fatal(err)
+		}
+		o.front.Courier = carrier
+	}
 	door, err := front.New(o.front)
 	if err != nil {
-		t.Fatal(err)
+		m.t.Fatal(err)
 	}
 	var ln net.Listener
 	if o.listen != nil {
 		if ln, err = o.listen(o.cfg.Onion, mailbox.Port); err != nil {
-			t.Fatal(err)
+			m.t.Fatal(err)
 		}
 		m.dial = o.dialer.Dial
 	} else {
@@ -130,13 +188,33 @@ func New(t testing.TB, opt ...Option) *Mailbox {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- door.Run(ctx, ln) }()
-	t.Cleanup(func() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.courier = carrier
+	m.stop = func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Errorf("mailbox: %v", err)
+			m.t.Errorf("mailbox: %v", err)
 		}
-	})
-	return m
+	}
+}
+
+// Kill ends the mailbox: its connections break, what it held in memory is gone. Dials fail until Start.
+func (m *Mailbox) Kill() {
+	m.mu.Lock()
+	stop := m.stop
+	m.stop = nil
+	m.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+}
+
+// Courier is the courier at work; nil: the role is off.
+func (m *Mailbox) Courier() *courier.Server {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.courier
 }
 
 // Address is the line that its operator would give to others.
@@ -152,9 +230,39 @@ func (m *Mailbox) Client() *mailbox.Client { return mailbox.NewClient(m.Address(
 func Dialer(ms ...*Mailbox) mailbox.Dialer {
 	d := dialer{}
 	for _, m := range ms {
-		d[string(m.Address().Onion)+":"+strconv.Itoa(mailbox.Port)] = m
+		d[m.dialAddress()] = m
 	}
 	return d
+}
+
+func (m *Mailbox) dialAddress() string {
+	return string(m.Address().Onion) + ":" + strconv.Itoa(mailbox.Port)
+}
+
+// Mesh is a dialer that reaches all mailboxes made WithMesh, also later ones: couriers and stores find each other in it.
+type Mesh struct {
+	mu sync.Mutex // guards ms
+	ms dialer
+}
+
+// NewMesh is an empty mesh.
+func NewMesh() *Mesh { return &Mesh{ms: dialer{}} }
+
+func (n *Mesh) add(m *Mailbox) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ms[m.dialAddress()] = m
+}
+
+// Dial is mailbox.Dialer's.
+func (n *Mesh) Dial(ctx context.Context, addr, isolation string) (net.Conn, error) {
+	n.mu.Lock()
+	m := n.ms[addr]
+	n.mu.Unlock()
+	if m == nil {
+		return nil, ErrDown
+	}
+	return m.connect(ctx, addr, isolation)
 }
 
 type dialer map[string]*Mailbox
@@ -191,7 +299,11 @@ func (m *Mailbox) connect(ctx context.Context, addr, isolation string) (net.Conn
 	m.mu.Lock()
 	i := len(m.log)
 	m.log = append(m.log, Transaction{At: time.Now(), Isolation: isolation})
+	down := m.stop == nil
 	m.mu.Unlock()
+	if down {
+		return nil, ErrDown
+	}
 	f := m.Faults.Get()
 	if f.Delay > 0 {
 		select {

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package courier is the role of a mailbox that carries: a mix between nodes and stores.
+//
+// Problem: a store that a node speaks to itself sees which requests come together, and so guesses which boxes belong to
+// one node. Somebody must stand between who knows the node's connection but not what it asks, forwards the requests of
+// many nodes mixed, and whose own behaviour tells nobody who asked for what.
+//
+// A node holds one long session ([mailbox.Session] at its end). Each frame that it sends carries a PUT half and a GET
+// half, sealed to stores; the courier holds each for as long as its sender says, and hands it over on the one link that
+// it has with that store, among those of all other sessions. Exactly the frame's lag after the frame came, a frame goes
+// down, whatever has happened; answers that were late go with a later one. At constant times of its own the courier
+// pushes the newest digest pages of the stores that a session follows, which it reads once for all.
+//
+// Invariants:
+//   - What goes down a session has sizes and times that do not depend on what the halves are or became: an absent box,
+//     an unreachable store, an overloaded courier look the same on the wire.
+//   - Sessions, their rate, their memory, links, dials and pages are bounded ([Config]); more is answered "busy".
+//   - A half is forwarded once at most. Nothing is kept on disk: what a killed courier held is lost, and its senders
+//     write it again.
+//   - Nothing about a session or a request is logged or counted one by one.
+//
+// Data: none. Limits: the courier sees which stores a session's halves are for, when its node is up, and which stores it
+// follows; together with a store it can link both ends.
+package courier
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tarn/crypto/onionid"
+	"tarn/crypto/sealed"
+	"tarn/mailbox"
+)
+
+// Defaults of Config.
+const (
+	DefaultMaxSessions = 1000
+	DefaultMaxLinks    = 256
+	DefaultRate        = 1.0
+	DefaultBurst       = 30
+	DefaultPushLag     = 3 * time.Second
+)
+
+// Bounds of one session.
+const (
+	maxFrames  = 64          // up, whose answer is not due yet
+	maxPending = 64          // halves without an answer
+	maxHeld    = 150 << 10   // bytes of halves and answers that wait
+	maxGets    = 8           // GET answers that wait for a frame; the oldest are dropped beyond that
+	maxRecs    = 2 * maxGets // receipts
+	perSession = 50 << 10    // what the bound of all sessions together reckons with
+)
+
+// Times of sessions.
+const (
+	idleEvict    = 5 * time.Minute // a session without a frame for so long loses its place to a newcomer
+	idleEnd      = 2 * time.Hour   // one without a frame for so long is ended
+	writeTimeout = time.Minute     // for one frame down
+)
+
+// Keys are the mailbox's: *front.Keys.
+type Keys interface {
+	Get(epoch uint32) *sealed.PrivateKey
+	Descriptor() []byte
+	Address() mailbox.Address
+}
+
+// local carries out the halves that are for this very mailbox.
+type local = func(epoch uint32, box []byte, describe func(onion [32]byte) ([]byte, error)) []byte
+
+// Config says what a courier is. A zero value is replaced by the default.
+type Config struct {
+	Keys Keys           // required
+	Dial mailbox.Dialer // required: reaches the stores
+
+	MaxSessions int     // at once
+	Reserved    int     // of these, only for sessions with a token; none without Redeem
+	Rate        float64 // frames a second of one session, on average; it waits for more
+	Burst       int     // frames that a session may send at once
+	MaxLinks    int     // links to stores at once
+	// PushLag is how long after the end of its time a digest page is pushed: time enough to fetch it. Page frames leave at
+	// the multiples of a session's push plus this.
+	PushLag time.Duration
+	// MaxHeld is how many bytes of all sessions' halves and answers may wait. By default 50 kB a session.
+	MaxHeld int64
+
+	// Redeem says whether a session token is good, and spends it; nil: no session has one.
+	Redeem func(token *[mailbox.TokenSize]byte) bool
+	// Log gets faults of the machine; nil: nothing.
+	Log *slog.Logger
+}
+
+// Server is a courier. It is run by Run.
+type Server struct {
+	cfg   Config
+	self  [32]byte // its own onion key
+	local local    // set by Attach
+
+	ctx  context.Context // ends with Run
+	stop context.CancelFunc
+	wg   sync.WaitGroup // all that works for links and followers
+	held atomic.Int64   // bytes of all sessions. No lock: sessions count under their own
+
+	// mu guards all below, for look-ups only. It may be held when a session's or a link's is taken, never the other way.
+	mu       sync.Mutex
+	sessions map[*session]struct{}
+	tokens   int // sessions with a token
+	links    map[[32]byte]*link
+	failed   map[[32]byte]failure // targets that could not be reached lately
+	follows  map[[32]byte]*follower
+	known    map[[32]byte]*known
+	dialling chan struct{}
+}
+
+// New makes a courier; it starts nothing.
+func New(cfg Config) (*Server, error) {
+	if cfg.Keys == nil || cfg.Dial == nil {
+		return nil, errors.New("courier: no keys, or no way to the stores")
+	}
+	if cfg.MaxSessions == 0 {
+		cfg.MaxSessions = DefaultMaxSessions
+	}
+	if cfg.MaxLinks == 0 {
+		cfg.MaxLinks = DefaultMaxLinks
+	}
+	if cfg.Rate == 0 {
+		cfg.Rate = DefaultRate
+	}
+	if cfg.Burst == 0 {
+		cfg.Burst = DefaultBurst
+	}
+	if cfg.PushLag == 0 {
+		cfg.PushLag = DefaultPushLag
+	}
+	if cfg.MaxHeld == 0 {
+		cfg.MaxHeld = int64(cfg.MaxSessions) * perSession
+	}
+	if cfg.Redeem == nil {
+		cfg.Reserved = 0
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.MaxSessions < 1 || cfg.Reserved < 0 || cfg.Reserved > cfg.MaxSessions || cfg.Rate < 0 || cfg.Burst < 1 || cfg.MaxLinks < 1 ||
+		cfg.PushLag < 0 || cfg.MaxHeld < 1 {
+		return nil, errors.New("courier: an impossible limit")
+	}
+	self, err := cfg.Keys.Address().Onion.Key()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg: cfg, self: [32]byte(self), sessions: map[*session]struct{}{}, links: map[[32]byte]*link{}, failed: map[[32]byte]failure{},
+		follows: map[[32]byte]*follower{}, known: map[[32]byte]*known{}, dialling: make(chan struct{}, maxDialling),
+	}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Attach is front.Courier's.
+func (s *Server) Attach(local local) { s.local = local }
+
+// Run works until ctx ends, and returns when nothing is left that works for the courier. It can be called once.
+func (s *Server) Run(ctx context.Context) error {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case now := <-tick.C:
+			s.sweep(now)
+		}
+	}
+	s.mu.Lock()
+	s.stop() // under the lock: nothing is spawned afterwards
+	for x := range s.sessions {
+		x.end()
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+	return nil
+}
+
+// sweep ends what has been idle for too long.
+func (s *Server) sweep(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for x := range s.sessions {
+		if x.idle(now) > idleEnd {
+			x.end()
+		}
+	}
+	for t, f := range s.failed {
+		if now.Sub(f.at) > maxBackoff {
+			delete(s.failed, t)
+		}
+	}
+	s.forgetLocked(now)
+}
+
+// Status is how much a courier does: sums only.
+type Status struct {
+	Sessions    int   `json:"sessions"`
+	MaxSessions int   `json:"max_sessions"`
+	Links       int   `json:"links"`
+	Held        int64 `json:"held"` // bytes of halves and answers that wait
+}
+
+// Status is cheap.
+func (s *Server) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Status{Sessions: len(s.sessions), MaxSessions: s.cfg.MaxSessions, Links: len(s.links), Held: s.held.Load()}
+}
+
+// Hello is front.Courier's.
+func (s *Server) Hello(epoch uint32, up *[mailbox.UpSize]byte, down *[mailbox.DownSize]byte) (serve func(net.Conn)) {
+	key := s.cfg.Keys.Get(epoch)
+	if key == nil {
+		mailbox.ClearAnswer(down, mailbox.ClearStale, nil)
+		return nil
+	}
+	h, reply, err := mailbox.OpenHello(up, key, mailbox.SessionInfo(s.self[:], epoch))
+	switch {
+	case reply == nil:
+		mailbox.ClearAnswer(down, mailbox.ClearRefused, nil)
+		return nil
+	case err != nil || h.Geometry != mailbox.Geometry:
+		mailbox.SealAnswer(down, reply, mailbox.StatusRefused, nil)
+		return nil
+	}
+	x := s.enter(h.Token != nil && s.cfg.Redeem != nil && s.cfg.Redeem(h.Token))
+	if x == nil {
+		mailbox.SealAnswer(down, reply, mailbox.StatusBusy, nil)
+		return nil
+	}
+	var salt [mailbox.SaltSize]byte
+	rand.Read(salt[:])
+	x.push = h.Push
+	x.up, x.down = mailbox.SessionChannels(reply, salt[:])
+	mailbox.SealWelcome(down, reply, &salt, s.cfg.Keys.Descriptor())
+	return x.serve
+}
+
+// enter gives a session its place; nil: there is none. A newcomer can have the place of a session that has been idle for
+// longest; one with a token only loses it to another with a token.
+func (s *Server) enter(token bool) *session {
+	now := time.Now()
+	x := newSession(s, token, now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		return nil
+	}
+	full := len(s.sessions) >= s.cfg.MaxSessions || !token && len(s.sessions)-s.tokens >= s.cfg.MaxSessions-s.cfg.Reserved
+	if full {
+		var idlest *session
+		for y := range s.sessions {
+			if (token || !y.token) && y.idle(now) > idleEvict && (idlest == nil || y.idle(now) > idlest.idle(now)) {
+				idlest = y
+			}
+		}
+		if idlest == nil {
+			return nil
+		}
+		idlest.end()
+		s.leaveLocked(idlest)
+	}
+	s.sessions[x] = struct{}{}
+	if token {
+		s.tokens++
+	}
+	return x
+}
+
+func (s *Server) leaveLocked(x *session) {
+	if _, in := s.sessions[x]; !in {
+		return
+	}
+	delete(s.sessions, x)
+	if x.token {
+		s.tokens--
+	}
+}
+
+// take reserves bytes of what all sessions hold; false: there is no room.
+func (s *Server) take(n int) bool {
+	if s.held.Add(int64(n)) > s.cfg.MaxHeld {
+		s.release(n)
+		return false
+	}
+	return true
+}
+
+func (s *Server) release(n int) { s.held.Add(-int64(n)) }
+
+func addressOf(onion [32]byte) mailbox.Address {
+	return mailbox.Address{Onion: onionid.FromKey(onion[:])}
+}

@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package courier
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"tarn/mailbox"
+)
+
+// Bounds of what the courier reads itself.
+const (
+	keepPages    = 8                // of a level, of each store that is followed
+	maxLevel     = 2                // the highest level whose pages are pushed
+	wantedFor    = 10 * time.Minute // a level that no session was pushed for so long is not read any more
+	lingers      = 10 * time.Minute // a store that no session follows is read for so long still
+	fetchTimeout = time.Minute
+	fetchPause   = 30 * time.Second // after a failure
+	maxCatchUp   = 3                // pages that are read after a stall; older ones are not
+	maxKnown     = 1024             // descriptors that are kept
+)
+
+// follower reads the digest of one store for all sessions that follow it: one fetch a page.
+type follower struct {
+	target [32]byte
+
+	// Guarded by Server.mu.
+	sessions int
+	idle     time.Time     // since when there are none
+	bucket   time.Duration // 0: not known yet
+	pages    [maxLevel + 1][]page
+	wanted   [maxLevel + 1]time.Time // when a session was pushed pages of that level
+}
+
+// page is what there is to push; part is nil if the page does not fit a page frame.
+type page struct {
+	index uint64
+	part  []byte
+}
+
+// follow makes the session follow these stores from now on.
+func (x *session) follow(stores [][32]byte) {
+	x.mu.Lock()
+	old := x.follows
+	if slices.Equal(old, stores) || x.over {
+		x.mu.Unlock()
+		return
+	}
+	x.follows = slices.Clone(stores)
+	x.pushed = nil
+	x.mu.Unlock()
+	for _, t := range stores {
+		x.s.followStore(t)
+	}
+	for _, t := range old {
+		x.s.unfollow(t)
+	}
+}
+
+func (s *Server) followStore(t [32]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.follows[t]
+	if f == nil {
+		f = &follower{target: t}
+		if t == s.self || len(s.follows) < s.cfg.MaxLinks {
+			f.wanted[0] = time.Now()
+			if s.spawnLocked(func() { s.readDigest(f) }) {
+				s.follows[t] = f
+			}
+		}
+	}
+	f.sessions++
+}
+
+func (s *Server) unfollow(t [32]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.follows[t]; f != nil {
+		if f.sessions--; f.sessions <= 0 {
+			f.sessions, f.idle = 0, time.Now()
+		}
+	}
+}
+
+// nextPush is when the next page frame of a session with that push leaves: the same times for all.
+func (s *Server) nextPush(now time.Time, push time.Duration) time.Time {
+	ms, lag := push.Milliseconds(), s.cfg.PushLag.Milliseconds()
+	return time.UnixMilli(((now.UnixMilli()-lag)/ms+1)*ms + lag)
+}
+
+// pages takes what is to be pushed now: of each followed store the newest pages that the session has not had, whole, as
+// many as fit. What does not fit is not made up for: the node reads it.
+func (x *session) pages() []mailbox.PushedPage {
+	x.mu.Lock()
+	follows, pushed := x.follows, x.pushed
+	x.mu.Unlock()
+	now := time.Now()
+	var out []mailbox.PushedPage
+	room, next := mailbox.PushedRoom, map[[32]byte]mailbox.PageAddr{}
+	s := x.s
+	s.mu.Lock()
+	for _, t := range follows {
+		f := s.follows[t]
+		if f == nil || f.bucket == 0 {
+			continue
+		}
+		level := uint8(0)
+		for l := uint8(1); l <= maxLevel; l++ {
+			if time.Duration(mailbox.LevelSpan(l))*f.bucket <= x.push {
+				level = l
+			}
+		}
+		f.wanted[level] = now
+		last, had := pushed[t]
+		for _, p := range slices.Backward(f.pages[level]) {
+			if had && last.Level == level && p.index <= last.Index {
+				break
+			}
+			if _, is := next[t]; !is {
+				next[t] = mailbox.PageAddr{Level: level, Index: p.index}
+			}
+			if n := mailbox.PushedOverhead + len(p.part); p.part != nil && n <= room {
+				out, room = append(out, mailbox.PushedPage{Store: t, Part: p.part}), room-n
+			}
+			if !had {
+				break // it only begins: the newest
+			}
+		}
+		if _, is := next[t]; !is && had {
+			next[t] = last
+		}
+	}
+	s.mu.Unlock()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.pushed = next
+	return out
+}
+
+// readDigest reads the pages of a store as they are closed, while sessions follow it.
+func (s *Server) readDigest(f *follower) {
+	var done [maxLevel + 1]uint64 // pages below were read, or are not worth it any more
+	c := mailbox.NewClient(addressOf(f.target), s.cfg.Dial)
+	for s.ctx.Err() == nil {
+		d, ok := c.Current()
+		if !ok || d.Bucket == 0 {
+			raw, err := s.describe(nil, f.target)
+			if err == nil {
+				d, err = c.SetDescriptor(raw)
+			}
+			if err != nil || d.Bucket == 0 {
+				if s.sleep(fetchPause) != nil || s.abandoned(f, 0) {
+					return
+				}
+				continue
+			}
+		}
+		if s.abandoned(f, d.Bucket) {
+			return
+		}
+		now := time.Now()
+		levels := s.wantedLevels(f, now)
+		var next time.Time
+		for _, level := range levels {
+			at := mailbox.PageAt(level, now, d.Bucket)
+			done[level] = max(done[level], at.Index-min(at.Index, maxCatchUp))
+			for ; done[level] < at.Index && s.ctx.Err() == nil; done[level]++ {
+				if !s.readPage(f, c, mailbox.PageAddr{Level: level, Index: done[level]}) {
+					break
+				}
+			}
+			_, end := at.Times(d.Bucket)
+			if next.IsZero() || end.Before(next) {
+				next = end
+			}
+		}
+		// A moment later, for clocks that are not quite right.
+		if s.sleep(max(time.Until(next), 0)+min(d.Bucket/8, 300*time.Millisecond)) != nil {
+			return
+		}
+	}
+}
+
+func (s *Server) wantedLevels(f *follower, now time.Time) (out []uint8) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for l, at := range f.wanted {
+		if !at.IsZero() && now.Sub(at) < wantedFor {
+			out = append(out, uint8(l))
+		}
+	}
+	if len(out) == 0 {
+		return []uint8{0} // nobody is pushed anything now: what a newcomer wants first
+	}
+	return out
+}
+
+// abandoned notes the store's bucket, and whether its digest need not be read any more; then the follower is gone.
+func (s *Server) abandoned(f *follower, bucket time.Duration) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f.bucket = bucket; f.sessions == 0 && time.Since(f.idle) > lingers {
+		delete(s.follows, f.target)
+		return true
+	}
+	return false
+}
+
+// readPage reads one page; false: it is to be tried again with the next.
+func (s *Server) readPage(f *follower, c *mailbox.Client, at mailbox.PageAddr) bool {
+	for try := range 3 {
+		h, err := c.SealGet(mailbox.Request{Op: mailbox.OpDigest, Page: at}, 0)
+		if err != nil {
+			return false
+		}
+		r := h.Take()
+		s.forward(nil, r.Target, r.Epoch, r.Box, h.Resolve)
+		ctx, cancel := context.WithTimeout(s.ctx, fetchTimeout)
+		_, body, err := h.Wait(ctx)
+		cancel()
+		switch {
+		case errors.Is(err, mailbox.ErrNotYet): // its clock is behind ours
+			if try == 2 || s.sleep(time.Second) != nil {
+				return false
+			}
+			continue
+		case errors.Is(err, mailbox.ErrTooMany), errors.Is(err, mailbox.ErrGone):
+			return true
+		case errors.Is(err, mailbox.ErrNoDescriptor):
+			s.forget(f.target)
+			if raw, err := s.describe(nil, f.target); err == nil {
+				c.SetDescriptor(raw) //nolint:errcheck // if it is no good the next page fails too
+			}
+			return false
+		case err != nil:
+			return false
+		}
+		p, err := c.ReadPage(at, body)
+		if err != nil {
+			return false
+		}
+		g := page{index: at.Index}
+		if n := p.Size(); p.Parts == 1 && n+mailbox.PushedOverhead <= mailbox.PushedRoom {
+			g.part = append([]byte(nil), body[:n]...)
+		}
+		s.mu.Lock()
+		f.pages[at.Level] = append(f.pages[at.Level], g)
+		if n := len(f.pages[at.Level]); n > keepPages {
+			f.pages[at.Level] = slices.Clone(f.pages[at.Level][n-keepPages:])
+		}
+		s.mu.Unlock()
+		return true
+	}
+	return false
+}
+
+func (s *Server) sleep(d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-s.ctx.Done():
+		return s.ctx.Err()
+	}
+}
+
+// known is a mailbox's descriptor as it signed it.
+type known struct {
+	raw  []byte
+	day  uint32 // it was fetched
+	used time.Time
+	busy chan struct{} // closed when the fetch that is under way ends; nil: none
+}
+
+// learn keeps a descriptor that came from its mailbox.
+func (s *Server) learn(target [32]byte, raw []byte) error {
+	if _, err := mailbox.ParseDescriptor(addressOf(target), raw); err != nil {
+		return err
+	}
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.known[target]
+	if k == nil {
+		if len(s.known) >= maxKnown {
+			s.forgetLocked(now)
+		}
+		k = &known{}
+		s.known[target] = k
+	}
+	k.raw, k.day, k.used = append([]byte(nil), raw...), mailbox.Epoch(now), now
+	return nil
+}
+
+// forget makes the next describe fetch.
+func (s *Server) forget(target [32]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k := s.known[target]; k != nil {
+		k.raw = nil
+	}
+}
+
+// forgetLocked drops descriptors that nobody asks for; s.mu is held.
+func (s *Server) forgetLocked(now time.Time) {
+	limit := 24 * time.Hour
+	for len(s.known) >= maxKnown || limit == 24*time.Hour {
+		for t, k := range s.known {
+			if k.busy == nil && now.Sub(k.used) > limit {
+				delete(s.known, t)
+			}
+		}
+		if limit == 0 {
+			return
+		}
+		limit /= 8
+		if limit < time.Minute {
+			limit = 0
+		}
+	}
+}
+
+var errDescriptor = errors.New("courier: no descriptor")
+
+// describe is the descriptor of a mailbox, signed, of today: from the cache, or fetched once for all who ask. x pays for
+// the dial; nil: the courier itself.
+func (s *Server) describe(x *session, target [32]byte) ([]byte, error) {
+	for {
+		now := time.Now()
+		s.mu.Lock()
+		k := s.known[target]
+		if k != nil && k.raw != nil && k.day == mailbox.Epoch(now) {
+			k.used = now
+			defer s.mu.Unlock()
+			return k.raw, nil
+		}
+		if k != nil && k.busy != nil {
+			busy := k.busy
+			s.mu.Unlock()
+			select {
+			case <-busy:
+				s.mu.Lock()
+				ok := k.raw != nil && k.day == mailbox.Epoch(now)
+				s.mu.Unlock()
+				if !ok {
+					return nil, errDescriptor
+				}
+				continue
+			case <-s.ctx.Done():
+				return nil, s.ctx.Err()
+			}
+		}
+		if f, failed := s.failed[target]; failed && now.Sub(f.at) < f.wait || x != nil && !x.mayDial(now) {
+			s.mu.Unlock()
+			return nil, errDescriptor
+		}
+		if k == nil {
+			if len(s.known) >= maxKnown {
+				s.forgetLocked(now)
+			}
+			k = &known{}
+			s.known[target] = k
+		}
+		k.used, k.busy = now, make(chan struct{})
+		s.mu.Unlock()
+
+		_, raw, err := s.fetch(target)
+		if err == nil {
+			err = s.learn(target, raw)
+		}
+		s.mu.Lock()
+		close(k.busy)
+		k.busy = nil
+		s.mu.Unlock()
+		if err != nil {
+			return nil, errDescriptor
+		}
+	}
+}
+
+// fetch asks the mailbox itself, on a circuit of its own.
+func (s *Server) fetch(target [32]byte) (mailbox.Descriptor, []byte, error) {
+	select {
+	case s.dialling <- struct{}{}:
+		defer func() { <-s.dialling }()
+	case <-s.ctx.Done():
+		return mailbox.Descriptor{}, nil, s.ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, dialTimeout)
+	defer cancel()
+	return mailbox.NewClient(addressOf(target), s.cfg.Dial).Fetch(ctx)
+}

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package courier
+
+import (
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"tarn/mailbox"
+)
+
+// session is the courier's end of a node's session.
+type session struct {
+	s     *Server
+	token bool
+	push  time.Duration
+	up    *mailbox.Channel // the reader's
+	down  *mailbox.Channel // the writer's
+
+	due  chan uint32   // frames whose answer is due now
+	room chan struct{} // a place for each frame whose answer is not written yet
+	done chan struct{} // closed by end
+	once sync.Once
+
+	mu       sync.Mutex // guards all below
+	conn     net.Conn
+	over     bool
+	last     time.Time // of the newest frame
+	pending  int       // halves without an answer
+	held     int       // bytes, of those and of the answers below
+	gets     []mailbox.HalfAnswer
+	receipts []mailbox.HalfAnswer
+	follows  [][32]byte
+	pushed   map[[32]byte]mailbox.PageAddr // the newest that was pushed of each store that is followed
+	rate     bucket
+	dials    bucket
+}
+
+func newSession(s *Server, token bool, now time.Time) *session {
+	return &session{
+		s: s, token: token, due: make(chan uint32, maxFrames), room: make(chan struct{}, maxFrames), done: make(chan struct{}), last: now,
+		rate:  bucket{rate: s.cfg.Rate, burst: float64(s.cfg.Burst), left: float64(s.cfg.Burst), at: now},
+		dials: bucket{rate: 1 / sessionDialEvery.Seconds(), burst: sessionDials, left: sessionDials, at: now},
+	}
+}
+
+// bucket is a token bucket.
+type bucket struct {
+	rate, burst, left float64
+	at                time.Time
+}
+
+// wait takes one and says how long to wait for it.
+func (b *bucket) wait(now time.Time) time.Duration {
+	b.left = min(b.burst, b.left+b.rate*now.Sub(b.at).Seconds())
+	b.at = now
+	b.left--
+	if b.left >= 0 {
+		return 0
+	}
+	return time.Duration(-b.left / b.rate * float64(time.Second))
+}
+
+// try takes one if it is there.
+func (b *bucket) try(now time.Time) bool {
+	if b.wait(now) > 0 {
+		b.left++
+		return false
+	}
+	return true
+}
+
+// idle is how long no frame has come.
+func (x *session) idle(now time.Time) time.Duration {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return now.Sub(x.last)
+}
+
+// end makes the session end, soon.
+func (x *session) end() {
+	x.once.Do(func() {
+		close(x.done)
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if x.conn != nil {
+			x.conn.Close()
+		}
+	})
+}
+
+// serve is the session's whole life after its hello.
+func (x *session) serve(c net.Conn) {
+	x.mu.Lock()
+	x.conn = c
+	x.mu.Unlock()
+	select {
+	case <-x.done: // it lost its place already
+		c.Close()
+	default:
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer x.end()
+		x.write(c)
+	})
+	x.read(c)
+	x.end()
+	wg.Wait()
+	x.leave()
+}
+
+// leave gives back what the session has. Halves that wait are forwarded nevertheless: the end of a session must not show
+// in what reaches the stores. Their answers are dropped.
+func (x *session) leave() {
+	s := x.s
+	x.mu.Lock()
+	x.over = true
+	n := 0
+	for _, a := range x.gets {
+		n += len(a.Data)
+	}
+	for _, a := range x.receipts {
+		n += len(a.Data)
+	}
+	x.held -= n
+	x.gets, x.receipts = nil, nil
+	follows := x.follows
+	x.follows = nil
+	x.mu.Unlock()
+	s.release(n)
+	for _, t := range follows {
+		s.unfollow(t)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaveLocked(x)
+}
+
+// read takes frames until the session breaks. It reads no faster than the session's rate allows, and no further while too
+// many frames wait for their lag: the node waits then.
+func (x *session) read(c net.Conn) {
+	buf := make([]byte, mailbox.UpFrameSize)
+	for n := uint32(0); ; n++ {
+		select {
+		case x.room <- struct{}{}:
+		case <-x.done:
+			return
+		}
+		if _, err := io.ReadFull(c, buf); err != nil {
+			return
+		}
+		now := time.Now()
+		f, err := x.up.OpenUpFrame(buf)
+		if err != nil {
+			return // not this node's, or somebody changed it: nothing can follow
+		}
+		x.mu.Lock()
+		x.last = now
+		pause := x.rate.wait(now)
+		x.mu.Unlock()
+		time.AfterFunc(f.Lag, func() {
+			select {
+			case x.due <- n: // there is a place: room
+			case <-x.done:
+			}
+		})
+		x.follow(f.Follow)
+		for _, r := range []mailbox.SubRequest{f.Put, f.Get} {
+			x.accept(n, r)
+		}
+		if pause > 0 {
+			select {
+			case <-time.After(pause):
+			case <-x.done:
+				return
+			}
+		}
+	}
+}
+
+// accept takes a half to forward it after its delay, or answers that the courier is busy.
+func (x *session) accept(frame uint32, r mailbox.SubRequest) {
+	put, size := mailbox.IsPut(len(r.Box)), len(r.Box)
+	if !x.admit(size) {
+		x.deliver(frame, put, mailbox.ClearHalfAnswer(put, mailbox.ClearBusy))
+		return
+	}
+	r.Box = append(make([]byte, 0, size), r.Box...) // the buffer is used again
+	epoch, box, target := r.Epoch, r.Box, r.Target
+	x.s.after(r.Delay, func() {
+		x.s.forward(x, target, epoch, box, func(answer []byte) {
+			x.mu.Lock()
+			x.pending--
+			x.held -= size
+			x.mu.Unlock()
+			x.s.release(size)
+			x.deliver(frame, put, answer)
+		})
+	})
+}
+
+// admit reserves what a half of that size needs.
+func (x *session) admit(size int) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.pending >= maxPending || x.held+size > maxHeld || !x.s.take(size) {
+		return false
+	}
+	x.pending++
+	x.held += size
+	return true
+}
+
+// deliver keeps an answer for the next frame down. The oldest make room.
+func (x *session) deliver(frame uint32, put bool, answer []byte) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.over || !x.s.take(len(answer)) {
+		return
+	}
+	list, most := &x.gets, maxGets
+	if put {
+		list, most = &x.receipts, maxRecs
+	}
+	x.held += len(answer)
+	*list = append(*list, mailbox.HalfAnswer{Frame: frame, Data: answer})
+	if len(*list) > most {
+		x.drop(list, 0)
+	}
+}
+
+// drop removes an answer; x.mu is held.
+func (x *session) drop(list *[]mailbox.HalfAnswer, i int) mailbox.HalfAnswer {
+	a := (*list)[i]
+	*list = append((*list)[:i:i], (*list)[i+1:]...)
+	x.held -= len(a.Data)
+	x.s.release(len(a.Data))
+	return a
+}
+
+// write sends the frames down, each when it is due, until the session ends.
+func (x *session) write(c net.Conn) {
+	var tick <-chan time.Time
+	var next time.Time
+	if x.push > 0 {
+		next = x.s.nextPush(time.Now(), x.push)
+		tick = time.After(time.Until(next))
+	}
+	buf := make([]byte, 0, mailbox.DownFrameSize)
+	for {
+		var err error
+		select {
+		case <-x.done:
+			return
+		case n := <-x.due:
+			<-x.room
+			buf, err = x.down.AppendDownFrame(buf[:0], x.answers(n))
+		case <-tick:
+			buf, err = x.down.AppendPageFrame(buf[:0], x.pages())
+			next = x.s.nextPush(time.Now(), x.push) // what was missed is not made up for
+			tick = time.After(time.Until(next))
+		}
+		if err != nil {
+			return
+		}
+		c.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if _, err := c.Write(buf); err != nil {
+			return
+		}
+	}
+}
+
+// answers takes what the answer to that frame holds: the GET answer of the frame itself if it is there, else the oldest
+// one; and the oldest receipts.
+func (x *session) answers(frame uint32) *mailbox.DownFrame {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	f := &mailbox.DownFrame{}
+	if len(x.gets) > 0 {
+		i := 0
+		for j, a := range x.gets {
+			if a.Frame == frame {
+				i = j
+			}
+		}
+		a := x.drop(&x.gets, i)
+		f.Get = &a
+	}
+	for len(x.receipts) > 0 && len(f.Receipts) < mailbox.MaxReceipts {
+		f.Receipts = append(f.Receipts, x.drop(&x.receipts, 0))
+	}
+	return f
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package front
+
+import (
+	"bufio"
+	"net"
+	"sync"
+	"time"
+
+	"tarn/mailbox"
+)
+
+// Bounds of links.
+const (
+	linkFlight  = 64               // requests of one link that are not answered yet
+	linkWork    = 128              // requests of all links that are worked on at once
+	linkIdle    = 30 * time.Minute // a link that brings nothing for so long is ended
+	linkEvict   = time.Minute      // one that has brought nothing for so long loses its place to a newcomer
+	linkTimeout = time.Minute      // for writing one answer
+)
+
+// links bounds the links, and what is worked on for them.
+type links struct {
+	most    int
+	working chan struct{}
+
+	mu  sync.Mutex // guards all
+	all map[*link]struct{}
+}
+
+// link is the connection of a courier.
+type link struct {
+	conn net.Conn  // nil until the welcome is out
+	used time.Time // when the last request came; guarded by links.mu
+}
+
+func newLinks(most int) links {
+	return links{most: most, working: make(chan struct{}, linkWork), all: map[*link]struct{}{}}
+}
+
+// enter gives a newcomer a place, if need be that of the link which has been idle for longest; nil: there is none.
+func (k *links) enter(now time.Time) *link {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.all) >= k.most {
+		var oldest *link
+		for l := range k.all {
+			if l.conn != nil && (oldest == nil || l.used.Before(oldest.used)) {
+				oldest = l
+			}
+		}
+		if oldest == nil || now.Sub(oldest.used) < linkEvict {
+			return nil
+		}
+		oldest.conn.Close()
+		delete(k.all, oldest)
+	}
+	l := &link{used: now}
+	k.all[l] = struct{}{}
+	return l
+}
+
+func (k *links) leave(l *link) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.all, l)
+}
+
+// touch notes that a request came.
+func (k *links) touch(l *link, now time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	l.used = now
+}
+
+// welcomeLink answers a courier that wants to hand over requests: with the descriptor, which it needs anyway.
+func (s *Server) welcomeLink(b *buffers) (goOn func(net.Conn)) {
+	l := s.links.enter(time.Now())
+	if l == nil {
+		mailbox.ClearAnswer(&b.down, mailbox.ClearBusy, nil)
+		return nil
+	}
+	mailbox.ClearAnswer(&b.down, mailbox.ClearDescriptor, s.cfg.Keys.Descriptor())
+	return func(c net.Conn) {
+		defer s.links.leave(l)
+		s.serveLink(l, c)
+	}
+}
+
+// serveLink answers what comes, each request no sooner than the constant time after it came, until the link breaks.
+// Requests are worked on side by side: one that waits for the disk does not hold up the others.
+func (s *Server) serveLink(l *link, c net.Conn) {
+	s.links.mu.Lock()
+	l.conn = c
+	s.links.mu.Unlock()
+	var (
+		wg      sync.WaitGroup
+		flight  = make(chan struct{}, linkFlight)
+		writing sync.Mutex // one answer at a time
+	)
+	defer wg.Wait()
+	defer c.Close()
+	r := bufio.NewReaderSize(c, mailbox.MaxLinkMessage)
+	for {
+		c.SetReadDeadline(time.Now().Add(linkIdle))
+		m, err := mailbox.ReadLinkMessage(r, false)
+		if err != nil {
+			return
+		}
+		came := time.Now()
+		s.links.touch(l, came)
+		flight <- struct{}{} // no more than that: the courier waits
+		wg.Go(func() {
+			defer func() { <-flight }()
+			s.links.working <- struct{}{}
+			answer := s.Half(m.Epoch, m.Data, nil)
+			<-s.links.working
+			if wait := s.cfg.AnswerTime - time.Since(came); wait > 0 {
+				time.Sleep(wait)
+			}
+			out := mailbox.AppendLinkMessage(nil, mailbox.LinkMessage{Kind: m.Kind.Answer(), Tag: m.Tag, Data: answer})
+			writing.Lock()
+			defer writing.Unlock()
+			c.SetWriteDeadline(time.Now().Add(linkTimeout))
+			if _, err := c.Write(out); err != nil {
+				c.Close() // half an answer may be out: nothing can follow it
+			}
+		})
+	}
+}
+
+// Half is the answer, as it travels, to a half that is sealed to the key of that epoch. describe finds the descriptor of
+// another mailbox, for who asked for it; nil: only this one's own is given. Safe for concurrent use; it may take its time.
+func (s *Server) Half(epoch uint32, box []byte, describe func(onion [32]byte) ([]byte, error)) []byte {
+	put := mailbox.IsPut(len(box))
+	key := s.cfg.Keys.Get(epoch)
+	if key == nil {
+		return mailbox.ClearHalfAnswer(put, mailbox.ClearStale)
+	}
+	r, reply, err := mailbox.OpenHalf(box, key, mailbox.RequestInfo(s.cfg.Keys.Onion(), epoch))
+	switch {
+	case reply == nil:
+		return mailbox.ClearHalfAnswer(put, mailbox.ClearRefused)
+	case err != nil:
+		return mailbox.SealHalfAnswer(put, reply, mailbox.StatusRefused, nil)
+	case r.Op == mailbox.OpNothing:
+		return mailbox.SealHalfAnswer(put, reply, mailbox.StatusOK, nil)
+	case r.Op == mailbox.OpDescriptor:
+		status, d := s.describe(r.Onion, describe)
+		return mailbox.SealHalfAnswer(put, reply, status, d)
+	}
+	b := s.buffers.Get().(*buffers)
+	defer s.buffers.Put(b)
+	status, body := s.do(r, nil, &b.box)
+	return mailbox.SealHalfAnswer(put, reply, status, body)
+}
+
+// describe is the descriptor of that mailbox: this one's own, or what others know.
+func (s *Server) describe(onion [32]byte, others func(onion [32]byte) ([]byte, error)) (mailbox.Status, []byte) {
+	if string(onion[:]) == string(s.cfg.Keys.Onion()) {
+		return mailbox.StatusOK, s.cfg.Keys.Descriptor()
+	}
+	if others == nil {
+		return mailbox.StatusRefused, nil
+	}
+	d, err := others(onion)
+	if err != nil {
+		return mailbox.StatusUnreachable, nil
+	}
+	return mailbox.StatusOK, d
+}
