@@ -249,7 +249,7 @@ func (e *Engine) answer(a *accept, content []byte, now time.Time) error {
 	if err := e.rooms.AddCertificate(p.certificate); err != nil {
 		return fmt.Errorf("keep a contact's certificate: %w", err)
 	}
-	r := reply{name: e.self.Name, contribution: random32(), certificate: e.self.Certificate, stores: e.own}
+	r := reply{name: e.self.Name, contribution: random32(), certificate: e.self.Certificate, stores: e.offered()}
 	answer, _, err := key.Seal(replyInfo(a.link.Voucher), r.marshal(e.self.Key, a.link.Voucher))
 	if err != nil {
 		return fmt.Errorf("seal a reply: %w", err)
@@ -265,7 +265,7 @@ func (e *Engine) answer(a *accept, content []byte, now time.Time) error {
 	}
 	next := *a
 	next.state, next.name, next.stores, next.promise, next.sealedAt = acceptReplying, p.name, p.stores, p.promise, now
-	next.root, next.numberKey, next.replyID, next.reply, next.told = s.root, s.numberKey, at.id, box[:], slices.Clone(e.own)
+	next.root, next.numberKey, next.replyID, next.reply, next.told = s.root, s.numberKey, at.id, box[:], slices.Clone(r.stores)
 	next.tries, next.due = 0, now
 	if err := e.saveAccept(&next); err != nil {
 		return err
@@ -393,6 +393,11 @@ func (e *Engine) takeStores(c *contact, data []byte) (effect, error) {
 		},
 		apply: func() {
 			if changed {
+				for _, a := range c.stores {
+					if !slices.Contains(row.stores, a) {
+						e.hasten(c, a, time.Now())
+					}
+				}
 				c.contactRow = row
 				e.reroute()
 			}
@@ -403,7 +408,7 @@ func (e *Engine) takeStores(c *contact, data []byte) (effect, error) {
 // tellStores queues our stores for the contacts that know others. New calls it; it is durable with what was told.
 func (e *Engine) tellStores(now time.Time) error {
 	for _, c := range e.contacts {
-		if slices.Equal(c.told, e.own) || len(e.own) == 0 {
+		if slices.Equal(c.told, e.offered()) || len(e.own) == 0 {
 			continue
 		}
 		row := c.contactRow
@@ -422,12 +427,13 @@ func (e *Engine) tellStores(now time.Time) error {
 // tell queues our stores for one contact if it knows others, and notes that in row, which the caller writes. The serial
 // grows even if the clock was ahead when the last one was made: the contact would not believe a lower one.
 func (e *Engine) tell(txn store.Txn, name onionid.Name, row *contactRow, now time.Time) error {
-	if slices.Equal(row.told, e.own) || len(e.own) == 0 {
+	offered := e.offered()
+	if slices.Equal(row.told, offered) || len(e.own) == 0 {
 		return nil
 	}
 	row.toldSerial = max(row.toldSerial+1, uint64(now.UnixMilli()))
-	row.told = slices.Clone(e.own)
-	rec, err := bundle.Contact{Serial: row.toldSerial, Stores: e.own}.Record()
+	row.told = slices.Clone(offered)
+	rec, err := bundle.Contact{Serial: row.toldSerial, Stores: offered}.Record()
 	if err == nil {
 		err = store.Enqueue(txn, string(name), store.ItemRecord, append([]byte{byte(rec.Type)}, rec.Data...))
 	}

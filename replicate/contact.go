@@ -230,12 +230,21 @@ func (e *Engine) load() error {
 				return err
 			}
 		}
+		if err := e.loadGuards(r); err != nil {
+			return err
+		}
 		return e.loadFirstContacts(r)
 	})
 	if err != nil {
 		return err
 	}
+	if err := e.loadDraining(now); err != nil {
+		return err
+	}
 	e.reroute()
+	if err := e.kv.View(e.loadHealth); err != nil {
+		return err
+	}
 	for _, c := range e.contacts {
 		e.expect(c)
 		// Acknowledgements that waited when the node went down.

@@ -29,7 +29,13 @@ var _ Mailbox = (*mailbox.Client)(nil)
 type depot struct {
 	address    mailbox.Address
 	client     Mailbox
-	own        bool
+	sealer     Sealer // nil: direct mode alone
+	own        bool   // we read it: it is one of ours, or was
+	courier    bool   // it says that it is a courier too
+	family     string // of its operator, as it says; "" is a family of its own
+	health     health
+	askAfter   time.Time // when its descriptor may be asked for through a courier again,
+	asked      int       // after so many times without one
 	descriptor *descriptor
 	bucket     atomic.Int64 // nanoseconds; 0 until a descriptor was read
 
@@ -60,6 +66,25 @@ func (d *descriptor) covers(now time.Time) bool {
 	return false
 }
 
+// operator is the family, if it has one.
+func (d *depot) operator() string { return d.family }
+
+// seal makes a half for the store.
+func (d *depot) seal(put bool, r mailbox.Request, delay time.Duration) (Half, error) {
+	switch {
+	case d.sealer == nil:
+		return nil, mailbox.ErrNoDescriptor
+	case put:
+		return d.sealer.SealPut(r, delay)
+	}
+	return d.sealer.SealGet(r, delay)
+}
+
+// knows tells whether requests can be sealed for the store.
+func (d *depot) knows(now time.Time) bool {
+	return d.sealer != nil && d.descriptor != nil && d.descriptor.covers(now)
+}
+
 func (d *depot) setDescriptor(m mailbox.Descriptor, now time.Time) {
 	n := &descriptor{bucket: m.Bucket, ttl: m.TTL}
 	for _, k := range m.Keys {
@@ -74,6 +99,8 @@ func (d *depot) setDescriptor(m mailbox.Descriptor, now time.Time) {
 		d.follow = follower{saved: math.MaxUint64} // another count of buckets: everything it has is looked at again
 	}
 	d.descriptor = n
+	d.courier, d.family = rolesOf(m)
+	d.askAfter, d.asked = now.Add(renewAhead/4), 0
 	d.bucket.Store(int64(m.Bucket))
 }
 
@@ -86,12 +113,19 @@ func (d *depot) outcome(err error, deposit bool, now time.Time) {
 	case err == nil, errors.Is(err, mailbox.ErrExists), errors.Is(err, mailbox.ErrNotYet), errors.Is(err, mailbox.ErrGone),
 		errors.Is(err, mailbox.ErrTooMany):
 		d.lastOK, d.lastErr = now, nil
+		if d.health.upSince.IsZero() {
+			d.health.upSince = now
+		}
+	case errors.Is(err, errCourier):
 	default:
 		d.lastFail, d.lastErr = now, err
+		if !errors.Is(err, mailbox.ErrBusy) && !errors.Is(err, mailbox.ErrFull) {
+			d.health.upSince = time.Time{}
+		}
 		// What we know of the store may be old: it has other keys, or another program. The next slot asks.
 		for _, stale := range []error{mailbox.ErrNoDescriptor, mailbox.ErrRefused, mailbox.ErrBadReply} {
 			if errors.Is(err, stale) {
-				d.descriptor = nil
+				d.descriptor, d.askAfter = nil, time.Time{}
 			}
 		}
 	}
@@ -114,7 +148,7 @@ func (d *depot) words() string {
 		return "The mailbox answers something that is not an answer: its program may be broken or of another version."
 	case errors.Is(err, mailbox.ErrNoDescriptor):
 		return "The mailbox has not given its keys of today yet; check both computers' clocks if this stays."
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, errUnanswered):
 		return "The mailbox does not answer in time."
 	default:
 		return "The mailbox cannot be reached; it may be switched off, or Tor is not up here."

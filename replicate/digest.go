@@ -13,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"tarn/crypto/onionid"
 	"tarn/mailbox"
 	"tarn/store"
 )
@@ -291,7 +292,9 @@ func (e *Engine) chooseDigest(st *depot, now time.Time) (job, bool) {
 	}
 	f := &st.follow
 	bucket := st.descriptor.bucket
-	f.advance(mailbox.BucketAt(now.Add(-f.slack), bucket))
+	if e.mode == Direct {
+		f.advance(mailbox.BucketAt(now.Add(-f.slack), bucket))
+	}
 	p, ok := f.next(st.decoys.perBucket)
 	if !ok {
 		return job{}, false
@@ -349,7 +352,7 @@ func (e *Engine) readPage(st *depot, page mailbox.Page, bucket time.Duration) er
 		if r.invite != nil && begin.After(r.invite.expiry) {
 			continue // answered after the link expired
 		}
-		found = append(found, &todo{handle: h, ref: r, listed: begin})
+		found = append(found, &todo{handle: h, ref: r, listed: begin, span: end.Sub(begin)})
 	}
 	f.settle(span{from, to}, true)
 	if page.Part+1 < page.Parts {
@@ -361,6 +364,9 @@ func (e *Engine) readPage(st *depot, page mailbox.Page, bucket time.Duration) er
 	if len(found) > 0 {
 		err := e.kv.Update(func(txn store.Txn) error {
 			for _, t := range found {
+				if t.loop != nil {
+					continue // of no use after a restart
+				}
 				if err := txn.Set(todoKey(st, t.handle), t.marshal()); err != nil {
 					return err
 				}
@@ -375,8 +381,68 @@ func (e *Engine) readPage(st *depot, page mailbox.Page, bucket time.Duration) er
 	for _, t := range found {
 		st.todo[t.handle] = t
 	}
+	page.Handles = slices.DeleteFunc(page.Handles, func(h mailbox.Handle) bool { return st.todo[h] != nil })
 	st.decoys.add(page, begin, end, e.rng)
 	return nil
+}
+
+// pushed takes a digest page that a courier passed on. What is missing before it becomes a gap, which GETs read.
+func (e *Engine) pushed(a mailbox.Address, part []byte) {
+	e.mu.Lock()
+	st := e.depots[a]
+	ok := st != nil && st.own && st.sealer != nil && st.descriptor != nil && st.follow.begun
+	e.mu.Unlock()
+	if !ok {
+		return
+	}
+	page, err := st.sealer.ParsePushed(part)
+	if err != nil {
+		e.log.Debug("a pushed digest page does not hold", "err", err)
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.depots[a] != st || st.descriptor == nil || !st.follow.begun {
+		return
+	}
+	now, bucket, f := time.Now(), st.descriptor.bucket, &st.follow
+	from, to, good := page.Buckets()
+	if !good || page.Part > 0 || to > mailbox.BucketAt(now.Add(maxSlack), bucket) || !f.news(span{from, to}) {
+		return // what is read twice, or is the rest of a page that is read through GETs
+	}
+	if err := e.readPage(st, page, bucket); err != nil {
+		e.log.Warn("keeping a pushed digest page", "err", err)
+		f.unreadAgain(span{from, to})
+	}
+}
+
+// news takes a page that came unasked: false if it was read before. What lies between it and the head becomes a gap.
+func (f *follower) news(s span) bool {
+	if s.to > f.head {
+		if s.from > f.head {
+			f.unreadAgain(span{f.head, s.from})
+		}
+		f.head = s.to
+		f.take(s)
+		return true
+	}
+	if f.unread(s.from, s.to) == 0 {
+		return false
+	}
+	f.take(s)
+	return true
+}
+
+// behind tells whether there is something of the store's digest to be read through GETs, once what is about to be pushed
+// is left out.
+func (e *Engine) behind(st *depot, p *Profile, now time.Time) bool {
+	if !st.knows(now) || !st.follow.begun {
+		return false
+	}
+	f, bucket := &st.follow, st.descriptor.bucket
+	grace := min(2*p.Push+2*oneWay+time.Second, bucket*ahead/2)
+	f.advance(mailbox.BucketAt(now.Add(-f.slack-grace), bucket))
+	return len(f.gaps) > 0 || len(f.open) > 0
 }
 
 // cursorEvery is how often a cursor is saved though nothing was found.
@@ -403,6 +469,62 @@ func (e *Engine) saveCursors() error {
 		}
 	}
 	return nil
+}
+
+// drainFor is how long a mailbox that ceased to be one of ours is read: as long as most keep a box.
+const drainFor = 14*24*time.Hour + 2*time.Hour
+
+// loadDraining finds the mailboxes that were our own and are not any more, by their cursors. Contacts may not know yet:
+// what they leave there is read until it would have expired.
+func (e *Engine) loadDraining(now time.Time) error {
+	var write, forget []mailbox.Address
+	err := e.kv.View(func(r store.Reader) error {
+		return scan(r, tableDigest, func(k *store.KeyReader, _ []byte) error {
+			name, err := onionid.Parse(k.String())
+			if err != nil || k.Err() != nil {
+				return errors.Join(ErrRow, err, k.Err())
+			}
+			a := mailbox.Address{Onion: name}
+			row, err := r.Get(store.Key(tableDrain, string(name)))
+			switch {
+			case err != nil && !errors.Is(err, store.ErrNotFound):
+				return err
+			case slices.Contains(e.own, a):
+				if err == nil {
+					forget = append(forget, a) // it is ours again
+				}
+			case err != nil:
+				write = append(write, a)
+				e.draining = append(e.draining, a)
+			case len(row) == 8 && now.Sub(time.Unix(int64(binary.BigEndian.Uint64(row)), 0)) < drainFor:
+				e.draining = append(e.draining, a)
+			default:
+				forget = append(forget, a)
+			}
+			return nil
+		})
+	})
+	if err != nil || len(write)+len(forget) == 0 {
+		return err
+	}
+	return e.kv.Update(func(txn store.Txn) error {
+		for _, a := range write {
+			if err := txn.Set(store.Key(tableDrain, string(a.Onion)), binary.BigEndian.AppendUint64(nil, uint64(now.Unix()))); err != nil {
+				return err
+			}
+		}
+		for _, a := range forget {
+			if err := txn.Delete(store.Key(tableDrain, string(a.Onion))); err != nil {
+				return err
+			}
+			if !slices.Contains(e.own, a) {
+				if err := txn.Delete(store.Key(tableDigest, string(a.Onion))); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // loadDepots reads the cursors and the boxes that are still to be fetched. stale are the rows of those that nobody waits
@@ -479,18 +601,40 @@ func (d *decoys) add(p mailbox.Page, begin, end time.Time, rng *rand.Rand) {
 	}
 }
 
-// pick is a handle about as old as a box is when it is really read: after its bucket closed, a DIGEST slot and a GET
-// slot came. False: none is known.
-func (d *decoys) pick(now time.Time, bucket, frame time.Duration, rng *rand.Rand) (mailbox.Handle, bool) {
+// pick takes the handle that is nearest to a time; false: none is known. It is not taken again: who reads one box twice
+// shows that it was no box for it.
+func (d *decoys) pick(at time.Time, rng *rand.Rand) (mailbox.Handle, bool) {
 	if len(d.seen) == 0 {
 		return mailbox.Handle{}, false
 	}
-	age := time.Duration(rng.Float64()*float64(bucket)) + time.Duration((rng.ExpFloat64()+rng.ExpFloat64())*float64(frame))
-	at := now.Add(-age)
 	i, _ := slices.BinarySearchFunc(d.seen, at, func(x decoy, t time.Time) int { return x.at.Compare(t) })
 	if i == len(d.seen) || i > 0 && rng.IntN(2) == 0 {
 		i--
 	}
-	h := d.seen[max(i, 0)].handle
+	h := d.seen[i].handle
+	d.seen = slices.Delete(d.seen, i, i+1)
 	return h, true
+}
+
+// ages are how old boxes were when they were really read, lately: decoys are drawn from them, because to who sees both
+// ends, anything else tells decoys and reads apart (facts: uniform ages give 0.92).
+type ages struct {
+	last [256]time.Duration
+	n    int
+}
+
+// fewAges is from how many on they are used.
+const fewAges = 16
+
+func (a *ages) add(age time.Duration) {
+	a.last[a.n%len(a.last)] = max(age, 0)
+	a.n++
+}
+
+// draw is an age. While few are known it is what it would be: a part of the bucket, until it is known here, until a GET.
+func (a *ages) draw(bucket, listing, wait time.Duration, rng *rand.Rand) time.Duration {
+	if a.n >= fewAges {
+		return a.last[rng.IntN(min(a.n, len(a.last)))]
+	}
+	return time.Duration(rng.Float64()*float64(bucket) + rng.ExpFloat64()*float64(listing) + rng.ExpFloat64()*float64(wait))
 }

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,9 +67,13 @@ type Config struct {
 	Identity Identity
 	Stores   []mailbox.Address             // own mailboxes, where contacts drop boxes for us: at most 8
 	Dial     func(mailbox.Address) Mailbox // makes a client for a store; it connects only when called
-	Profile  Profile
-	Seed     [32]byte // of the schedule's ChaCha8; drawn from crypto/rand by main, fixed in tests
-	Log      *slog.Logger
+	Couriers []mailbox.Address             // mailboxes that may be our couriers, beside those stores that are couriers too
+	// Session makes a session with a courier; it connects only when told to. nil: no couriers, direct mode always. Then
+	// what Dial makes must be a Sealer too, or a *mailbox.Client.
+	Session func(mailbox.Address, SessionParams) Courier
+	Profile Profile
+	Seed    [32]byte // of the schedule's ChaCha8; drawn from crypto/rand by main, fixed in tests
+	Log     *slog.Logger
 }
 
 // Engine is one node's replication. Safe for concurrent use.
@@ -79,14 +84,19 @@ type Engine struct {
 	log   *slog.Logger
 	dial  func(mailbox.Address) Mailbox
 
-	profile atomic.Pointer[Profile]
-	routes  atomic.Pointer[routes]
-	clock   *rand.Rand // the schedule's alone
-	trace   func(slot) // tests: hears every transaction at its beginning
-	counts  counts
-	active  atomic.Int64
-	slots   sync.WaitGroup
-	wake    chan struct{} // the inbox has something new
+	couriers   []mailbox.Address
+	newSession func(mailbox.Address, SessionParams) Courier
+	began      time.Time
+
+	profile    atomic.Pointer[Profile]
+	routes     atomic.Pointer[routes]
+	clock      *rand.Rand       // the schedule's alone
+	trace      func(slot)       // tests: hears every transaction at its beginning
+	traceFrame func(frameTrace) // tests: hears every frame as it leaves
+	counts     counts
+	active     atomic.Int64
+	slots      sync.WaitGroup
+	wake       chan struct{} // the inbox has something new
 
 	// mu guards everything below, and the order of this package's writes to its own tables. It is held over an Update
 	// (a disk sync), never over the network or package room's Ingest.
@@ -99,10 +109,42 @@ type Engine struct {
 	accepts  map[[32]byte]*accept
 	expected map[mailbox.Handle]ref // the boxes that we wait for
 	retries  map[string]*retry      // inbox rows that could not be worked off yet
+	draining []mailbox.Address      // were our own: read, and not offered any more
+	loops    map[mailbox.Handle]*loop
+	ages     ages
+	guards   []*guard  // our couriers, sorted
+	retired  []*guard  // replaced for cause
+	mode     Mode      // of the last tick
+	usable   time.Time // a courier was, last
+	replaced time.Time // a courier was, for cause, last
+	stopping bool
 }
 
 // routes are the stores that slots go to, sorted, so that a seed gives the same ones again.
-type routes struct{ own, read, write []*depot }
+type routes struct {
+	own         []*depot // where others leave boxes for us, those of before included
+	read, write []*depot // direct mode
+	seek        []*depot // where payloads of links are looked for
+	sets        []storeSet
+}
+
+// storeSet are the stores of one receiver or of several: where a PUT goes is drawn among the sets, so that it does not
+// depend on whom there is something for.
+type storeSet struct {
+	key    string // the onions
+	own    bool
+	stores []*depot
+}
+
+// setKey names a set of stores.
+func setKey(set []mailbox.Address) string {
+	names := make([]string, 0, len(set))
+	for _, a := range set {
+		names = append(names, string(a.Onion))
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), " ")
+}
 
 // counts are aggregates for status and tests: sums over all contacts, since the node began.
 type counts struct {
@@ -141,6 +183,8 @@ func New(c Config) (*Engine, error) {
 		accepts:  map[[32]byte]*accept{},
 		expected: map[mailbox.Handle]ref{},
 		retries:  map[string]*retry{},
+		loops:    map[mailbox.Handle]*loop{},
+		couriers: slices.Clone(c.Couriers), newSession: c.Session,
 	}
 	p := c.Profile
 	e.profile.Store(&p)
@@ -162,8 +206,15 @@ func New(c Config) (*Engine, error) {
 func (e *Engine) Run(ctx context.Context) error {
 	var work sync.WaitGroup
 	work.Go(func() { e.workInbox(ctx) })
+	e.mu.Lock()
+	e.began, e.stopping = time.Now(), false
+	if len(e.guards) > 0 {
+		e.usable = e.began // they were before: no direct request until they had their time
+	}
+	e.mu.Unlock()
 	e.runSchedule(ctx)
 	work.Wait()
+	e.closeSessions()
 	e.slots.Wait()
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -189,7 +240,8 @@ func (e *Engine) reroute() {
 	add := func(set *[]*depot, bit byte, a mailbox.Address) {
 		d := e.depots[a]
 		if d == nil {
-			d = &depot{address: a, client: e.dial(a), todo: map[mailbox.Handle]*todo{}, own: slices.Contains(e.own, a)}
+			c := e.dial(a)
+			d = &depot{address: a, client: c, sealer: sealerOf(c), todo: map[mailbox.Handle]*todo{}, own: slices.Contains(e.own, a) || slices.Contains(e.draining, a)}
 			e.depots[a] = d
 		}
 		if seen[d]&bit == 0 {
@@ -197,22 +249,45 @@ func (e *Engine) reroute() {
 			*set = append(*set, d)
 		}
 	}
+	addSet := func(of []mailbox.Address, own bool) {
+		key := setKey(of)
+		if len(of) == 0 || slices.ContainsFunc(r.sets, func(s storeSet) bool { return s.key == key }) {
+			return
+		}
+		s := storeSet{key: key, own: own}
+		for _, a := range of {
+			if d := e.depots[a]; !slices.Contains(s.stores, d) {
+				s.stores = append(s.stores, d)
+			}
+		}
+		r.sets = append(r.sets, s)
+	}
 	for _, a := range e.own {
 		add(&r.own, 1, a)
 		add(&r.read, 2, a)
 		add(&r.write, 4, a)
 	}
+	addSet(e.own, true)
+	for _, a := range e.draining {
+		add(&r.own, 1, a)
+		add(&r.read, 2, a)
+	}
 	for _, c := range e.contacts {
 		for _, a := range c.stores {
 			add(&r.write, 4, a)
 		}
+		addSet(c.stores, false)
 	}
 	for _, a := range e.accepts {
 		if a.state == acceptSeeking {
 			add(&r.read, 2, a.link.Store)
+			if d := e.depots[a.link.Store]; !slices.Contains(r.own, d) {
+				add(&r.seek, 8, a.link.Store)
+			}
 		}
 		if a.state != acceptFailed {
 			add(&r.write, 4, a.link.Store)
+			addSet([]mailbox.Address{a.link.Store}, false)
 		}
 	}
 	for a, d := range e.depots {
@@ -220,9 +295,16 @@ func (e *Engine) reroute() {
 			delete(e.depots, a)
 		}
 	}
-	for _, set := range [][]*depot{r.own, r.read, r.write} {
+	byOnion := func(set []*depot) {
 		slices.SortFunc(set, func(a, b *depot) int { return cmp.Compare(a.address.Onion, b.address.Onion) })
 	}
+	for _, set := range [][]*depot{r.own, r.read, r.write, r.seek} {
+		byOnion(set)
+	}
+	for _, s := range r.sets {
+		byOnion(s.stores)
+	}
+	slices.SortFunc(r.sets, func(a, b storeSet) int { return cmp.Compare(a.key, b.key) })
 	e.routes.Store(&r)
 }
 

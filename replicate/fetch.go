@@ -32,13 +32,16 @@ type ref struct {
 	contact *contact
 	index   uint64
 	invite  *invite // instead of a contact: the reply to a link of ours
+	loop    *loop   // or: a box of our own
 }
 
 // todo is a box that a digest listed for us.
 type todo struct {
 	handle mailbox.Handle
 	ref
-	listed    time.Time // when its digest page began
+	listed    time.Time     // when its digest page began
+	span      time.Duration // of that page; 0 after a restart
+	place     [32]byte      // of one that is looked for unlisted
 	tries     int
 	notBefore time.Time
 	busy      bool
@@ -76,7 +79,7 @@ func (e *Engine) chooseGet(st *depot, now time.Time) (job, bool) {
 		if t.busy || t.notBefore.After(now) {
 			continue
 		}
-		if t.invite != nil {
+		if t.contact == nil {
 			offers = append(offers, func() (job, bool) { return e.fetch(st, t), true })
 		} else if b := best[t.contact]; t.contact.fetchable() && (b == nil || t.index < b.index) {
 			best[t.contact] = t
@@ -98,11 +101,75 @@ func (e *Engine) chooseGet(st *depot, now time.Time) (job, bool) {
 			return e.fetch(st, t), true
 		}
 	}
-	h, ok := st.decoys.pick(now, st.descriptor.bucket, e.profile.Load().Frame, e.rng)
+	p := e.profile.Load()
+	return e.readDecoy(st, now, p.Frame, p.Frame)
+}
+
+// readDecoy reads a box about as old as those that are really read; false: none is known.
+func (e *Engine) readDecoy(st *depot, now time.Time, listing, wait time.Duration) (job, bool) {
+	if st.descriptor == nil {
+		return job{}, false
+	}
+	h, ok := st.decoys.pick(now.Add(-e.ages.draw(st.descriptor.bucket, listing, wait, e.rng)), e.rng)
 	if !ok {
 		return job{}, false
 	}
-	return job{do: func(ctx context.Context, m Mailbox) error { _, err := m.Get(ctx, h); return err }}, true
+	return job{store: st, do: func(ctx context.Context, m Mailbox) error { _, err := m.Get(ctx, h); return err }}, true
+}
+
+// chooseRead finds a box to read at one of some stores: the one that was listed first. Of the boxes of one contact the one
+// with the lowest index counts, for the others are of no use before it.
+func (e *Engine) chooseRead(stores []*depot, now time.Time) (job, bool) {
+	type found struct {
+		st *depot
+		t  *todo
+	}
+	var all []found
+	lowest := map[*contact]uint64{}
+	busy := map[mailbox.Handle]bool{} // its second copy is being read
+	for _, st := range stores {
+		for h, t := range st.todo {
+			if t.contact != nil && e.expected[h].contact != t.contact {
+				delete(st.todo, h) // it came meanwhile, or the contact is gone
+				continue
+			}
+			if t.busy {
+				busy[h] = true
+			}
+			if t.busy || t.notBefore.After(now) || t.contact != nil && !t.contact.fetchable() {
+				continue
+			}
+			if t.contact != nil {
+				if low, ok := lowest[t.contact]; !ok || t.index < low {
+					lowest[t.contact] = t.index
+				}
+			}
+			all = append(all, found{st, t})
+		}
+	}
+	var best found
+	for _, f := range all {
+		if busy[f.t.handle] || f.t.contact != nil && f.t.index > lowest[f.t.contact] {
+			continue
+		}
+		if best.t == nil || f.t.before(best.t) {
+			best = f
+		}
+	}
+	if best.t == nil {
+		return job{}, false
+	}
+	j := e.fetch(best.st, best.t)
+	j.store = best.st
+	return j, true
+}
+
+// before orders boxes to be read: by when they were listed, then by handle, so that a seed gives the same order again.
+func (t *todo) before(o *todo) bool {
+	if c := t.listed.Compare(o.listed); c != 0 {
+		return c < 0
+	}
+	return bytes.Compare(t.handle[:], o.handle[:]) < 0
 }
 
 // probe is, rarely, a box that no digest listed: the lowest one that is missing from some contact. It heals a digest
@@ -128,7 +195,7 @@ func (e *Engine) probe(now time.Time) *todo {
 	if len(s) == 0 {
 		return nil
 	}
-	return &todo{handle: mailbox.BoxID(s[0].ID).Handle(), ref: ref{contact: c, index: s[0].Index}, listed: now, tries: -1}
+	return &todo{handle: mailbox.BoxID(s[0].ID).Handle(), ref: ref{contact: c, index: s[0].Index}, place: s[0].Place(), listed: now, tries: -1}
 }
 
 // planProbe sets when the contact's lowest missing box is looked for: anew when that is another one, or when the first
@@ -161,6 +228,10 @@ func (e *Engine) probePause(c *contact) time.Duration {
 // fetch reads a box of a contact's stream, or the reply to a link.
 func (e *Engine) fetch(st *depot, t *todo) job {
 	t.busy = true
+	if t.tries == 0 && st.descriptor != nil {
+		// The box came at some time in its page.
+		e.ages.add(time.Since(t.listed) - time.Duration(e.rng.Float64()*float64(t.span)))
+	}
 	var got *[mailbox.BoxSize]byte
 	return job{
 		do: func(ctx context.Context, m Mailbox) error {
@@ -174,9 +245,12 @@ func (e *Engine) fetch(st *depot, t *todo) job {
 				return
 			}
 			if err == nil {
-				if t.invite != nil {
+				switch {
+				case t.loop != nil:
+					err = e.closeLoop(t, got)
+				case t.invite != nil:
 					err = e.openReply(st, t, got)
-				} else {
+				default:
 					err = e.openBox(st, t, got)
 				}
 			}

@@ -267,10 +267,14 @@ func TestAContactLearnsStoresThatChangedBetweenLinkAndReply(t *testing.T) {
 					w.until(time.Hour, "the reply", func() bool { return b.state(a.name()) == Active })
 				} else {
 					mover, other = b, a
+					w.until(time.Hour, "the deposit", func() bool {
+						cs, _ := a.engine.Contacts()
+						return len(cs) == 1 && cs[0].Deposited
+					})
 					if _, err := b.engine.Accept(context.Background(), l); err != nil {
 						t.Fatal(err)
 					}
-					w.store(0).set(func(s *fakeStore) { s.full = false; s.putErr = func(mailbox.BoxID) error { return nil } })
+					w.store(0).set(func(s *fakeStore) { s.full = false; s.putErr = func(mailbox.BoxID) error { return mailbox.ErrBusy } })
 					w.until(time.Hour, "the payload", func() bool {
 						b.engine.mu.Lock()
 						defer b.engine.mu.Unlock()
@@ -282,6 +286,7 @@ func TestAContactLearnsStoresThatChangedBetweenLinkAndReply(t *testing.T) {
 						return false
 					})
 					b.stop()
+					w.store(0).set(func(s *fakeStore) { s.putErr = nil })
 				}
 				mover.own = []mailbox.Address{next, old}
 				mover.start()

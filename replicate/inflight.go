@@ -36,7 +36,9 @@ type box struct {
 	attempts int // times that a store said it has it
 	failures int // since the last success
 	exists   int
-	busy     bool // a slot carries it
+	busy     bool            // a slot carries it
+	last     mailbox.Address // where it was written last
+	via      *guard          // and through whom
 }
 
 func (b *box) marshal() []byte {
@@ -85,14 +87,14 @@ func boxBytes(sealed, plaintext []byte) []byte {
 // One Update: the sender's next state, the box's own bytes, and the items that are in it now. A crash before it: the
 // index is unused and the items wait as before. After it, wherever: the box's bytes are on disk and are written
 // identically until the peer acknowledges; whether they ever left does not matter. So no index ever seals two plaintexts.
-func (e *Engine) seal(c *contact, f *filling, now time.Time) (job, bool) {
+func (e *Engine) seal(c *contact, f *filling, w *where, now time.Time) (job, bool) {
 	plaintext := f.packer.Pack()
 	bx, sealed, err := e.commitBox(c, plaintext, f, now)
 	if err != nil {
 		e.log.Warn("sealing a box", "err", err)
 		return job{}, false
 	}
-	return e.putJob(c, bx, sealed), true
+	return e.putJob(c, bx, sealed, w), true
 }
 
 func (e *Engine) commitBox(c *contact, plaintext []byte, f *filling, now time.Time) (*box, *[mailbox.BoxSize]byte, error) {
@@ -170,12 +172,16 @@ func (e *Engine) writeFilling(txn store.Txn, c *contact, f *filling, next ratche
 	return nil
 }
 
-// putJob writes a box to the slot's store.
-func (e *Engine) putJob(c *contact, bx *box, sealed *[mailbox.BoxSize]byte) job {
-	bx.busy = true
+// putJob writes a box to the store that it is for.
+func (e *Engine) putJob(c *contact, bx *box, sealed *[mailbox.BoxSize]byte, w *where) job {
+	d := w.aim(c, bx)
+	if d == nil {
+		d = w.places[0] // resealed under another index: the receiver reads all its stores
+	}
+	bx.busy, bx.last, bx.via = true, d.address, w.guard
 	return job{
-		deposit: true,
-		do:      func(ctx context.Context, m Mailbox) error { return m.Put(ctx, bx.id, sealed, nil) },
+		store: d, deposit: true,
+		do: func(ctx context.Context, m Mailbox) error { return m.Put(ctx, bx.id, sealed, nil) },
 		done: func(err error) {
 			p := e.profile.Load()
 			now := time.Now()
@@ -184,8 +190,11 @@ func (e *Engine) putJob(c *contact, bx *box, sealed *[mailbox.BoxSize]byte) job 
 			case err == nil:
 				bx.attempts++
 				bx.failures = 0
-				bx.due = now.Add(e.jitter(backoff(p.Retransmit, bx.attempts-1, p.RetransmitMax)))
+				bx.due = now.Add(e.jitter(bx.pause(p, len(c.stores) > 1)))
 			case errors.Is(err, errNotSent):
+				bx.due, bx.last, bx.via = now, mailbox.Address{}, nil
+			case errors.Is(err, errCourier), errors.Is(err, errUnanswered):
+				bx.failures++ // at once by the other courier, then to the other store
 				bx.due = now
 			case errors.Is(err, mailbox.ErrExists):
 				e.counts.exists.Add(1)
@@ -198,6 +207,17 @@ func (e *Engine) putJob(c *contact, bx *box, sealed *[mailbox.BoxSize]byte) job 
 			}
 		},
 	}
+}
+
+// pause is how long a box that was just written waits to be written again: the second copy comes first.
+func (b *box) pause(p *Profile, second bool) time.Duration {
+	switch {
+	case !second:
+		return backoff(p.Retransmit, b.attempts-1, p.RetransmitMax)
+	case b.attempts == 1:
+		return p.SecondCopy
+	}
+	return backoff(p.Retransmit, b.attempts-2, p.RetransmitMax)
 }
 
 // backoff is base doubled n times, at most limit.
@@ -213,11 +233,16 @@ func (e *Engine) jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.75 + e.rng.Float64()/2))
 }
 
-// dueBox is the box that waits longest to be written (again); nil: none.
-func (c *contact) dueBox(now time.Time) *box {
+// dueBox is the box that waits longest to be written (again) and can go there; nil: none. One that was not answered goes
+// by another courier, if there is one that works.
+func (c *contact) dueBox(w *where, now time.Time) *box {
 	var best *box
 	for _, b := range c.boxes {
-		if !b.busy && !b.due.After(now) && (best == nil || b.index < best.index) {
+		if b.busy || b.due.After(now) || best != nil && b.index > best.index ||
+			b.failures%4 > 0 && b.via != nil && b.via == w.guard && w.others {
+			continue
+		}
+		if w.aim(c, b) != nil {
 			best = b
 		}
 	}
@@ -226,7 +251,7 @@ func (c *contact) dueBox(now time.Time) *box {
 
 // rewrite writes a box again, byte for byte: a store that has it says so, one that lost it has it again. A box that
 // can not be delivered under its index is sealed anew.
-func (e *Engine) rewrite(c *contact, bx *box, now time.Time) (job, bool) {
+func (e *Engine) rewrite(c *contact, bx *box, w *where, now time.Time) (job, bool) {
 	var row []byte
 	err := e.kv.View(func(r store.Reader) error {
 		var err error
@@ -242,17 +267,17 @@ func (e *Engine) rewrite(c *contact, bx *box, now time.Time) (job, bool) {
 	if lost && c.roomForBox(maxReseal) {
 		plaintext := make([]byte, bundle.Size)
 		copy(plaintext, row[mailbox.BoxSize:])
-		return e.reseal(c, bx, plaintext, now)
+		return e.reseal(c, bx, plaintext, w, now)
 	}
 	if bx.attempts > 0 {
 		e.counts.rewrites.Add(1)
 	}
-	return e.putJob(c, bx, (*[mailbox.BoxSize]byte)(row)), true
+	return e.putJob(c, bx, (*[mailbox.BoxSize]byte)(row), w), true
 }
 
 // reseal gives a box up under its index and seals its plaintext under the next one, in one Update. The head in it is
 // old; that is no matter, what it says only grows. A later box's head tells the peer to wait for the old one no longer.
-func (e *Engine) reseal(c *contact, old *box, plaintext []byte, now time.Time) (job, bool) {
+func (e *Engine) reseal(c *contact, old *box, plaintext []byte, w *where, now time.Time) (job, bool) {
 	slot, next := c.sender.Next()
 	sealed := slot.Seal(plaintext)
 	bx := &box{index: slot.Index, id: slot.ID, place: slot.Place(), created: old.created, eliciting: old.eliciting, carried: old.carried, failures: old.failures}
@@ -273,7 +298,7 @@ func (e *Engine) reseal(c *contact, old *box, plaintext []byte, now time.Time) (
 	delete(c.boxes, old.index)
 	c.boxes[bx.index] = bx
 	c.floorDue, c.floorTold = now, 0
-	return e.putJob(c, bx, (*[mailbox.BoxSize]byte)(sealed)), true
+	return e.putJob(c, bx, (*[mailbox.BoxSize]byte)(sealed), w), true
 }
 
 // toldFloor notes that a box with our present floor is on its way: the next word of it alone can wait.

@@ -108,10 +108,10 @@ func (e *Engine) Invite(ctx context.Context, life time.Duration) (Link, error) {
 		return Link{}, ErrTooMany
 	}
 	now := time.Now()
-	in := &invite{created: now, expiry: time.Unix(now.Add(life).Unix(), 0), store: e.own[e.rng.IntN(len(e.own))], key: key,
+	in := &invite{created: now, expiry: time.Unix(now.Add(life).Unix(), 0), store: e.offered()[e.rng.IntN(len(e.offered()))], key: key,
 		nonce: random32(), replySecret: random32(), due: now}
 	p := payload{name: e.self.Name, expiry: in.expiry, promise: promiseOf(in.nonce), replySecret: in.replySecret,
-		key: key.Public().Bytes(), certificate: e.self.Certificate, stores: e.own}
+		key: key.Public().Bytes(), certificate: e.self.Certificate, stores: e.offered()}
 	in.payload = p.marshal(e.self.Key)
 	in.voucher = sha256.Sum256(in.payload)
 	if err := e.kv.Update(func(txn store.Txn) error {

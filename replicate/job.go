@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"tarn/mailbox"
@@ -56,13 +57,162 @@ func (e *Engine) prepare(s slot) job {
 	return j
 }
 
+// prepareFrame chooses what a frame carries; what must be durable before it leaves is durable when it returns.
+func (e *Engine) prepareFrame(s *frameSlot, put, get *half) (jp, jg job) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now, p := time.Now(), e.profile.Load()
+	jp, jg = e.prepareWrite(s, p, now), e.prepareRead(s, p, get, now)
+	for h, j := range map[*half]job{put: jp, get: jg} {
+		if h.store == nil {
+			h.store = j.store
+		}
+		if h.target == (mailbox.Address{}) {
+			h.target = s.guard.address
+			if h.store != nil {
+				h.target = h.store.address
+			}
+		}
+	}
+	return jp, jg
+}
+
+// prepareWrite chooses a frame's PUT. The set of stores was drawn; which store of it, the box's place says, or a draw: to
+// who sees the targets, the two are alike.
+func (e *Engine) prepareWrite(s *frameSlot, p *Profile, now time.Time) job {
+	ready := func(d *depot) bool { return d.knows(now) }
+	set := s.sets[s.set%uint64(len(s.sets))]
+	places := keep(set.stores, ready)
+	if len(places) == 0 {
+		places, set.own = keep(s.own, ready), false
+	}
+	if len(places) == 0 {
+		return job{do: func(ctx context.Context, m Mailbox) error { return m.Nothing(ctx) }} // by the courier itself
+	}
+	w := &where{places: places, set: set.key, guard: s.guard, others: s.others, cover: s.cover < p.CoverPut}
+	if j, ok := e.choosePut(w, now); ok {
+		return j
+	}
+	d := places[s.member%uint64(len(places))]
+	switch {
+	case !w.cover:
+		return putNothing(d)
+	case set.own && s.loop < min(1, float64(len(s.sets))/2): // half of all cover, and we read our own stores only
+		return e.putLoop(d, nil)
+	}
+	return putRandom(d)
+}
+
+func keep(set []*depot, ok func(*depot) bool) (out []*depot) {
+	for _, d := range set {
+		if ok(d) {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// renewAhead is how long before a store's keys are over new ones are asked for.
+const renewAhead = 2 * time.Hour
+
+// prepareRead chooses a frame's GET: a descriptor that is due; by the draws a store where a link's payload is looked for,
+// or what was missed of a digest, so long as anything was; else the box that was listed first, or one like it.
+func (e *Engine) prepareRead(s *frameSlot, p *Profile, h *half, now time.Time) job {
+	if d := e.descriptorDue(s, p, now); d != nil {
+		h.store, h.target = d, s.guard.address
+		return job{do: func(ctx context.Context, m Mailbox) error { return e.fetchDescriptor(ctx, m, d) }}
+	}
+	if n := s.read % uint64(len(s.own)+len(s.seek)); n >= uint64(len(s.own)) {
+		d := s.seek[n-uint64(len(s.own))]
+		if j, ok := e.seekPayload([]*depot{d}, now); ok {
+			return j
+		}
+		return getNothing(d)
+	}
+	ready := keep(s.own, func(d *depot) bool { return d.knows(now) })
+	if len(ready) == 0 {
+		return getNothing(s.own[s.frameDraw.own%uint64(len(s.own))])
+	}
+	if late := keep(ready, func(d *depot) bool { return e.behind(d, p, now) }); len(late) > 0 && s.digest < catchUp {
+		d := late[s.frameDraw.own%uint64(len(late))]
+		if j, ok := e.chooseDigest(d, now); ok {
+			j.store = d
+			return j
+		}
+	}
+	if j, ok := e.seekPayload(ready, now); ok {
+		return j
+	}
+	if j, ok := e.chooseRead(ready, now); ok {
+		return j
+	}
+	if t := e.probe(now); t != nil {
+		d := ready[s.frameDraw.own%uint64(len(ready))]
+		for _, a := range placesOf(e.own, t.place) {
+			if i := slices.IndexFunc(ready, func(d *depot) bool { return d.address == a }); i >= 0 {
+				d = ready[i]
+				break
+			}
+		}
+		j := e.fetch(d, t)
+		j.store = d
+		return j
+	}
+	d := ready[s.frameDraw.own%uint64(len(ready))]
+	if j, ok := e.readDecoy(d, now, pushTime, p.Frame); ok {
+		return j
+	}
+	return getNothing(d)
+}
+
+// seekPayload looks for a link's payload if that is due at one of the stores.
+func (e *Engine) seekPayload(stores []*depot, now time.Time) (job, bool) {
+	for _, d := range stores {
+		for _, a := range e.accepts {
+			if d.knows(now) && a.fetchDue(d.address, now) {
+				j := e.fetchPayload(a)
+				j.store = d
+				return j, true
+			}
+		}
+	}
+	return job{}, false
+}
+
+// catchUp is the share of GETs that read on in a digest while something of it was missed.
+const catchUp = 0.5
+
+// descriptorDue is a store whose keys are not known, or soon over, our own first.
+func (e *Engine) descriptorDue(s *frameSlot, p *Profile, now time.Time) *depot {
+	try := func(set []*depot) *depot {
+		for _, d := range set {
+			if d.sealer == nil || now.Before(d.askAfter) || d.knows(now) && d.knows(now.Add(renewAhead)) {
+				continue
+			}
+			d.asked++
+			d.askAfter = now.Add(e.jitter(backoff(p.answerWait(1), d.asked, 15*time.Minute)))
+			return d
+		}
+		return nil
+	}
+	if d := try(s.follow); d != nil {
+		return d
+	}
+	for _, set := range s.sets {
+		if d := try(set.stores); d != nil {
+			return d
+		}
+	}
+	return try(s.seek)
+}
+
 // choose finds the job of a slot at a store whose descriptor is known.
 func (e *Engine) choose(s slot, now time.Time) job {
 	var j job
 	var ok bool
 	switch s.kind {
 	case slotPut:
-		j, ok = e.choosePut(s, now)
+		j, ok = e.choosePut(&where{places: []*depot{s.store}, direct: true, cover: s.cover}, now)
 	case slotGet:
 		j, ok = e.chooseGet(s.store, now)
 	case slotDigest:
@@ -92,6 +242,25 @@ func (e *Engine) fetchDescriptor(ctx context.Context, m Mailbox, st *depot) erro
 	return nil
 }
 
+// putNothing, putRandom and getNothing are what there is to do at a store when there is nothing to do.
+func putNothing(d *depot) job {
+	return job{store: d, do: func(ctx context.Context, m Mailbox) error { return m.Nothing(ctx) }}
+}
+
+func putRandom(d *depot) job {
+	var id mailbox.BoxID
+	box := new([mailbox.BoxSize]byte)
+	rand.Read(id[:])
+	rand.Read(box[:])
+	return job{store: d, deposit: true, do: func(ctx context.Context, m Mailbox) error { return m.Put(ctx, id, box, nil) }}
+}
+
+func getNothing(d *depot) job {
+	var h mailbox.Handle
+	rand.Read(h[:])
+	return job{store: d, do: func(ctx context.Context, m Mailbox) error { _, err := m.Get(ctx, h); return err }}
+}
+
 // idle is the job of a slot that has nothing to do. It reads no mutable state but the decoys, and never the disk.
 func (e *Engine) idle(s slot) job {
 	j := job{store: s.store}
@@ -102,20 +271,12 @@ func (e *Engine) idle(s slot) job {
 	}
 	switch s.kind {
 	case slotPut:
-		if !s.cover {
-			j.do = func(ctx context.Context, m Mailbox) error { return m.Nothing(ctx) }
-			return j
+		if s.cover {
+			return putRandom(s.store)
 		}
-		var id mailbox.BoxID
-		box := new([mailbox.BoxSize]byte)
-		rand.Read(id[:])
-		rand.Read(box[:])
-		j.deposit = true
-		j.do = func(ctx context.Context, m Mailbox) error { return m.Put(ctx, id, box, nil) }
+		return putNothing(s.store)
 	case slotGet:
-		var h mailbox.Handle
-		rand.Read(h[:])
-		j.do = func(ctx context.Context, m Mailbox) error { _, err := m.Get(ctx, h); return err }
+		return getNothing(s.store)
 	default:
 		// The newest page is as good as any: what it lists is read again when the cursor comes to it.
 		j.do = func(ctx context.Context, m Mailbox) error {

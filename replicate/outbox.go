@@ -13,6 +13,7 @@ import (
 
 	"tarn/bundle"
 	"tarn/crypto/onionid"
+	"tarn/mailbox"
 	"tarn/matrix"
 	"tarn/room"
 	"tarn/store"
@@ -25,26 +26,102 @@ const (
 	packWants = 64       // events asked for in one box
 )
 
-// choosePut finds something to write to the slot's store: a part of a first contact, a rewrite that is due, something
-// new for a contact that has this store, or, where cover would be written anyway, an acknowledgement alone.
-func (e *Engine) choosePut(s slot, now time.Time) (job, bool) {
-	st := s.store
-	var offers []func() (job, bool)
-	for _, in := range e.invites {
-		if in.depositDue(st.address, now) {
-			offers = append(offers, func() (job, bool) { return e.deposit(in), true })
+// where says where a PUT may go.
+type where struct {
+	places []*depot // stores that requests can be sealed for
+	direct bool     // places is one store, and what is written must belong there; else what is written chooses among them
+	set    string   // else: the set that was drawn
+	guard  *guard   // and through whom
+	others bool     // another courier's session is up too
+	cover  bool     // if there is nothing to write, a random box is written
+}
+
+// has finds a store among the places.
+func (w *where) has(a mailbox.Address) *depot {
+	for _, d := range w.places {
+		if d.address == a {
+			return d
 		}
 	}
-	for _, a := range e.accepts {
-		if a.replyDue(st.address, now) {
-			offers = append(offers, func() (job, bool) { return e.deliverReply(a), true })
+	return nil
+}
+
+// takes tells whether a contact's boxes may go there.
+func (w *where) takes(c *contact) bool {
+	if w.direct {
+		return slices.Contains(c.stores, w.places[0].address)
+	}
+	return setKey(c.stores) == w.set
+}
+
+// aim is the store for a box of c: of its two stores the first, and the other one by turns when it is written again. One
+// that is not to be used, or that this frame can not reach, is passed over, in frames also for one of the receiver's
+// others: it reads them all. nil: not there, not now.
+func (w *where) aim(c *contact, b *box) *depot {
+	order := placesOf(c.stores, b.place)
+	n := min(copies, len(order))
+	turn := (b.attempts + b.failures/2) % n
+	if w.direct {
+		d := w.places[0]
+		rank := slices.Index(order, d.address)
+		bad := !d.usable() && slices.ContainsFunc(order, func(a mailbox.Address) bool { return a != d.address })
+		again := b.last == d.address && n > 1 && (b.attempts+b.failures)%4 != 3
+		if rank < 0 || rank >= n && b.attempts+b.failures == 0 || bad && b.failures == 0 || again {
+			return nil
+		}
+		return d
+	}
+	order = append(append(slices.Clone(order[turn:n]), order[:turn]...), order[n:]...)
+	var last *depot
+	for _, a := range order {
+		d := w.has(a)
+		if d == nil {
+			continue
+		}
+		if d.usable() {
+			return d
+		}
+		if last == nil {
+			last = d
+		}
+	}
+	return last
+}
+
+// aimNext is the store for the next new box of c; nil: it can not go there now.
+func (w *where) aimNext(c *contact) *depot {
+	slot, _ := c.sender.Next()
+	return w.aim(c, &box{place: slot.Place()})
+}
+
+// choosePut finds something to write: a part of a first contact, a rewrite that is due, something new for a contact that
+// has this store or set, or, where cover would be written anyway, an acknowledgement alone.
+func (e *Engine) choosePut(w *where, now time.Time) (job, bool) {
+	var offers []func() (job, bool)
+	at := func(d *depot, j func() job) {
+		offers = append(offers, func() (job, bool) {
+			j := j()
+			j.store = d
+			return j, true
+		})
+	}
+	for _, d := range w.places {
+		for _, in := range e.invites {
+			if in.depositDue(d.address, now) {
+				at(d, func() job { return e.deposit(in) })
+			}
+		}
+		for _, a := range e.accepts {
+			if a.replyDue(d.address, now) {
+				at(d, func() job { return e.deliverReply(a) })
+			}
 		}
 	}
 	var reachable []*contact
 	for _, c := range e.contacts {
-		if c.state == contactActive && slices.Contains(c.stores, st.address) {
+		if c.state == contactActive && w.takes(c) {
 			reachable = append(reachable, c)
-			offers = append(offers, func() (job, bool) { return e.putFor(c, now) })
+			offers = append(offers, func() (job, bool) { return e.putFor(c, w, now) })
 		}
 	}
 	e.rng.Shuffle(len(offers), func(i, j int) { offers[i], offers[j] = offers[j], offers[i] })
@@ -55,21 +132,21 @@ func (e *Engine) choosePut(s slot, now time.Time) (job, bool) {
 	}
 	// Nobody has anything to say. An acknowledgement alone takes the place of a cover box and of nothing else, so
 	// that the store sees no more boxes than without.
-	if !s.cover && e.profile.Load().CoverPut > 0 {
+	if !w.cover && e.profile.Load().CoverPut > 0 {
 		return job{}, false
 	}
 	e.rng.Shuffle(len(reachable), func(i, j int) { reachable[i], reachable[j] = reachable[j], reachable[i] })
 	for _, c := range reachable {
-		if !c.roomForBox(maxUnacked) {
+		if !c.roomForBox(maxUnacked) || w.aimNext(c) == nil {
 			continue
 		}
 		if now.After(c.headsDue) && !c.headsDue.IsZero() && c.waits() < maxSummaries {
-			if j, ok := e.putHeads(c, now); ok {
+			if j, ok := e.putHeads(c, w, now); ok {
 				return j, true
 			}
 		}
 		if !c.ackDue.IsZero() && now.After(c.ackDue) {
-			return e.seal(c, &filling{packer: bundle.NewPacker(c.head())}, now)
+			return e.seal(c, &filling{packer: bundle.NewPacker(c.head())}, w, now)
 		}
 	}
 	return job{}, false
@@ -101,14 +178,15 @@ func (c *contact) gaveUp(now time.Time) bool {
 }
 
 // putFor finds a box for one contact: a rewrite that is due, or something new; by lot if there is both.
-func (e *Engine) putFor(c *contact, now time.Time) (job, bool) {
-	due := c.dueBox(now)
-	fresh := c.roomForBox(maxUnacked) && e.hasNew(c, now)
-	if !fresh && c.gaveUp(now) && c.roomForBox(maxAhead) {
-		return e.seal(c, &filling{packer: bundle.NewPacker(c.head()), eliciting: true}, now)
+func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
+	due := c.dueBox(w, now)
+	next := w.aimNext(c) != nil
+	fresh := next && c.roomForBox(maxUnacked) && e.hasNew(c, now)
+	if next && !fresh && c.gaveUp(now) && c.roomForBox(maxAhead) {
+		return e.seal(c, &filling{packer: bundle.NewPacker(c.head()), eliciting: true}, w, now)
 	}
 	if due != nil && (!fresh || e.rng.IntN(2) == 0) {
-		return e.rewrite(c, due, now)
+		return e.rewrite(c, due, w, now)
 	}
 	if !fresh {
 		return job{}, false
@@ -128,7 +206,7 @@ func (e *Engine) putFor(c *contact, now time.Time) (job, bool) {
 		c.packed = max(c.packed, f.packed)
 		return job{}, false
 	}
-	return e.seal(c, f, now)
+	return e.seal(c, f, w, now)
 }
 
 // hasNew tells whether something waits that is in no box yet.

@@ -107,8 +107,12 @@ func (c *fakeClient) Descriptor(ctx context.Context) (mailbox.Descriptor, error)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.known = true
+	return c.descriptor(), nil
+}
+
+func (c *fakeClient) descriptor() mailbox.Descriptor {
 	return mailbox.Descriptor{Geometry: 1, Onion: c.address.Onion, Bucket: c.bucket, TTL: 14 * 24 * time.Hour,
-		Keys: []mailbox.RequestKey{{Epoch: mailbox.Epoch(time.Now())}, {Epoch: mailbox.Epoch(time.Now()) + 1}}}, nil
+		Keys: []mailbox.RequestKey{{Epoch: mailbox.Epoch(time.Now())}, {Epoch: mailbox.Epoch(time.Now()) + 1}}}
 }
 
 func (c *fakeClient) Nothing(ctx context.Context) error { return c.begin(ctx, "nothing") }
@@ -475,6 +479,9 @@ type node struct {
 	callsMu sync.Mutex // several stores' clients note their calls
 	calls   []call
 	trace   []trace
+
+	couriers []mailbox.Address // empty: direct mode
+	frames   []seenFrame       // as its engine says
 }
 
 type trace struct {
@@ -500,10 +507,12 @@ type world struct {
 	t      testing.TB
 	stores map[mailbox.Address]*fakeStore
 	nodes  []*node
+
+	couriers map[mailbox.Address]*fakeCourier
 }
 
 func newWorld(t testing.TB, stores int) *world {
-	w := &world{t: t, stores: map[mailbox.Address]*fakeStore{}}
+	w := &world{t: t, stores: map[mailbox.Address]*fakeStore{}, couriers: map[mailbox.Address]*fakeCourier{}}
 	for i := range stores {
 		s := newFakeStore(byte(i))
 		w.stores[s.address] = s
@@ -534,8 +543,15 @@ func (n *node) name() onionid.Name { return n.id.Name }
 // open makes the engine.
 func (n *node) open() *Engine {
 	n.t.Helper()
-	e, err := New(Config{KV: n.kv, Rooms: n.rooms, Identity: n.id, Stores: n.own, Profile: n.profile, Seed: n.seed,
-		Dial: func(a mailbox.Address) Mailbox { return &fakeClient{fakeStore: n.w.stores[a], node: n} }})
+	c := Config{KV: n.kv, Rooms: n.rooms, Identity: n.id, Stores: n.own, Profile: n.profile, Seed: n.seed,
+		Dial: func(a mailbox.Address) Mailbox { return &fakeClient{fakeStore: n.w.stores[a], node: n} }}
+	if len(n.couriers) > 0 {
+		c.Couriers = n.couriers
+		c.Session = func(a mailbox.Address, p SessionParams) Courier {
+			return &fakeSession{fakeCourier: n.w.couriers[a], node: n, params: p}
+		}
+	}
+	e, err := New(c)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -544,6 +560,11 @@ func (n *node) open() *Engine {
 		mu.Lock()
 		defer mu.Unlock()
 		n.trace = append(n.trace, trace{time.Since(playStart), s.kind, s.store.address.Onion})
+	}
+	e.traceFrame = func(f frameTrace) {
+		mu.Lock()
+		defer mu.Unlock()
+		n.frames = append(n.frames, seenFrame{at: time.Since(playStart), node: n.name(), put: f.put, get: f.get})
 	}
 	n.engine = e
 	return e
@@ -570,6 +591,9 @@ func (w *world) stopAll() {
 		if n.stop != nil {
 			n.stop()
 		}
+	}
+	if len(w.couriers) > 0 {
+		time.Sleep(time.Hour) // what couriers still hold comes to its end
 	}
 }
 

@@ -18,9 +18,21 @@ var ErrProfile = errors.New("replicate: impossible profile")
 // four of Profiles, or any other. DESIGN §5 has the table and the simulated delays behind it.
 type Profile struct {
 	Name string
-	// Frame is the mean time between two ticks. Each tick is one PUT, one GET and Digests DIGEST transactions.
+	// Frame is the mean time between two ticks. Each tick is one frame to a courier, or in direct mode one PUT, one GET
+	// and Digests DIGEST transactions.
 	Frame time.Duration
-	// Digests is how many digest pages are read a tick, at least 1. More than 1 pays when a store's digest bucket is
+	// Mix is the mean of the exponential delay that the sender of a half asks of each courier on its way.
+	Mix time.Duration
+	// Lag is how long after a frame up its frame down comes, whatever happened: the truncated delays of Hops couriers
+	// and two round trips over Tor.
+	Lag time.Duration
+	// Push is the time between two page frames, in which a courier passes on the newest digests.
+	Push time.Duration
+	// Hops is how many couriers a half passes, of different operators: 1, or 3.
+	Hops int
+	// SecondCopy is how long a box waits for the peer's acknowledgement before it is also written to its second store.
+	SecondCopy time.Duration
+	// Digests is for direct mode: how many digest pages are read a tick, at least 1. More than 1 pays when a store's digest bucket is
 	// not longer than Frame: measured with 10 s buckets, balanced delivers in 31 s (p95 64 s) with 2 and in 71 s (209 s)
 	// with 1.
 	Digests int
@@ -46,13 +58,17 @@ type Profile struct {
 // Profiles are the named ones, fastest first. Balanced is the default.
 func Profiles() []Profile {
 	return []Profile{
-		{Name: "instant", Frame: 3 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: time.Minute, Retransmit: 10 * time.Minute, RetransmitMax: 6 * time.Hour,
+		{Name: "instant", Frame: 3 * time.Second, Mix: 500 * time.Millisecond, Lag: 3 * time.Second, Push: 5 * time.Second, Hops: 1, SecondCopy: 4 * time.Minute,
+			Digests: 1, CoverPut: 0.3, AckDelay: time.Minute, Retransmit: 10 * time.Minute, RetransmitMax: 6 * time.Hour,
 			Want: 30 * time.Second, Heads: 30 * time.Minute, Timeout: time.Minute, InFlight: 128},
-		{Name: "balanced", Frame: 10 * time.Second, Digests: 2, CoverPut: 0.3, AckDelay: 5 * time.Minute, Retransmit: 30 * time.Minute, RetransmitMax: 12 * time.Hour,
+		{Name: "balanced", Frame: 10 * time.Second, Mix: 2 * time.Second, Lag: 5500 * time.Millisecond, Push: 10 * time.Second, Hops: 1, SecondCopy: 10 * time.Minute,
+			Digests: 2, CoverPut: 0.3, AckDelay: 5 * time.Minute, Retransmit: 30 * time.Minute, RetransmitMax: 12 * time.Hour,
 			Want: 2 * time.Minute, Heads: time.Hour, Timeout: 90 * time.Second, InFlight: 64},
-		{Name: "economy", Frame: 60 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 15 * time.Minute, Retransmit: 2 * time.Hour, RetransmitMax: 24 * time.Hour,
+		{Name: "economy", Frame: 60 * time.Second, Mix: 5 * time.Second, Lag: 12 * time.Second, Push: time.Minute, Hops: 1, SecondCopy: 45 * time.Minute,
+			Digests: 1, CoverPut: 0.3, AckDelay: 15 * time.Minute, Retransmit: 2 * time.Hour, RetransmitMax: 24 * time.Hour,
 			Want: 10 * time.Minute, Heads: 4 * time.Hour, Timeout: 2 * time.Minute, InFlight: 32},
-		{Name: "paranoid", Frame: 10 * time.Second, Digests: 2, CoverPut: 1, AckDelay: 5 * time.Minute, Retransmit: 30 * time.Minute, RetransmitMax: 12 * time.Hour,
+		{Name: "paranoid", Frame: 10 * time.Second, Mix: 20 * time.Second, Lag: 125 * time.Second, Push: 10 * time.Second, Hops: 3, SecondCopy: 20 * time.Minute,
+			Digests: 2, CoverPut: 1, AckDelay: 5 * time.Minute, Retransmit: 30 * time.Minute, RetransmitMax: 12 * time.Hour,
 			Want: 5 * time.Minute, Heads: time.Hour, Timeout: 90 * time.Second, InFlight: 64},
 	}
 }
@@ -71,9 +87,11 @@ func ParseProfile(name string) (Profile, error) {
 }
 
 // CustomProfile makes a profile for tests and demonstrations from its frame alone; every other time is a multiple of
-// it: acknowledgements after 4 frames, rewrites after 40, requests for missing events after 8, heads every 200.
+// it: mixing a fifth of a frame, acknowledgements after 4 frames, second copies after 20, rewrites after 40, requests for
+// missing events after 8, heads every 200.
 func CustomProfile(frame time.Duration, coverPut float64) Profile {
-	return Profile{Name: "custom", Frame: frame, Digests: 2, CoverPut: coverPut, AckDelay: 4 * frame, Retransmit: 40 * frame, RetransmitMax: 2000 * frame,
+	mix := min(frame/5, maxDelay/4)
+	return Profile{Name: "custom", Frame: frame, Mix: mix, Lag: 2*mix + 2*time.Second, Push: max(frame, 500*time.Millisecond), Hops: 1, SecondCopy: 20 * frame, Digests: 2, CoverPut: coverPut, AckDelay: 4 * frame, Retransmit: 40 * frame, RetransmitMax: 2000 * frame,
 		Want: 8 * frame, Heads: 200 * frame, Timeout: max(30*time.Second, 2*frame), InFlight: 128}
 }
 
@@ -89,6 +107,16 @@ func (p Profile) Validate() error {
 		return bad("digests is %d, must be within 1 and 8", p.Digests)
 	case !(p.CoverPut >= 0 && p.CoverPut <= 1):
 		return bad("cover_put is %v, must be within 0 and 1", p.CoverPut)
+	case p.Mix < 0 || p.Mix > maxDelay/4:
+		return bad("mix is %v, must be within 0 and %v", p.Mix, maxDelay/4)
+	case p.Lag < 100*time.Millisecond || p.Lag > maxDelay:
+		return bad("lag is %v, must be within 100ms and %v", p.Lag, maxDelay)
+	case p.Push < 250*time.Millisecond || p.Push > time.Hour:
+		return bad("push is %v, must be within 250ms and 1h", p.Push)
+	case p.Hops != 1 && p.Hops != maxHops:
+		return bad("hops is %d, must be 1 or %d", p.Hops, maxHops)
+	case p.SecondCopy <= 0:
+		return bad("second_copy is %v, must be above 0", p.SecondCopy)
 	case p.AckDelay <= 0 || p.Want <= 0 || p.Heads <= 0 || p.Retransmit <= 0:
 		return bad("every delay must be above 0")
 	case p.RetransmitMax < p.Retransmit:
@@ -104,13 +132,35 @@ func (p Profile) Validate() error {
 // transactionTime is what one transaction with a mailbox over Tor takes, assumed for estimates (facts: 0.7 s one way).
 const transactionTime = 1500 * time.Millisecond
 
-// ExpectedDelay estimates the mean time from a message to its delivery when both nodes are up: the wait for a PUT
-// slot at one of stores, for the digest bucket to close, for a DIGEST and a GET slot, and three transactions.
-func (p Profile) ExpectedDelay(stores int, bucket time.Duration) time.Duration {
-	frames := time.Duration(max(1, stores)) * p.Frame
+// Mode is the way that a node's traffic goes.
+type Mode byte
+
+// The modes.
+const (
+	Direct   Mode = iota // to the stores themselves, each request on its own circuit: no courier is known
+	Couriers             // in frames to two couriers
+)
+
+func (m Mode) String() string { return [...]string{"direct", "couriers"}[m] }
+
+// ExpectedDelay estimates the mean time from a message to its delivery when both nodes are up. sets is how many places
+// the PUTs are spread over: in direct mode stores, else sets of stores.
+func (p Profile) ExpectedDelay(m Mode, sets int, bucket time.Duration) time.Duration {
+	frames := time.Duration(max(1, sets)) * p.Frame
+	if m == Couriers {
+		// The wait for a frame with that set of stores; the way to the store; the bucket's rest and the push; the
+		// wait for a frame; its answer, Lag after it arrived.
+		return p.lead() + frames + time.Duration(p.Hops)*(p.Mix+oneWay) + oneWay + bucket/2 + pushTime + p.Frame + p.lead() + p.Lag + 2*oneWay
+	}
 	digest := frames / time.Duration(max(1, p.Digests))
 	return frames + bucket + digest + digestLag(digest, bucket) + frames + 3*transactionTime + p.lead()
 }
+
+// Assumed for estimates: one way over Tor (facts: 0.7 s), and a bucket's way from its end through a courier to the node.
+const (
+	oneWay   = 700 * time.Millisecond
+	pushTime = 3500 * time.Millisecond
+)
 
 // digestLag is how much longer a bucket waits to be read when buckets close about as fast as DIGEST slots come, or
 // faster: then many wait for the next larger page. Fitted to TestDeliveryTakesAboutWhatTheProfilePromises.
@@ -127,10 +177,24 @@ func digestLag(interval, bucket time.Duration) time.Duration {
 }
 
 // BytesPerDay is what the schedule sends and receives in a day, without what Tor adds: it does not depend on use.
-func (p Profile) BytesPerDay() int64 {
-	ticks := float64(24*time.Hour) / float64(p.Frame)
+func (p Profile) BytesPerDay(m Mode) int64 {
+	day := float64(24 * time.Hour)
+	ticks := day / float64(p.Frame)
+	if m == Couriers {
+		return int64(ticks*float64(frameBytes(p.Hops)) + day/float64(p.Push)*pageFrameSize)
+	}
 	return int64(ticks * float64(2+p.Digests) * float64(mailbox.UpSize+mailbox.DownSize))
 }
+
+// frameBytes is a frame up and its frame down.
+func frameBytes(hops int) int {
+	if hops > 1 {
+		return (32 + 18) * mailbox.CellData
+	}
+	return mailbox.UpSize + mailbox.DownSize
+}
+
+const pageFrameSize = 2 * mailbox.CellData
 
 // lead is how long before its time a slot's content is chosen, so that choosing (and its disk sync) never shows in
 // the time at which the slot's transaction begins.

@@ -63,9 +63,13 @@ func TestOnARealMailboxEveryTransactionHasOneSize(t *testing.T) {
 		talk(t, w, a, b, 20, 10*time.Minute)
 		talk(t, w, b, a, 20, 10*time.Minute)
 		quiet(w, a, b, time.Hour)
+		end := time.Now()
 		w.stopAll()
 		seen := map[string]bool{}
 		for _, x := range box.Transactions() {
+			if end.Sub(x.At) < time.Second {
+				continue // it was cut
+			}
 			if x.Up != mailbox.UpSize || x.Down != mailbox.DownSize {
 				t.Fatalf("a transaction of %d bytes up, %d down", x.Up, x.Down)
 			}

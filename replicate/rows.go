@@ -32,6 +32,9 @@ const (
 	tableInvite   = store.TableContact + 0xc  // voucher → inviteRow: a link we made
 	tableAccept   = store.TableContact + 0xd  // voucher → acceptRow: a link we follow
 	tableDigest   = store.TableContact + 0xe  // store → u64: the first digest bucket not read
+	tableGuard    = store.TableContact + 0xf  // mailbox → guardRow: a courier of ours, or one that was replaced for cause
+	tableHealth   = store.TableContact + 0x10 // mailbox → healthRow: a store that is not used any more, and why
+	tableDrain    = store.TableContact + 0x11 // mailbox → when it ceased to be one of our own: it is read until its boxes are gone
 	tableLie      = store.TableContact + 0x1f // store → Lie: the proof that it told two nodes different things
 )
 

@@ -32,10 +32,11 @@ type slot struct {
 // values from it whatever happens, so that nothing that is said can shift a time.
 type schedule struct{ rng *rand.Rand }
 
-// draw is what one tick takes from the generator.
+// draw is what one tick takes from the generator: all of it, whichever way the tick's traffic goes.
 type draw struct {
 	gap   float64 // to the next tick, in frames: exponential, mean 1
-	slots []slotDraw
+	frame frameDraw
+	slots []slotDraw // in direct mode
 }
 
 type slotDraw struct {
@@ -48,7 +49,7 @@ type slotDraw struct {
 func (s schedule) gap() float64 { return s.rng.ExpFloat64() }
 
 func (s schedule) tick(digests int) draw {
-	d := draw{gap: s.gap(), slots: make([]slotDraw, 0, 2+digests)}
+	d := draw{gap: s.gap(), frame: s.frame(), slots: make([]slotDraw, 0, 2+digests)}
 	one := func(k slotKind) {
 		d.slots = append(d.slots, slotDraw{k, s.rng.Float64(), s.rng.Uint64(), s.rng.Float64()})
 	}
@@ -74,8 +75,12 @@ func (e *Engine) runSchedule(ctx context.Context) {
 			next = now
 		}
 		d := s.tick(p.Digests)
-		for _, sd := range d.slots {
-			e.spawn(ctx, p, next, sd)
+		if e.tendCouriers(ctx, p, d.frame, next) == Couriers {
+			e.spawnFrame(ctx, p, next, d.frame)
+		} else {
+			for _, sd := range d.slots {
+				e.spawn(ctx, p, next, sd)
+			}
 		}
 		next = next.Add(scale(d.gap, p.Frame))
 	}

@@ -191,7 +191,7 @@ func TestProfilesAreValidAndTellTheirCost(t *testing.T) {
 		if err != nil || q != p {
 			t.Errorf("%s is not found by its name", p.Name)
 		}
-		t.Logf("%-9s expected delay %v, %d MB a day", p.Name, p.ExpectedDelay(1, 10*time.Second).Round(time.Second), p.BytesPerDay()/1e6)
+		t.Logf("%-9s expected delay %v, %d MB a day", p.Name, p.ExpectedDelay(Direct, 1, 10*time.Second).Round(time.Second), p.BytesPerDay(Direct)/1e6)
 	}
 	if _, err := ParseProfile("turbo"); err == nil {
 		t.Error("an unknown profile was found")
@@ -242,7 +242,7 @@ func TestDeliveryTakesAboutWhatTheProfilePromises(t *testing.T) {
 				sum += d
 			}
 			mean := sum / time.Duration(len(took))
-			want := p.ExpectedDelay(1, 10*time.Second)
+			want := p.ExpectedDelay(Direct, 1, 10*time.Second)
 			t.Logf("%s: mean %v, p95 %v, promised %v", name, mean.Round(time.Second), took[len(took)*95/100].Round(time.Second), want.Round(time.Second))
 			if mean > 2*want || mean < want/3 {
 				t.Errorf("%s: mean %v, promised %v", name, mean, want)

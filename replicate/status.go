@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -54,6 +55,13 @@ type StoreStatus struct {
 	LastSuccess time.Time     // zero: never since the node began
 	LastFailure time.Time
 	Problem     string // the newest transaction's failure as a person can act on it; "" if it went well
+	Family      string
+	Courier     bool          // it is a courier too
+	Left        bool          // boxes are not left there any more; Problem says why
+	Draining    bool          // it was our own: it is read until its boxes are gone
+	Loops       float64       // boxes of our own that came back, lately
+	Lost        float64       // and that did not
+	LoopDelay   time.Duration // from such a box's frame to its reading, averaged; 0: not known yet
 }
 
 // Counts are sums since the engine began, over all contacts and stores.
@@ -124,16 +132,98 @@ func (e *Engine) Contacts() ([]ContactStatus, error) {
 }
 
 func (e *Engine) expectedDelay(c *contact) time.Duration {
-	stores, bucket := 1, 10*time.Second
+	places, bucket := 1, 10*time.Second
 	for _, a := range c.stores {
 		if st := e.depots[a]; st != nil && st.descriptor != nil {
 			bucket = st.descriptor.bucket
 		}
 	}
-	if r := e.routes.Load(); r != nil && len(c.stores) > 0 {
-		stores = (len(r.write) + len(c.stores) - 1) / len(c.stores)
+	if r := e.routes.Load(); e.mode == Couriers {
+		places = len(r.sets)
+	} else if len(c.stores) > 0 {
+		n := min(copies, len(c.stores))
+		places = (len(r.write) + n - 1) / n
 	}
-	return e.profile.Load().ExpectedDelay(stores, bucket)
+	return e.profile.Load().ExpectedDelay(e.mode, places, bucket)
+}
+
+// CourierStatus is how a session with a courier goes.
+type CourierStatus struct {
+	Address   mailbox.Address
+	Family    string
+	Since     time.Time // it was chosen
+	Until     time.Time // it is replaced by then
+	Connected bool
+	LastUp    time.Time // zero: not since the node began
+	Loss      float64   // share of what went through it that was not answered, lately
+	Problem   string    // as a person can act on it; "" if there is none
+}
+
+// Traffic is how the node's traffic goes now.
+type Traffic struct {
+	Profile       string
+	Mode          Mode
+	ExpectedDelay time.Duration // mean, to a contact with stores like ours, when both nodes are up
+	BytesPerDay   int64         // sent and received, without what Tor adds
+	Couriers      []CourierStatus
+	// Crowd estimates how many nodes write to the mailboxes that we read: among so many a node is hidden from their
+	// operators. 0: not known yet.
+	Crowd  int
+	Notice string // what a person should know about it; may be ""
+}
+
+// Traffic tells it.
+func (e *Engine) Traffic() Traffic {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p, r, now := e.profile.Load(), e.routes.Load(), time.Now()
+	bucket, written := 10*time.Second, 0.0
+	for _, d := range r.own {
+		if d.descriptor != nil {
+			bucket = d.descriptor.bucket
+			written += d.decoys.perBucket / bucket.Seconds()
+		}
+	}
+	places := len(r.sets)
+	if e.mode == Direct {
+		places = len(r.write)
+	}
+	t := Traffic{Profile: p.Name, Mode: e.mode, ExpectedDelay: p.ExpectedDelay(e.mode, places, bucket), BytesPerDay: p.BytesPerDay(e.mode),
+		Crowd: int(math.Round(written / max(p.CoverPut, 0.1) * p.Frame.Seconds()))}
+	for _, g := range e.guards {
+		s := CourierStatus{Address: g.address, Family: g.family, Since: g.since, Until: g.until, LastUp: g.lastUp, Connected: g.session != nil && g.session.Connected()}
+		sc := g.score
+		sc.add(now, p.hours(), 0, 0)
+		s.Loss = sc.rate()
+		switch {
+		case !s.Connected && g.attempts > 0:
+			s.Problem = "It cannot be reached; it may be switched off, full, or Tor is not up here."
+		case !s.Connected:
+			s.Problem = "The session begins with one of the next frames."
+		case slices.ContainsFunc(r.write, g.sameOperator):
+			s.Problem = "It is of the same operator as a mailbox of yours or of a contact, which it is not used for when the other courier is there."
+		case g.score.loses(now, p.hours(), lossyCourier, 30):
+			s.Problem = "It loses much of what goes through it."
+		}
+		t.Couriers = append(t.Couriers, s)
+	}
+	t.Notice = e.trafficNotice(p, now)
+	return t
+}
+
+// trafficNotice says in what the traffic is not what the profile promises.
+func (e *Engine) trafficNotice(p *Profile, now time.Time) string {
+	switch {
+	case e.newSession == nil:
+		return ""
+	case e.mode == Direct && len(e.guards) == 0:
+		return "No courier of another operator than your mailboxes' is known: requests go to the mailboxes directly, each on its own circuit. Name couriers in the configuration, or mailboxes of several operators."
+	case e.mode == Direct:
+		return "No courier can be reached: requests go to the mailboxes directly, each on its own circuit."
+	case len(e.guards) < guards:
+		return "Only one courier is known; with two, the loss of one would not be noticed."
+	}
+	return ""
 }
 
 func linkID(voucher [32]byte) string {
@@ -185,7 +275,13 @@ func (e *Engine) Stores() []StoreStatus {
 	defer e.mu.Unlock()
 	var out []StoreStatus
 	for _, st := range e.depots {
-		out = append(out, StoreStatus{Address: st.address, Own: st.own, Bucket: time.Duration(st.bucket.Load()), LastSuccess: st.lastOK, LastFailure: st.lastFail, Problem: st.words()})
+		s := StoreStatus{Address: st.address, Own: st.own, Bucket: time.Duration(st.bucket.Load()), LastSuccess: st.lastOK, LastFailure: st.lastFail,
+			Problem: st.words(), Family: st.family, Courier: st.courier, Left: !st.usable(), Draining: slices.Contains(e.draining, st.address),
+			Loops: st.health.loops.good, Lost: st.health.loops.lost, LoopDelay: st.health.delay}
+		if w := st.health.state.words(); w != "" {
+			s.Problem = w
+		}
+		out = append(out, s)
 	}
 	slices.SortFunc(out, func(a, b StoreStatus) int { return cmp.Compare(a.Address.Onion, b.Address.Onion) })
 	return out

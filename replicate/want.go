@@ -242,7 +242,7 @@ func parents(raw []byte) []matrix.EventID {
 
 // putHeads seals a summary of the rooms that the contact shares with us, in a slot that would carry cover. It is how
 // a loss that nothing else noticed heals, and how a mailbox that lies is found.
-func (e *Engine) putHeads(c *contact, now time.Time) (job, bool) {
+func (e *Engine) putHeads(c *contact, w *where, now time.Time) (job, bool) {
 	c.headsDue = now.Add(e.exp(e.profile.Load().Heads))
 	shared, err := e.rooms.Shared(c.name)
 	if err != nil {
@@ -269,7 +269,7 @@ func (e *Engine) putHeads(c *contact, now time.Time) (job, bool) {
 	if !f.eliciting {
 		return job{}, false
 	}
-	return e.seal(c, f, now)
+	return e.seal(c, f, w, now)
 }
 
 // compareHeads wants the heads of a peer's summary that are not held here.

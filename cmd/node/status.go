@@ -99,7 +99,7 @@ func (n *node) status() (nodeStatus, error) {
 	}
 	s := nodeStatus{
 		Address: string(n.id.name), ClientURL: n.cfg.Client.URL(), Uptime: time.Since(n.started).Round(time.Second).String(),
-		Tor: torStatus(n.tor.Status()), Profile: p.Name, Delay: round(p.ExpectedDelay(1, bucket)), MBADay: float64(p.BytesPerDay()) / 1e6,
+		Tor: torStatus(n.tor.Status()), Profile: p.Name, Delay: round(p.ExpectedDelay(replicate.Direct, 1, bucket)), MBADay: float64(p.BytesPerDay(replicate.Direct)) / 1e6,
 		Mailboxes: []mailboxStatus{},
 	}
 	for _, m := range stores {
