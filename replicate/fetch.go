@@ -117,7 +117,7 @@ func (e *Engine) readDecoy(st *depot, now time.Time, listing, wait time.Duration
 	return job{store: st, do: func(ctx context.Context, m Mailbox) error { _, err := m.Get(ctx, h); return err }}, true
 }
 
-// chooseRead finds a box to read at one of some stores: the one that was listed first. Of the boxes of one contact the one
+// chooseRead finds a box to read at one of some stores: the one that was listed first, a loop if there is no other. Of the boxes of one contact the one
 // with the lowest index counts, for the others are of no use before it.
 func (e *Engine) chooseRead(stores []*depot, now time.Time) (job, bool) {
 	type found struct {
@@ -164,8 +164,12 @@ func (e *Engine) chooseRead(stores []*depot, now time.Time) (job, bool) {
 	return j, true
 }
 
-// before orders boxes to be read: by when they were listed, then by handle, so that a seed gives the same order again.
+// before orders boxes to be read: those of others before loops, then by when they were listed, then by handle, so that a
+// seed gives the same order again.
 func (t *todo) before(o *todo) bool {
+	if mine := t.loop != nil; mine != (o.loop != nil) {
+		return !mine
+	}
 	if c := t.listed.Compare(o.listed); c != 0 {
 		return c < 0
 	}

@@ -55,12 +55,14 @@ func (d *frameDraw) putDelays(p *Profile) time.Duration {
 	return min(sum, maxDelay)
 }
 
-// getDelays are what the GET half asks: exponential too, but cut at twice the mean, so that the answer makes the frame's
-// own lag.
+// getCut is where a GET's delay ends, in means: its answer shall make the frame's own lag. A PUT's has no such end.
+const getCut = 1.75
+
+// getDelays are what the GET half asks: exponential too, but cut.
 func (d *frameDraw) getDelays(p *Profile) time.Duration {
 	var sum time.Duration
 	for _, u := range d.getDelay[:p.Hops] {
-		sum += time.Duration(-math.Log1p(-u*(1-math.Exp(-2))) * float64(p.Mix))
+		sum += time.Duration(-math.Log1p(-u*(1-math.Exp(-getCut))) * float64(p.Mix))
 	}
 	return min(sum, maxDelay)
 }
