@@ -381,7 +381,7 @@ func (e *Engine) readPage(st *depot, page mailbox.Page, bucket time.Duration) er
 	for _, t := range found {
 		st.todo[t.handle] = t
 	}
-	page.Handles = slices.DeleteFunc(page.Handles, func(h mailbox.Handle) bool { return st.todo[h] != nil })
+	page.Handles = slices.DeleteFunc(slices.Clone(page.Handles), func(h mailbox.Handle) bool { return st.todo[h] != nil })
 	st.decoys.add(page, begin, end, e.rng)
 	return nil
 }

@@ -74,7 +74,7 @@ const (
 	storeGood  storeState = 0
 	storeDead  storeState = 1 // it does not answer
 	storeLossy storeState = 2 // it acknowledged boxes that are not there, or not what was written
-	storeFalse storeState = 3 // it contradicts itself under its own signature: for good
+	storeFalse storeState = 3 // it contradicted itself under its own signature (witness.go): for good
 )
 
 // health is what the node knows of a store beside its last answers.
@@ -248,7 +248,7 @@ func (d *depot) judged(now time.Time, p *Profile, canTell bool) storeState {
 	h.loops.add(now, p.daylong(), 0, 0)
 	steady := !h.upSince.IsZero() && now.Sub(h.upSince) > 2*p.Retransmit
 	switch {
-	case h.state == storeFalse:
+	case h.state == storeFalse || d.heard.lie != nil:
 		return storeFalse
 	case h.loops.lost >= lostLoops && h.loops.rate() > lossyStore:
 		return storeLossy
@@ -303,22 +303,6 @@ func (e *Engine) loadHealth(r store.Reader) error {
 		}
 		return nil
 	})
-}
-
-// condemn leaves a store for good: there is proof that it lies. The caller holds mu.
-func (e *Engine) condemn(a mailbox.Address, now time.Time) error {
-	d := e.depots[a]
-	if d == nil || d.health.state == storeFalse {
-		return nil
-	}
-	d.health.state, d.health.since = storeFalse, now
-	if err := e.saveHealth(d); err != nil {
-		return err
-	}
-	if d.own {
-		return e.tellStores(now)
-	}
-	return nil
 }
 
 // offered are the stores that contacts are told to use: our own that work; all, if none does.
