@@ -65,7 +65,33 @@ func (a *API) join(c *call, r matrix.RoomID) (any, error) {
 		}
 		return nil, err
 	}
-	return map[string]any{"room_id": r}, nil
+	unlock := a.edit(c.who.User)
+	defer unlock()
+	return map[string]any{"room_id": r}, a.carryOver(c.who.User, r)
+}
+
+// knock: POST /knock/{roomIdOrAlias}. Only of rooms that are known here.
+func (a *API) knock(c *call) (any, error) {
+	target := c.path("target")
+	var r matrix.RoomID
+	var err error
+	if len(target) > 0 && target[0] == '#' {
+		r, err = a.findAlias(target)
+	} else if r, err = roomID(target); err != nil {
+		err = invalid("neither a room id nor an alias")
+	}
+	if err != nil {
+		return nil, err
+	}
+	var q membershipRequest
+	if err := c.decode(&q); err != nil {
+		return nil, err
+	}
+	err = a.setMembership(c, r, c.who.User, matrix.MemberKnock, q.Reason)
+	if errors.Is(err, room.ErrUnknownRoom) {
+		return nil, notFound("this room is not known here: ask for an invite")
+	}
+	return map[string]any{"room_id": r}, err
 }
 
 func (a *API) setMembership(c *call, r matrix.RoomID, target matrix.UserID, membership, reason string) error {

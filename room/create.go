@@ -195,7 +195,9 @@ func (p *plan) create(c Create, kind preset, first *matrix.Event, alias string) 
 		events = append(events, StateEvent{matrix.TypeName, "", object(map[string]string{"name": c.Name})})
 	}
 	if c.Topic != "" {
-		events = append(events, StateEvent{matrix.TypeTopic, "", object(map[string]string{"topic": c.Topic})})
+		// C-S API v1.15, "Rich text in room topics": the plain one alone.
+		events = append(events, StateEvent{matrix.TypeTopic, "", object(map[string]any{"topic": c.Topic,
+			"m.topic": map[string]any{"m.text": []map[string]string{{"body": c.Topic, "mimetype": "text/plain"}}}})})
 	}
 	for _, u := range c.Invite {
 		events = append(events, StateEvent{matrix.TypeMember, string(u), p.r.memberContent(u, matrix.MemberInvite, "", c.Direct)})

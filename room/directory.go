@@ -56,6 +56,22 @@ func (r *Rooms) RemoveAlias(user matrix.UserID, alias string) error {
 	return r.kv.Update(func(txn store.Txn) error { return txn.Delete(aliasKey(alias)) })
 }
 
+// MoveAlias gives a name of one room to another, in one step; who may take it from the one, and is in the other, may.
+// ErrUnknownRoom: no such alias.
+func (r *Rooms) MoveAlias(user matrix.UserID, alias string, to matrix.RoomID) error {
+	from, err := r.ResolveAlias(alias)
+	if err != nil {
+		return err
+	}
+	if err := r.mayPublish(user, from); err != nil {
+		return err
+	}
+	if _, err := r.audience(user, to); err != nil {
+		return err
+	}
+	return r.kv.Update(func(txn store.Txn) error { return txn.Set(aliasKey(alias), []byte(to)) })
+}
+
 // Aliases lists a room's local aliases, sorted. It looks at all aliases of the node, of which a family has few.
 func (r *Rooms) Aliases(room matrix.RoomID) ([]string, error) {
 	out := []string{}
@@ -189,31 +205,8 @@ func (q *reading) listing() (l Listing, ok bool, err error) {
 	if err != nil {
 		return l, false, err
 	}
-	l = Listing{Room: q.row.id, Joined: t.joined}
-	open, err := q.visibilityIn(s)
-	if err != nil {
-		return l, false, err
-	}
-	l.World = open == openness(visWorld)
-	if create, err := q.createIn(s); err != nil {
-		return l, false, err
-	} else if create != nil {
-		l.Type = textOf(create, "type")
-	}
-	guests := ""
-	for typ, f := range map[string]struct {
-		name string
-		to   *string
-	}{
-		matrix.TypeName: {"name", &l.Name}, matrix.TypeTopic: {"topic", &l.Topic}, matrix.TypeCanonicalAlias: {"alias", &l.Alias},
-		matrix.TypeAvatar: {"url", &l.Avatar}, matrix.TypeJoinRules: {"join_rule", &l.JoinRule}, matrix.TypeGuestAccess: {"guest_access", &guests},
-	} {
-		if *f.to, err = q.textIn(s, typ, f.name); err != nil {
-			return l, false, err
-		}
-	}
-	l.Guests = guests == "can_join"
-	return l, true, nil
+	l, err = q.describe(s)
+	return l, err == nil, err
 }
 
 // textIn reads a string of a state event's content; "" if it is not there.

@@ -187,22 +187,10 @@ func (p *plan) restricted(u matrix.UserID, content json.RawMessage) (json.RawMes
 	if err != nil || e == nil {
 		return content, err
 	}
-	var rules struct {
-		Rule  string `json:"join_rule"`
-		Allow []struct {
-			Type string        `json:"type"`
-			Room matrix.RoomID `json:"room_id"`
-		} `json:"allow"`
-	}
-	if json.Unmarshal(e.ev.Content(), &rules) != nil || rules.Rule != "restricted" && rules.Rule != "knock_restricted" {
-		return content, nil
-	}
+	_, allowed := joinRules(e.ev)
 	member := false
-	for _, a := range rules.Allow {
-		if a.Type != "m.room_membership" {
-			continue
-		}
-		q, err := p.r.open(p.rd, a.Room)
+	for _, a := range allowed {
+		q, err := p.r.open(p.rd, a)
 		if errors.Is(err, ErrUnknownRoom) {
 			continue
 		}
