@@ -10,7 +10,7 @@ import (
 
 // fill packs events until one does not fit, as the outbox does: each as a record of its own.
 func fill(tb testing.TB, s *sampler, next func() []byte) (p *Packer, n, bytes int) {
-	p = NewPacker(Ack{})
+	p = NewPacker(Head{})
 	for {
 		e := next()
 		if !p.Add(s.record(tb, e)) {
@@ -64,7 +64,7 @@ func benchPack(b *testing.B, next func(*sampler) []byte) {
 	}
 	n, raw := 0, 0
 	for b.Loop() {
-		p := NewPacker(Ack{})
+		p := NewPacker(Head{})
 		for _, r := range records {
 			if !p.Add(r) {
 				break
@@ -84,7 +84,7 @@ func BenchmarkPackOneMessage(b *testing.B) {
 	s := newSampler(3)
 	r := s.record(b, s.message())
 	for b.Loop() {
-		p := NewPacker(Ack{})
+		p := NewPacker(Head{})
 		if !p.Add(r) {
 			b.Fatal("does not fit")
 		}

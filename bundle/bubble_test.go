@@ -12,7 +12,7 @@ import (
 func TestBundlesArePackedInOneBubbleAfterTheOther(t *testing.T) {
 	for range 20 {
 		synctest.Test(t, func(t *testing.T) {
-			p := NewPacker(Ack{})
+			p := NewPacker(Head{})
 			if !p.Add(Record{Type: TypeEvents, Data: bytes.Repeat([]byte("compressible "), 1000)}) {
 				t.Fatal("it does not fit")
 			}

@@ -17,17 +17,20 @@ const (
 	MaxInflated  = 64 << 10 // bytes of all records of one bundle after decompression
 	MaxFragments = 4096     // of one record
 	MaxPieces    = 1024     // records and fragments in one bundle
+	MaxKEM       = 2048     // bytes of a KEM block
 )
 
 // The layout's sizes in bytes.
 const (
 	version     = 1
 	ackSize     = 4 + 8 + 32
-	headSize    = 1 + 1 + ackSize + 8 + 2 + 4 + 2 // up to the pieces: 62
-	flagKEM     = 1 << 0                          // a KEM block follows the head
-	capacity    = Size - headSize                 // for pieces, compressed or not: 8130
-	pieceHead   = 1 + 2 + recordIDSize + 2 + 2    // the most that a fragment of less than 8 KiB has in front of its bytes
-	maxFragment = capacity - pieceHead            // bytes of a fragment that Split makes: 8107
+	floorSize   = 4 + 8
+	headSize    = 1 + 1 + ackSize + floorSize + 2 + 4 + 2  // without the two blocks: 66
+	beforeSize  = ackSize + floorSize + 8                  // 64
+	flagKEM     = 1 << 0                                   // a KEM block follows the head
+	flagBefore  = 1 << 1                                   // before it, a block about the epoch before
+	pieceHead   = 1 + 2 + recordIDSize + 2 + 2             // the most that a fragment of less than 8 KiB has in front of its bytes
+	maxFragment = Size - headSize - beforeSize - pieceHead // bytes of a fragment that Split makes: 8039; it fits beside anything but a KEM block
 
 	recordIDSize = 16
 )
@@ -62,17 +65,35 @@ type Record struct {
 	Data []byte
 }
 
-// Ack acknowledges boxes of the other direction: every index below Next, and those of the 256 from Next on whose bit
-// is set (see Has). It is what ratchet.Receiver.Ack says. The zero Ack acknowledges nothing.
+// Ack acknowledges boxes of the other direction: every index of Epoch below Next, and those of the 256 from Next on
+// whose bit is set (see Has). It is what ratchet.Pair.Got says. The zero Ack acknowledges nothing.
 type Ack struct {
 	Epoch uint32
 	Next  uint64
 	Seen  [32]byte
+}
 
-	// Floor is about the direction that the bundle itself travels in: its sender will not write boxes of this epoch
-	// below it any more (they were acknowledged, or given up and sealed anew under a higher index), so the receiver
-	// need not wait for them: ratchet.Receiver.Skip. 0 says nothing.
-	Floor uint64
+// Floor is about the direction that the bundle itself travels in: its sender will not write boxes of Epoch below Index
+// any more (they were acknowledged, or given up and sealed anew), so the receiver need not wait for them:
+// ratchet.Pair.Skip. Index 0 says nothing. A bundle may be sealed anew in a later epoch, so it is said which is meant.
+type Floor struct {
+	Epoch uint32
+	Index uint64
+}
+
+// Head is what a bundle says of the streams themselves.
+type Head struct {
+	Ack    Ack     // of the newest epoch that its sender receives in
+	Floor  Floor   // of the epoch that it sends in
+	Before *Before // of the epochs before those; nil in the first
+	KEM    []byte  // a step to the next epoch (ratchet.Pair.Turn), at most MaxKEM bytes; nil: none
+}
+
+// Before is about the epochs before. A half of it that has nothing to say repeats the epoch of Head's, with zeros.
+type Before struct {
+	Ack   Ack
+	Floor Floor
+	Count uint64 // how many boxes were sent in Floor.Epoch, which is over; 0 says nothing
 }
 
 // Has tells whether the box with that index (of Epoch) is acknowledged. Bit j (j%8, counted from the lowest, of byte

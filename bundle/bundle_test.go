@@ -47,10 +47,25 @@ func drawFragment(t *rapid.T) Fragment {
 }
 
 func drawAck(t *rapid.T) Ack {
-	return Ack{
-		Epoch: rapid.Uint32().Draw(t, "epoch"), Next: rapid.Uint64().Draw(t, "next"),
-		Floor: rapid.Uint64().Draw(t, "floor"), Seen: [32]byte(stuff(t, 32, "seen")),
+	return Ack{Epoch: rapid.Uint32().Draw(t, "epoch"), Next: rapid.Uint64().Draw(t, "next"), Seen: [32]byte(stuff(t, 32, "seen"))}
+}
+
+func drawFloor(t *rapid.T) Floor {
+	return Floor{rapid.Uint32().Draw(t, "floor epoch"), rapid.Uint64().Draw(t, "floor")}
+}
+
+func drawHead(t *rapid.T) Head {
+	h := Head{Ack: drawAck(t), Floor: drawFloor(t)}
+	if rapid.Bool().Draw(t, "before") {
+		h.Before = &Before{drawAck(t), drawFloor(t), rapid.Uint64().Draw(t, "count")}
 	}
+	if rapid.Bool().Draw(t, "kem") {
+		h.KEM = stuff(t, rapid.SampledFrom([]int{0, 1, 1221, MaxKEM}).Draw(t, "kem size"), "kem")
+		if h.KEM == nil {
+			h.KEM = []byte{}
+		}
+	}
+	return h
 }
 
 // same tells whether both lists hold the same (nil and empty Data are the same).
@@ -73,8 +88,8 @@ func same(a, b []Fragment) bool {
 
 func TestWhatWasAddedComesBackInOrderFromExactlyOneBox(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		ack := drawAck(t)
-		p := NewPacker(ack)
+		head := drawHead(t)
+		p := NewPacker(head)
 		var in []Fragment
 		for range rapid.IntRange(0, 60).Draw(t, "pieces") {
 			f := drawFragment(t)
@@ -95,7 +110,7 @@ func TestWhatWasAddedComesBackInOrderFromExactlyOneBox(t *testing.T) {
 		sent := bytes.Clone(b)
 		got, out, err := Unpack(b)
 		clear(b) // what was unpacked must have its own memory
-		if err != nil || got != ack || !same(in, out) {
+		if err != nil || !reflect.DeepEqual(got, head) || !same(in, out) {
 			t.Fatalf("%v; %d pieces in, %d out", err, len(in), len(out))
 		}
 		if !bytes.Equal(p.Pack(), sent) {
@@ -127,14 +142,14 @@ func TestARefusedPieceLeavesTheBundleAsItWas(t *testing.T) {
 		"too many parts": {Type: 1, Count: MaxFragments + 1, Data: []byte{1}},
 		"empty part":     {Type: 1, Count: 2},
 	} {
-		if NewPacker(Ack{}).AddFragment(f) {
+		if NewPacker(Head{}).AddFragment(f) {
 			t.Errorf("%s went in", what)
 		}
 	}
 }
 
 func TestNoMorePiecesThanAReaderTakes(t *testing.T) {
-	p, n := NewPacker(Ack{}), 0
+	p, n := NewPacker(Head{}), 0
 	for p.Add(Record{Type: 200}) {
 		n++
 	}
@@ -167,9 +182,9 @@ func TestSmallRecordsFillTheRoomThatALargeOneLeft(t *testing.T) {
 func build(raw, z []byte, ilen int) []byte {
 	b := make([]byte, headSize, Size)
 	b[0] = version
-	binary.BigEndian.PutUint16(b[54:], uint16(len(z)))
-	binary.BigEndian.PutUint32(b[56:], uint32(ilen))
-	binary.BigEndian.PutUint16(b[60:], uint16(len(raw)))
+	binary.BigEndian.PutUint16(b[58:], uint16(len(z)))
+	binary.BigEndian.PutUint32(b[60:], uint32(ilen))
+	binary.BigEndian.PutUint16(b[64:], uint16(len(raw)))
 	return append(append(b, z...), raw...)[:Size]
 }
 
@@ -249,7 +264,7 @@ func TestBombsAreRefusedInBoundedMemory(t *testing.T) {
 }
 
 func TestEveryByteOfPaddingAndHeadCounts(t *testing.T) {
-	p := NewPacker(Ack{Epoch: 1, Next: 2, Floor: 3})
+	p := NewPacker(Head{Ack: Ack{Epoch: 1, Next: 2}, Floor: Floor{1, 3}})
 	p.Add(Record{Type: TypeWant, Data: []byte("abc")})
 	b := p.Pack()
 	end := headSize + 5
@@ -263,12 +278,12 @@ func TestEveryByteOfPaddingAndHeadCounts(t *testing.T) {
 	for what, change := range map[string]func([]byte) []byte{
 		"version 0":    func(c []byte) []byte { c[0] = 0; return c },
 		"version 2":    func(c []byte) []byte { c[0] = 2; return c },
-		"unknown flag": func(c []byte) []byte { c[1] = 2; return c },
+		"unknown flag": func(c []byte) []byte { c[1] = 4; return c },
 		"short":        func(c []byte) []byte { return c[:Size-1] },
 		"long":         func(c []byte) []byte { return append(c, 0) },
 		"empty":        func([]byte) []byte { return nil },
-		"pieces cut":   func(c []byte) []byte { binary.BigEndian.PutUint16(c[60:], Size); return c },
-		"zlen cut":     func(c []byte) []byte { binary.BigEndian.PutUint16(c[54:], 0xffff); return c },
+		"pieces cut":   func(c []byte) []byte { binary.BigEndian.PutUint16(c[64:], Size); return c },
+		"zlen cut":     func(c []byte) []byte { binary.BigEndian.PutUint16(c[58:], 0xffff); return c },
 	} {
 		if _, fs, err := Unpack(change(bytes.Clone(b))); !errors.Is(err, ErrMalformed) || fs != nil {
 			t.Errorf("%s: %v", what, err)
@@ -276,21 +291,28 @@ func TestEveryByteOfPaddingAndHeadCounts(t *testing.T) {
 	}
 }
 
-func TestAKEMBlockOfANewerPeerIsSkipped(t *testing.T) {
-	p := NewPacker(Ack{Epoch: 1, Next: 2})
+func TestABlockThatIsCutOffOrTooLargeIsRefused(t *testing.T) {
+	p := NewPacker(Head{Ack: Ack{Epoch: 1, Next: 2}, Before: &Before{Count: 5}, KEM: bytes.Repeat([]byte{7}, 1216)})
 	p.Add(Record{Type: TypeWant, Data: []byte("abc")})
 	b := p.Pack()
-	kem := append(binary.BigEndian.AppendUint16(nil, 1216), bytes.Repeat([]byte{7}, 1216)...)
-	c := append(append(bytes.Clone(b[:headSize]), kem...), b[headSize:Size-len(kem)]...)
-	c[1] = flagKEM
-	a, fs, err := Unpack(c)
-	if err != nil || a.Next != 2 || len(fs) != 1 || string(fs[0].Data) != "abc" {
+	h, fs, err := Unpack(b)
+	if err != nil || h.Ack.Next != 2 || h.Before.Count != 5 || len(h.KEM) != 1216 || len(fs) != 1 || string(fs[0].Data) != "abc" {
 		t.Fatalf("%+v %v", fs, err)
 	}
-	binary.BigEndian.PutUint16(c[headSize:], Size)
-	if _, _, err := Unpack(c); !errors.Is(err, ErrMalformed) {
-		t.Fatalf("one that is cut off: %v", err)
+	binary.BigEndian.PutUint16(b[headSize+beforeSize:], MaxKEM+1)
+	if _, _, err := Unpack(b); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("too large: %v", err)
 	}
+	binary.BigEndian.PutUint16(b[headSize+beforeSize:], MaxKEM)
+	if _, _, err := Unpack(b); !errors.Is(err, ErrMalformed) {
+		t.Errorf("with a part of the pieces in it: %v", err)
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("a block that nobody would read was written")
+		}
+	}()
+	NewPacker(Head{KEM: make([]byte, MaxKEM+1)})
 }
 
 func TestAckNamesWhatTheReceiverSaw(t *testing.T) {
@@ -307,7 +329,7 @@ func FuzzUnpack(f *testing.F) {
 	s := newSampler(9)
 	p, _, _ := fill(f, s, s.message)
 	f.Add(p.Pack())
-	p = NewPacker(Ack{Epoch: 3, Next: 9, Floor: 2})
+	p = NewPacker(Head{Ack: Ack{Epoch: 3, Next: 9}, Floor: Floor{3, 2}, Before: &Before{Count: 7}, KEM: []byte("kem")})
 	f.Add(p.Pack())
 	fs, err := Split(Record{Type: TypeSnapshot, Data: s.bytes(20000)}, [16]byte{1})
 	if err != nil {
@@ -329,7 +351,7 @@ func FuzzUnpack(f *testing.F) {
 			}
 			return
 		}
-		// What was read can be written again, unless it was packed tighter than we do (or with a KEM block).
+		// What was read can be written again, unless it was packed tighter than we do.
 		p, total := NewPacker(a), 0
 		for _, f := range fs {
 			total += len(f.Data)
@@ -341,7 +363,7 @@ func FuzzUnpack(f *testing.F) {
 			t.Fatalf("%d bytes", total)
 		}
 		a2, fs2, err := Unpack(p.Pack())
-		if err != nil || a2 != a || !same(fs, fs2) {
+		if err != nil || !reflect.DeepEqual(a2, a) || !same(fs, fs2) {
 			t.Fatalf("other pieces come back: %v", err)
 		}
 	})

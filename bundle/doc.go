@@ -10,8 +10,9 @@
 //
 // Layout (docs/SPEC.md; all numbers big-endian):
 //
-//	version 1 | flags 1 | ack: epoch 4, next 8, seen 32 | floor 8 | zlen 2 | ilen 4 | rlen 2 |
-//	[KEM block: length 2, bytes, if flag bit 0] | zlen bytes of zstd, which inflate to ilen | rlen bytes as they are | zeros
+//	version 1 | flags 1 | ack: epoch 4, next 8, seen 32 | floor: epoch 4, index 8 | zlen 2 | ilen 4 | rlen 2 |
+//	[of the epoch before: ack 44, floor 12, count 8, if flag bit 1] | [KEM block: length 2, bytes, if flag bit 0] |
+//	zlen bytes of zstd, which inflate to ilen | rlen bytes as they are | zeros
 //
 // The inflated bytes and the rlen bytes after them together are the pieces: type 1, uvarint (length*2 + fragmented),
 // if fragmented: id 16, uvarint index, uvarint count; then the bytes.

@@ -27,7 +27,7 @@ func TestEveryFragmentFitsAnEmptyBundleAndJoinsInAnyOrder(t *testing.T) {
 		}
 		var arrived []Fragment
 		for _, f := range fs {
-			p := NewPacker(Ack{Next: 1 << 60})
+			p := NewPacker(Head{Ack: Ack{Next: 1 << 60}, Before: &Before{}})
 			if !p.AddFragment(f) {
 				t.Fatalf("fragment %d of %d does not fit", f.Index, f.Count)
 			}
@@ -66,11 +66,11 @@ func TestALargestEventTakesNineBoxes(t *testing.T) {
 	if err != nil || len(fs) != 9 {
 		t.Fatalf("%d fragments, %v", len(fs), err)
 	}
-	boxes, p := 1, NewPacker(Ack{})
+	boxes, p := 1, NewPacker(Head{})
 	for _, f := range fs {
 		if !p.AddFragment(f) {
 			boxes++
-			if p = NewPacker(Ack{}); !p.AddFragment(f) {
+			if p = NewPacker(Head{}); !p.AddFragment(f) {
 				t.Fatal("a fragment does not fit")
 			}
 		}
@@ -95,11 +95,11 @@ func TestFragmentsOfCompressibleRecordsShareBoxes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	boxes, p := 1, NewPacker(Ack{})
+	boxes, p := 1, NewPacker(Head{})
 	for _, f := range fs {
 		if !p.AddFragment(f) {
 			boxes++
-			p = NewPacker(Ack{})
+			p = NewPacker(Head{})
 			p.AddFragment(f)
 		}
 	}
@@ -121,7 +121,7 @@ func TestSplitAndJoinRefuseWhatExceedsALimit(t *testing.T) {
 		t.Fatalf("the largest record: %d fragments, %v", len(fs), err)
 	}
 	for _, f := range fs {
-		if !NewPacker(Ack{}).AddFragment(f) {
+		if !NewPacker(Head{}).AddFragment(f) {
 			t.Fatalf("fragment %d of the largest, incompressible record does not fit", f.Index)
 		}
 	}

@@ -14,7 +14,8 @@ const maxTries = 32
 // not fit behind that makes it compress the tail too, and so on; each time the room that is gained is some half of the
 // tail, so that the number of compressions grows with the logarithm of how full the bundle gets.
 type Packer struct {
-	ack    Ack
+	head   Head
+	room   int    // for pieces, compressed or not
 	raw    []byte // all pieces
 	done   int    // how many bytes of raw are in z
 	z      []byte
@@ -23,8 +24,21 @@ type Packer struct {
 	failed int // the smallest piece that did not fit; larger ones are not tried again
 }
 
-// NewPacker begins a bundle with its ack block (zero value: nothing received yet).
-func NewPacker(a Ack) *Packer { return &Packer{ack: a, failed: MaxInflated + 1} }
+// NewPacker begins a bundle with its head (zero value: nothing received yet). A KEM block of more than MaxKEM bytes is
+// a programmer's error and panics.
+func NewPacker(h Head) *Packer {
+	if len(h.KEM) > MaxKEM {
+		panic("bundle: a KEM block that nobody would read")
+	}
+	room := Size - headSize
+	if h.Before != nil {
+		room -= beforeSize
+	}
+	if h.KEM != nil {
+		room -= 2 + len(h.KEM)
+	}
+	return &Packer{head: h, room: room, failed: MaxInflated + 1}
+}
 
 // Add puts a whole record in if it (compressed with what is there) still fits; false: it does not, the bundle is unchanged.
 // Data is copied. Once a record did not fit, one as large or larger is refused unseen, though it might compress better.
@@ -58,14 +72,14 @@ func (p *Packer) fit(before, size int) bool {
 	if len(p.raw) > MaxInflated {
 		return false
 	}
-	if len(p.z)+len(p.raw)-p.done <= capacity {
+	if len(p.z)+len(p.raw)-p.done <= p.room {
 		return true
 	}
 	if size >= p.failed {
 		return false
 	}
 	// The tail alone: later pieces then still go in uncompressed.
-	if p.done < before && p.compress(before) && len(p.z)+size <= capacity {
+	if p.done < before && p.compress(before) && len(p.z)+size <= p.room {
 		return true
 	}
 	return p.compress(len(p.raw))
@@ -78,30 +92,53 @@ func (p *Packer) compress(n int) bool {
 	}
 	p.tries++
 	z := deflate(p.raw[:n])
-	if len(z) > capacity || len(z) >= len(p.z)+n-p.done {
+	if len(z) > p.room || len(z) >= len(p.z)+n-p.done {
 		return false
 	}
 	p.z, p.done = z, n
 	return true
 }
 
-// Empty tells whether nothing but the ack is in it.
+// Empty tells whether nothing but the head is in it.
 func (p *Packer) Empty() bool { return p.pieces == 0 }
 
 // Pack gives exactly Size bytes.
 func (p *Packer) Pack() []byte {
 	b := make([]byte, 0, Size)
-	b = append(b, version, 0)
-	b = binary.BigEndian.AppendUint32(b, p.ack.Epoch)
-	b = binary.BigEndian.AppendUint64(b, p.ack.Next)
-	b = append(b, p.ack.Seen[:]...)
-	b = binary.BigEndian.AppendUint64(b, p.ack.Floor)
+	var flags byte
+	if p.head.KEM != nil {
+		flags |= flagKEM
+	}
+	if p.head.Before != nil {
+		flags |= flagBefore
+	}
+	b = append(b, version, flags)
+	b = appendFloor(appendAck(b, p.head.Ack), p.head.Floor)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(p.z)))
 	b = binary.BigEndian.AppendUint32(b, uint32(p.done))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(p.raw)-p.done))
+	if o := p.head.Before; o != nil {
+		b = appendFloor(appendAck(b, o.Ack), o.Floor)
+		b = binary.BigEndian.AppendUint64(b, o.Count)
+	}
+	if k := p.head.KEM; k != nil {
+		b = binary.BigEndian.AppendUint16(b, uint16(len(k)))
+		b = append(b, k...)
+	}
 	b = append(b, p.z...)
 	b = append(b, p.raw[p.done:]...)
 	return b[:Size] // the rest is zero; what did not fit would panic, and fit sees to it that all fits
+}
+
+func appendAck(b []byte, a Ack) []byte {
+	b = binary.BigEndian.AppendUint32(b, a.Epoch)
+	b = binary.BigEndian.AppendUint64(b, a.Next)
+	return append(b, a.Seen[:]...)
+}
+
+func appendFloor(b []byte, f Floor) []byte {
+	b = binary.BigEndian.AppendUint32(b, f.Epoch)
+	return binary.BigEndian.AppendUint64(b, f.Index)
 }
 
 // appendPiece writes a fragment or a whole record.

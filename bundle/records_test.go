@@ -128,7 +128,7 @@ func TestRecordsRoundTripThroughABundle(t *testing.T) {
 		}
 		var arrived []Fragment
 		for _, f := range fs {
-			p := NewPacker(Ack{})
+			p := NewPacker(Head{})
 			if !p.AddFragment(f) {
 				t.Fatal("does not fit")
 			}

@@ -9,63 +9,76 @@ import (
 
 // Unpack reads a bundle. It errs with ErrMalformed or ErrTooLarge and never takes more than MaxInflated bytes (and
 // MaxPieces descriptors). The fragments share one new buffer; b is not kept.
-func Unpack(b []byte) (Ack, []Fragment, error) {
-	a, fs, err := unpack(b)
+func Unpack(b []byte) (Head, []Fragment, error) {
+	h, fs, err := unpack(b)
 	if err != nil {
-		return Ack{}, nil, fmt.Errorf("reading a bundle: %w", err)
+		return Head{}, nil, fmt.Errorf("reading a bundle: %w", err)
 	}
-	return a, fs, nil
+	return h, fs, nil
 }
 
-func unpack(b []byte) (a Ack, fs []Fragment, err error) {
+func unpack(b []byte) (h Head, fs []Fragment, err error) {
 	if len(b) != Size {
-		return a, nil, fmt.Errorf("%w: %d bytes, not %d", ErrMalformed, len(b), Size)
+		return h, nil, fmt.Errorf("%w: %d bytes, not %d", ErrMalformed, len(b), Size)
 	}
 	if b[0] != version {
-		return a, nil, fmt.Errorf("%w: version %d is not known", ErrMalformed, b[0])
+		return h, nil, fmt.Errorf("%w: version %d is not known", ErrMalformed, b[0])
 	}
 	flags := b[1]
-	if flags&^flagKEM != 0 {
-		return a, nil, fmt.Errorf("%w: unknown flags", ErrMalformed)
+	if flags&^(flagKEM|flagBefore) != 0 {
+		return h, nil, fmt.Errorf("%w: unknown flags", ErrMalformed)
 	}
-	a.Epoch = binary.BigEndian.Uint32(b[2:])
-	a.Next = binary.BigEndian.Uint64(b[6:])
-	a.Seen = [32]byte(b[14:46])
-	a.Floor = binary.BigEndian.Uint64(b[46:])
-	zlen := int(binary.BigEndian.Uint16(b[54:]))
-	ilen := uint64(binary.BigEndian.Uint32(b[56:]))
-	rlen := int(binary.BigEndian.Uint16(b[60:]))
-	rest := b[headSize:]
-	if flags&flagKEM != 0 { // of a newer peer: this version has no use for it
-		n := int(binary.BigEndian.Uint16(rest))
-		if n > len(rest)-2 {
-			return a, nil, fmt.Errorf("%w: the KEM block is cut off", ErrMalformed)
+	r := &reader{b: b[2:]}
+	h.Ack, h.Floor = r.ack(), r.floor()
+	sizes := r.take(8, "sizes")
+	zlen := int(binary.BigEndian.Uint16(sizes))
+	ilen := uint64(binary.BigEndian.Uint32(sizes[2:]))
+	rlen := int(binary.BigEndian.Uint16(sizes[6:]))
+	if flags&flagBefore != 0 {
+		h.Before = &Before{Ack: r.ack(), Floor: r.floor(), Count: binary.BigEndian.Uint64(r.take(8, "count"))}
+	}
+	if flags&flagKEM != 0 {
+		n := int(binary.BigEndian.Uint16(r.take(2, "KEM block")))
+		if n > MaxKEM {
+			return h, nil, fmt.Errorf("%w: a KEM block of %d bytes", ErrTooLarge, n)
 		}
-		rest = rest[2+n:]
+		h.KEM = append([]byte{}, r.take(n, "KEM block")...)
 	}
+	rest := r.b // a head is much shorter than a bundle: no error so far
 	if zlen+rlen > len(rest) {
-		return a, nil, fmt.Errorf("%w: the pieces are cut off", ErrMalformed)
+		return h, nil, fmt.Errorf("%w: the pieces are cut off", ErrMalformed)
 	}
 	if ilen+uint64(rlen) > MaxInflated {
-		return a, nil, fmt.Errorf("%w: it would inflate to %d bytes", ErrTooLarge, ilen)
+		return h, nil, fmt.Errorf("%w: it would inflate to %d bytes", ErrTooLarge, ilen)
 	}
 	if (zlen == 0) != (ilen == 0) {
-		return a, nil, fmt.Errorf("%w: the sizes before and after compression do not fit", ErrMalformed)
+		return h, nil, fmt.Errorf("%w: the sizes before and after compression do not fit", ErrMalformed)
 	}
 	for _, c := range rest[zlen+rlen:] {
 		if c != 0 {
-			return a, nil, fmt.Errorf("%w: the padding is not zero", ErrMalformed)
+			return h, nil, fmt.Errorf("%w: the padding is not zero", ErrMalformed)
 		}
 	}
 	pieces := make([]byte, 0, int(ilen)+rlen)
 	if zlen > 0 {
 		if pieces, err = inflate(pieces, rest[:zlen], int(ilen)); err != nil {
-			return a, nil, err
+			return h, nil, err
 		}
 	}
 	pieces = append(pieces, rest[zlen:zlen+rlen]...)
 	fs, err = readPieces(pieces)
-	return a, fs, err
+	return h, fs, err
+}
+
+// ack and floor read the head's fixed parts, for which there are bytes.
+func (r *reader) ack() Ack {
+	b := r.take(ackSize, "acknowledgement")
+	return Ack{Epoch: binary.BigEndian.Uint32(b), Next: binary.BigEndian.Uint64(b[4:]), Seen: [32]byte(b[12:])}
+}
+
+func (r *reader) floor() Floor {
+	b := r.take(floorSize, "floor")
+	return Floor{binary.BigEndian.Uint32(b), binary.BigEndian.Uint64(b[4:])}
 }
 
 // readPieces takes the pieces apart; their Data alias b.

@@ -70,7 +70,7 @@ func TestVectors(t *testing.T) {
 			t.Fatal(err)
 		}
 		box := append(short, make([]byte, Size-len(short))...)
-		ack, fs, err := Unpack(box)
+		head, fs, err := Unpack(box)
 		if err != nil || len(fs) != c.Pieces {
 			t.Errorf("%s: %d pieces, %v", c.Name, len(fs), err)
 			continue
@@ -80,15 +80,22 @@ func TestVectors(t *testing.T) {
 				t.Errorf("%s: type %d is %x", c.Name, f.Type, f.Data)
 			}
 		}
+		if i == 3 {
+			before := Before{Ack: Ack{Epoch: 6, Next: 12}, Floor: Floor{5, 70}, Count: 71}
+			before.Ack.Seen[0] = 2
+			if head.Before == nil || *head.Before != before || len(head.KEM) != 1216 {
+				t.Errorf("%s: head %+v", c.Name, head)
+			}
+		}
 		if i > 1 {
 			continue
 		}
-		want := Ack{Epoch: 7, Next: 1000, Floor: 900}
+		want := Ack{Epoch: 7, Next: 1000}
 		want.Seen[0], want.Seen[31] = 6, 0x80
-		if ack != want || !ack.Has(1001) || !ack.Has(1002) || ack.Has(1003) || !ack.Has(1255) {
-			t.Errorf("%s: ack %+v", c.Name, ack)
+		if ack := head.Ack; ack != want || head.Floor != (Floor{7, 900}) || !ack.Has(1001) || !ack.Has(1002) || ack.Has(1003) || !ack.Has(1255) {
+			t.Errorf("%s: head %+v", c.Name, head)
 		}
-		p := NewPacker(ack) // uncompressed bundles have one form
+		p := NewPacker(head) // uncompressed bundles have one form
 		for _, f := range fs {
 			p.AddFragment(f)
 		}

@@ -335,7 +335,7 @@ func (s *second) receive(since time.Time) (next uint64, out []record) {
 	s.must(binary.BigEndian.Uint32(r.take(4)) == 0, "epoch")
 	next = binary.BigEndian.Uint64(r.take(8))
 	r.take(32)
-	s.must(binary.BigEndian.Uint64(r.take(8)) < s.in.index, "a floor above its own box")
+	s.must(binary.BigEndian.Uint32(r.take(4)) == s.in.epoch && binary.BigEndian.Uint64(r.take(8)) < s.in.index, "a floor above its own box")
 	zlen, ilen, rlen := int(binary.BigEndian.Uint16(r.take(2))), int(binary.BigEndian.Uint32(r.take(4))), int(binary.BigEndian.Uint16(r.take(2)))
 	var pieces []byte
 	if zlen > 0 {

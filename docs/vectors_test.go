@@ -163,7 +163,7 @@ func numberOf(key, nonce []byte) string {
 
 // head is SPEC §6.1's fixed part and what follows it, without zeros at the end.
 func bundleOf(epoch uint32, next uint64, seen []byte, floor uint64, pieces []byte) []byte {
-	return cat([]byte{1, 0}, u32(epoch), u64(next), seen, u64(floor), u16(0), u32(0), u16(len(pieces)), pieces)
+	return cat([]byte{1, 0}, u32(epoch), u64(next), seen, u32(epoch), u64(floor), u16(0), u32(0), u16(len(pieces)), pieces)
 }
 
 func pieceOf(kind byte, data []byte) []byte {

@@ -290,8 +290,8 @@ func (c *contact) outlasts(expiry time.Time, voucher [32]byte) bool {
 
 // heard tells whether a box of this stream came, so that the contact made the stream too.
 func (c *contact) heard() bool {
-	next, seen := c.receiver.Ack()
-	return next > 0 || seen != [32]byte{}
+	next, seen := c.pair.Receivers()[0].Ack()
+	return c.pair.Newest() > 0 || next > 0 || seen != [32]byte{}
 }
 
 // deliverReply writes the reply. Once the store has it the contact exists, in ONE Update with the link's new state. A

@@ -41,7 +41,7 @@ func BenchmarkFillAndSeal(b *testing.B) {
 					rand.Read(noise)
 					n.rooms.send(b, lounge, fmt.Sprintf("%x", noise))
 				}
-				c.peerNext = c.sender.Index()
+				c.peerNext = c.pair.Index()
 				b.StartTimer()
 				if _, ok := e.putFor(c, &where{places: e.routes.Load().own, direct: true}, time.Now().Add(-time.Hour)); !ok {
 					b.Fatal("nothing to send")
@@ -55,7 +55,7 @@ func BenchmarkFillAndSeal(b *testing.B) {
 func BenchmarkReceive(b *testing.B) {
 	e, _, c, _, sender := benchContact(b)
 	st := e.routes.Load().own[0]
-	p := bundle.NewPacker(bundle.Ack{})
+	p := bundle.NewPacker(bundle.Head{})
 	p.Add(bundle.Record{Type: bundle.TypeReceipts, Data: make([]byte, 500)})
 	plain := p.Pack()
 	b.ReportAllocs()
@@ -63,7 +63,7 @@ func BenchmarkReceive(b *testing.B) {
 		var slot ratchet.Slot
 		slot, sender = sender.Next()
 		box := (*[mailbox.BoxSize]byte)(slot.Seal(plain))
-		t := &todo{handle: mailbox.BoxID(slot.ID).Handle(), ref: ref{contact: c, index: slot.Index}}
+		t := &todo{handle: mailbox.BoxID(slot.ID).Handle(), ref: ref{contact: c, at: boxAt{slot.Epoch, slot.Index}}}
 		if err := e.openBox(st, t, box); err != nil {
 			b.Fatal(err)
 		}

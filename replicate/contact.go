@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"tarn/bundle"
 	"tarn/crypto/onionid"
 	"tarn/crypto/ratchet"
 	"tarn/mailbox"
@@ -41,24 +40,24 @@ type contact struct {
 	name onionid.Name
 	contactRow
 
-	sender   ratchet.Sender
-	packed   uint64     // outbox items up to this seq are in boxes or fragments
-	ackSent  bundle.Ack // what the newest box acknowledged
-	receiver ratchet.Receiver
+	pair     ratchet.Pair
+	packed   uint64    // outbox items up to this seq are in boxes or fragments
+	ackSent  [32]byte  // what the newest box acknowledged (acks)
+	recovery *recovery // one that is under way
 
-	boxes     map[uint64]*box // unacknowledged, by index
-	floorDue  time.Time       // when the peer is told (again) that we gave up a box it waits for
-	floorTold int             // how often it was
-	highAcked uint64          // the index after the highest one acknowledged since the engine began
-	mapped    uint64          // expected slots are in the engine's map below this index
-	fragments int             // rows that wait for a box
-	ackDue    time.Time       // zero: nothing to acknowledge alone
+	boxes     map[boxAt]*box    // unacknowledged
+	floorDue  time.Time         // when the peer is told (again) that we gave up a box it waits for
+	floorTold int               // how often it was
+	highAcked uint64            // the index after the highest one of this epoch acknowledged since the engine began
+	mapped    map[uint32]uint64 // of each epoch: expected slots are in the engine's map below this index
+	fragments int               // rows that wait for a box
+	ackDue    time.Time         // zero: nothing to acknowledge alone
 	headsDue  time.Time
 	headsAt   int                           // which shared room the next summary begins with
 	witnessAt int                           // which mailbox the next witness begins with
 	shown     map[mailbox.Address]time.Time // when it was shown what a mailbox signed
 	probeDue  time.Time                     // when the lowest missing box is looked for unlisted (fetch.go), as planned for
-	probeFor  uint64                        // this index,
+	probeFor  boxAt                         // this one,
 	probeHole bool                          // with or without a later box here,
 	probes    int                           // after so many times
 	inbox     int                           // rows
@@ -78,7 +77,7 @@ type contactRow struct {
 	stores    []mailbox.Address // where boxes for it are left
 	serial    uint64            // of the newest word about them
 	told      []mailbox.Address // our stores, as it was told
-	peerNext  uint64            // the lowest index that the contact lacks, by its newest acknowledgement
+	peerNext  uint64            // the lowest index of this epoch that the contact lacks, by its newest acknowledgement
 	numberKey [32]byte          // with the inviter's nonce it gives the number that people compare
 	promise   [32]byte          // acceptor: SHA-256 of that nonce, as the link's payload promised
 	number    string            // "" until the nonce is known
@@ -121,31 +120,27 @@ func parseContact(b []byte) (contactRow, error) {
 	return c, r.end()
 }
 
-// senderRow is the sending half with what must change in the same write.
-func senderRow(s ratchet.Sender, packed uint64, ack bundle.Ack) []byte {
+// streamsRow is the streams' state with what must change in the same write.
+func streamsRow(p ratchet.Pair, packed uint64, ackSent [32]byte) []byte {
 	w := writer{}
 	w.u8(rowVersion)
-	w.bytes(s.Marshal())
+	w.bytes(p.Marshal())
 	w.uvarint(packed)
-	w.uvarint(uint64(ack.Epoch))
-	w.uvarint(ack.Next)
-	w.raw(ack.Seen[:])
+	w.raw(ackSent[:])
 	return w.b
 }
 
-func parseSender(b []byte) (s ratchet.Sender, packed uint64, ack bundle.Ack, err error) {
+func parseStreams(b []byte) (p ratchet.Pair, packed uint64, ackSent [32]byte, err error) {
 	r := reader{b: b}
 	r.version()
-	state := r.bytes(ratchet.SenderSize)
+	state := r.bytes(ratchet.MaxPairSize)
 	packed = r.uvarint()
-	ack.Epoch = uint32(r.uvarint())
-	ack.Next = r.uvarint()
-	ack.Seen = r.key32()
+	ackSent = r.key32()
 	if err := r.end(); err != nil {
-		return s, 0, ack, err
+		return p, 0, ackSent, err
 	}
-	s, err = ratchet.ParseSender(state)
-	return s, packed, ack, err
+	p, err = ratchet.ParsePair(state)
+	return p, packed, ackSent, err
 }
 
 // fetchable tells whether more may be taken in from the contact: what waits to be worked off is bounded.
@@ -153,61 +148,8 @@ func (c *contact) fetchable() bool { return c.inbox < maxInbox && c.bytes < maxH
 
 // newContact is an empty one.
 func newContact(name onionid.Name, row contactRow) *contact {
-	return &contact{name: name, contactRow: row, boxes: map[uint64]*box{}, partial: map[[16]byte]*assembly{},
+	return &contact{name: name, contactRow: row, boxes: map[boxAt]*box{}, mapped: map[uint32]uint64{}, partial: map[[16]byte]*assembly{},
 		wants: map[wantKey]*want{}, given: map[onionid.Name]bool{}}
-}
-
-// lowest is the lowest index that we may still write: of an unacknowledged box, or the next.
-func (c *contact) lowest() uint64 {
-	low := c.sender.Index()
-	for i := range c.boxes {
-		low = min(low, i)
-	}
-	return low
-}
-
-// head is the beginning of the contact's next box: the acknowledgement, and below which index no box will come.
-func (c *contact) head() bundle.Ack {
-	a := c.ack()
-	a.Floor = c.lowest()
-	return a
-}
-
-// ack is what a box for the contact acknowledges.
-func (c *contact) ack() bundle.Ack {
-	next, seen := c.receiver.Ack()
-	return bundle.Ack{Epoch: c.receiver.Epoch(), Next: next, Seen: seen}
-}
-
-// expect puts the handles of the boxes that may come next into the engine's map. All of the window is there, so that
-// a box is known whenever a digest lists it; it is refilled in steps, for that costs a hash a slot.
-func (e *Engine) expect(c *contact) {
-	next, _ := c.receiver.Ack()
-	if c.mapped > 0 && c.mapped >= next+lookahead-lookahead/4 {
-		return
-	}
-	for _, s := range c.receiver.Expected(lookahead) {
-		if s.Index < c.mapped {
-			continue
-		}
-		e.expected[mailbox.BoxID(s.ID).Handle()] = ref{contact: c, index: s.Index}
-		c.mapped = s.Index + 1
-	}
-}
-
-// slotFor finds the slot of an index that is not opened yet.
-func (c *contact) slotFor(index uint64) (ratchet.Slot, bool) {
-	next, _ := c.receiver.Ack()
-	if index < next || index-next >= lookahead {
-		return ratchet.Slot{}, false
-	}
-	slots := c.receiver.Expected(int(index-next) + 1)
-	for i := len(slots) - 1; i >= 0; i-- {
-		if slots[i].Index == index {
-			return slots[i], true
-		}
-	}
-	return ratchet.Slot{}, false
 }
 
 // load reads all rows. Each table is read in one pass; box bytes stay on the disk.
@@ -248,7 +190,7 @@ func (e *Engine) load() error {
 	for _, c := range e.contacts {
 		e.expect(c)
 		// Acknowledgements that waited when the node went down.
-		if c.ackSent != c.ack() {
+		if c.ackSent != acks(c.head()) {
 			c.ackDue = now.Add(e.exp(e.profile.Load().AckDelay))
 		}
 		c.headsDue = now.Add(e.exp(e.profile.Load().Heads))
@@ -277,27 +219,21 @@ func (e *Engine) load() error {
 
 func (e *Engine) loadContact(r store.Reader, c *contact, now time.Time) error {
 	peer := string(c.name)
-	b, err := r.Get(store.Key(tableSender, peer))
+	b, err := r.Get(store.Key(tableStreams, peer))
 	if err != nil {
-		return fmt.Errorf("sending half: %w", err)
+		return fmt.Errorf("streams: %w", err)
 	}
-	if c.sender, c.packed, c.ackSent, err = parseSender(b); err != nil {
-		return fmt.Errorf("sending half: %w", err)
-	}
-	if b, err = r.Get(store.Key(tableReceiver, peer)); err != nil {
-		return fmt.Errorf("receiving half: %w", err)
-	}
-	if c.receiver, err = ratchet.ParseReceiver(b); err != nil {
-		return fmt.Errorf("receiving half: %w", err)
+	if c.pair, c.packed, c.ackSent, err = parseStreams(b); err != nil {
+		return fmt.Errorf("streams: %w", err)
 	}
 	if err := scanOf(r, tableBoxMeta, peer, func(k *store.KeyReader, v []byte) error {
 		epoch, index := k.Uint64(), k.Uint64()
 		bx, err := parseBox(v)
-		if err != nil || k.Err() != nil || epoch != uint64(c.sender.Epoch()) {
+		if err != nil || k.Err() != nil || epoch > uint64(c.pair.Epoch()) {
 			return errors.Join(ErrRow, err, k.Err())
 		}
-		bx.index, bx.due = index, now
-		c.boxes[index] = bx
+		bx.boxAt, bx.due = boxAt{uint32(epoch), index}, now
+		c.boxes[bx.boxAt] = bx
 		return nil
 	}); err != nil {
 		return err
@@ -351,7 +287,7 @@ func scanOf(r store.Reader, table byte, peer string, fn func(*store.KeyReader, [
 }
 
 // contactTables are those whose keys begin with a contact's name.
-var contactTables = []byte{tableContact, tableSender, tableReceiver, tableBoxMeta, tableBox, tableItem, tableFragment,
+var contactTables = []byte{tableContact, tableStreams, tableBoxMeta, tableBox, tableItem, tableFragment,
 	tableInbox, tableAssembly, tableGiven, tableWant}
 
 // erase deletes all rows of a contact but its outbox and what was received and not worked off yet (keepInbox).

@@ -20,7 +20,7 @@ import (
 
 // crashPlay lets two nodes meet and talk while their processes die at drawn writes, before or after the commit, and
 // their store misbehaves; then everything is well again, and nothing may be lost, doubled or stuck.
-func crashPlay(t *testing.T, relink bool, draw func(label string, n int) int) {
+func crashPlay(t *testing.T, relink bool, draw func(label string, n int) int) (epoch uint32) {
 	w := newWorld(t, 1)
 	p := fast()
 	a, b := w.node(1, p), w.node(2, p)
@@ -125,6 +125,8 @@ func crashPlay(t *testing.T, relink bool, draw func(label string, n int) int) {
 	if n := w.store(0).reused(); n != 0 {
 		t.Errorf("%d indices were used for two contents", n)
 	}
+	p1 := a.streams(b.name())
+	return p1.Epoch()
 }
 
 func TestCrashesAtAnyWriteLoseNothingAndReuseNoIndex(t *testing.T) {

@@ -157,7 +157,7 @@ func TestABoxThatOneStoreReplacedForGoodIsSealedAnew(t *testing.T) {
 		// The next box is swallowed for ever: the store says OK and gives garbage.
 		var victim mailbox.BoxID
 		s.mu.Lock()
-		next, _ := a.engine.contacts[b.name()].sender.Next()
+		next, _ := a.engine.contacts[b.name()].pair.Next()
 		victim = next.ID
 		s.swap = func(h mailbox.Handle, box *[mailbox.BoxSize]byte) {
 			if h == victim.Handle() {
@@ -182,7 +182,7 @@ func TestABoxThatOneStoreReplacedForGoodIsSealedAnew(t *testing.T) {
 					return false
 				}
 			}
-			next, _ := b.engine.contacts[a.name()].receiver.Ack()
+			next, _ := b.engine.contacts[a.name()].pair.Receivers()[0].Ack()
 			return next > 2
 		})
 		if s.reused() != 0 {

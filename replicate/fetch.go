@@ -30,7 +30,7 @@ const (
 // ref says whose box a handle is.
 type ref struct {
 	contact *contact
-	index   uint64
+	at      boxAt
 	invite  *invite // instead of a contact: the reply to a link of ours
 	loop    *loop   // or: a box of our own
 }
@@ -81,7 +81,7 @@ func (e *Engine) chooseGet(st *depot, now time.Time) (job, bool) {
 		}
 		if t.contact == nil {
 			offers = append(offers, func() (job, bool) { return e.fetch(st, t), true })
-		} else if b := best[t.contact]; t.contact.fetchable() && (b == nil || t.index < b.index) {
+		} else if b := best[t.contact]; t.contact.fetchable() && (b == nil || t.at.before(b.at)) {
 			best[t.contact] = t
 		}
 	}
@@ -125,7 +125,7 @@ func (e *Engine) chooseRead(stores []*depot, now time.Time) (job, bool) {
 		t  *todo
 	}
 	var all []found
-	lowest := map[*contact]uint64{}
+	lowest := map[*contact]boxAt{}
 	busy := map[mailbox.Handle]bool{} // its second copy is being read
 	for _, st := range stores {
 		for h, t := range st.todo {
@@ -140,8 +140,8 @@ func (e *Engine) chooseRead(stores []*depot, now time.Time) (job, bool) {
 				continue
 			}
 			if t.contact != nil {
-				if low, ok := lowest[t.contact]; !ok || t.index < low {
-					lowest[t.contact] = t.index
+				if low, ok := lowest[t.contact]; !ok || t.at.before(low) {
+					lowest[t.contact] = t.at
 				}
 			}
 			all = append(all, found{st, t})
@@ -149,7 +149,7 @@ func (e *Engine) chooseRead(stores []*depot, now time.Time) (job, bool) {
 	}
 	var best found
 	for _, f := range all {
-		if busy[f.t.handle] || f.t.contact != nil && f.t.index > lowest[f.t.contact] {
+		if busy[f.t.handle] || f.t.contact != nil && lowest[f.t.contact].before(f.t.at) {
 			continue
 		}
 		if best.t == nil || f.t.before(best.t) {
@@ -195,18 +195,19 @@ func (e *Engine) probe(now time.Time) *todo {
 	c := due[e.rng.IntN(len(due))]
 	c.probes++
 	c.probeDue = now.Add(e.probePause(c))
-	s := c.receiver.Expected(1)
+	s := c.awaited().Expected(1)
 	if len(s) == 0 {
 		return nil
 	}
-	return &todo{handle: mailbox.BoxID(s[0].ID).Handle(), ref: ref{contact: c, index: s[0].Index}, place: s[0].Place(), listed: now, tries: -1}
+	return &todo{handle: mailbox.BoxID(s[0].ID).Handle(), ref: ref{contact: c, at: boxAt{s[0].Epoch, s[0].Index}}, place: s[0].Place(), listed: now, tries: -1}
 }
 
 // planProbe sets when the contact's lowest missing box is looked for: anew when that is another one, or when the first
 // later box came.
 func (e *Engine) planProbe(c *contact, now time.Time) {
-	next, seen := c.receiver.Ack()
-	hole := seen != [32]byte{}
+	chain := c.awaited()
+	index, seen := chain.Ack()
+	next, hole := boxAt{chain.Epoch(), index}, seen != [32]byte{}
 	if !c.probeDue.IsZero() && next == c.probeFor && hole == c.probeHole {
 		return
 	}
@@ -280,7 +281,7 @@ func (e *Engine) fetch(st *depot, t *todo) job {
 // openBox opens what a store gave for a box of a contact and keeps what is in it.
 func (e *Engine) openBox(st *depot, t *todo, got *[mailbox.BoxSize]byte) error {
 	c := t.contact
-	slot, ok := c.slotFor(t.index)
+	slot, ok := c.slotFor(t.at)
 	if !ok || e.contacts[c.name] != c {
 		delete(st.todo, t.handle) // another slot was faster
 		return nil
@@ -309,36 +310,26 @@ func (e *Engine) openBox(st *depot, t *todo, got *[mailbox.BoxSize]byte) error {
 // records durable in the inbox and forgets its key; only from then on do our acknowledgements name it. A crash before
 // that reads the box again (its todo row is there still); the peer's acknowledgement applied twice changes nothing.
 func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plaintext []byte) error {
-	ack, fragments, err := bundle.Unpack(plaintext)
+	head, fragments, err := bundle.Unpack(plaintext)
 	if err != nil {
 		// Authentic, so the peer's program is at fault. The index must not stay a hole for ever: the box counts as read.
 		e.counts.malformed.Add(1)
 		e.log.Warn("a contact sent a box that is not a bundle")
-		fragments, ack = nil, bundle.Ack{}
-	} else if err := e.applyAck(c, ack); err != nil {
+		fragments, head = nil, bundle.Head{}
+	} else if err := e.applyAcks(c, head); err != nil {
 		return err
 	}
 	now := time.Now()
-	r := c.receiver
-	if err := r.Done(t.index); err != nil {
+	p, turned, given, err := c.opened(t.at, head, now)
+	if err != nil {
 		return err
-	}
-	// What the peer will not write any more is not waited for.
-	next, _ := r.Ack()
-	var given []mailbox.Handle
-	if ack.Floor > next && ack.Floor <= t.index {
-		for _, s := range r.Expected(int(ack.Floor - next)) {
-			if s.Index < ack.Floor {
-				given = append(given, mailbox.BoxID(s.ID).Handle())
-			}
-		}
-		if err := r.Skip(ack.Floor); err != nil {
-			return err
-		}
 	}
 	row := c.contactRow
 	row.lastHeard = now
-	plan := e.planInbox(c, t.index, fragments, now)
+	if turned {
+		row.peerNext = 0 // of the new epoch
+	}
+	plan := e.planInbox(c, t.at, fragments, now)
 	peer := string(c.name)
 	// The contact's first box: it has read our reply.
 	var followed *accept
@@ -355,14 +346,19 @@ func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plain
 			}
 		}
 		return errors.Join(
-			txn.Set(store.Key(tableReceiver, peer), r.Marshal()),
+			txn.Set(store.Key(tableStreams, peer), streamsRow(p, c.packed, c.ackSent)),
 			txn.Set(store.Key(tableContact, peer), row.marshal()),
 			txn.Delete(todoKey(st, t.handle)))
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("keep a box: %w", err), e.reloadPartial(c))
 	}
-	c.receiver, c.contactRow = r, row
+	old := c.pair
+	c.pair, c.contactRow = p, row
+	if turned {
+		c.highAcked, c.floorTold = 0, 0
+	}
+	e.moved(c, old)
 	plan.apply()
 	if followed != nil {
 		delete(e.accepts, c.voucher)
@@ -371,7 +367,7 @@ func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plain
 	for _, h := range given {
 		delete(e.expected, h)
 	}
-	if len(fragments)+len(given) > 0 && c.ackDue.IsZero() {
+	if (len(fragments)+len(given) > 0 || head.KEM != nil) && c.ackDue.IsZero() {
 		c.ackDue = now.Add(e.exp(e.profile.Load().AckDelay))
 	}
 	return nil
@@ -464,12 +460,12 @@ type inboxPlan struct {
 // planInbox decides where each fragment goes: a whole record into the inbox; a piece to its siblings; with the last
 // piece an inbox row that names them. Unfinished records beyond the limits are given up, oldest first: an honest
 // sender has one at a time.
-func (e *Engine) planInbox(c *contact, index uint64, fragments []bundle.Fragment, now time.Time) *inboxPlan {
+func (e *Engine) planInbox(c *contact, at boxAt, fragments []bundle.Fragment, now time.Time) *inboxPlan {
 	p := &inboxPlan{c: c, rows: map[string][]byte{}}
 	peer := string(c.name)
 	for place, f := range fragments {
 		// created: a contact that is made anew begins its indices anew, and rows of before may still wait.
-		key := store.Key(tableInbox, peer, uint64(c.created.UnixMilli()), uint64(c.receiver.Epoch()), index, uint64(place))
+		key := store.Key(tableInbox, peer, uint64(c.created.UnixMilli()), uint64(at.epoch), at.index, uint64(place))
 		if f.Count <= 1 {
 			p.rows[string(key)] = (&inboxRow{received: now, kind: f.Type, data: f.Data}).marshal()
 			p.records++

@@ -147,9 +147,9 @@ func FuzzParseRows(f *testing.F) {
 	_, key := testPayload(f)
 	iv := invite{created: now, expiry: now, store: st[0], key: key, payload: []byte("payload")}
 	ac := accept{state: acceptReplying, link: Link{Store: st[0], Expiry: now}, created: now, name: st[0].Onion, stores: st, sealedAt: now, reply: make([]byte, mailbox.BoxSize)}
-	s := ratchet.NewSender(ratchet.Root{1}, 0, true)
+	s := ratchet.NewPair(ratchet.Root{1}, 0, true, now)
 	for kind, row := range [][]byte{c.marshal(), b.marshal(), p.marshal(), in.marshal(), w.marshal(), td.marshal(), iv.marshal(), ac.marshal(),
-		senderRow(s, 7, bundle.Ack{Next: 3}), marshalFragment(p.Fragment)} {
+		streamsRow(s, 7, [32]byte{3}), marshalFragment(p.Fragment)} {
 		f.Add(byte(kind), row)
 	}
 	f.Fuzz(func(t *testing.T, kind byte, row []byte) {
@@ -197,11 +197,11 @@ func FuzzParseRows(f *testing.F) {
 				again = x.marshal()
 			}
 		case 8:
-			var x ratchet.Sender
+			var x ratchet.Pair
 			var packed uint64
-			var ack bundle.Ack
-			if x, packed, ack, err = parseSender(row); err == nil {
-				again = senderRow(x, packed, ack)
+			var ack [32]byte
+			if x, packed, ack, err = parseStreams(row); err == nil {
+				again = streamsRow(x, packed, ack)
 			}
 		case 9:
 			var x bundle.Fragment

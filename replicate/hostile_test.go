@@ -63,7 +63,7 @@ func TestAHoleIsProbedForWithGrowingPauses(t *testing.T) {
 		talk(t, w, a, b, 1, 10*time.Minute)
 		quiet(w, a, b, time.Hour)
 		a.engine.mu.Lock()
-		slot, _ := a.engine.contacts[b.name()].sender.Next()
+		slot, _ := a.engine.contacts[b.name()].pair.Next()
 		a.engine.mu.Unlock()
 		victim := mailbox.BoxID(slot.ID).Handle()
 		asked := 0

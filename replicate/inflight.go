@@ -24,7 +24,7 @@ const (
 
 // box is one that was sealed and that the peer has not acknowledged.
 type box struct {
-	index     uint64
+	boxAt
 	id        mailbox.BoxID
 	created   time.Time
 	eliciting bool     // it holds more than an acknowledgement
@@ -72,8 +72,8 @@ func parseBox(v []byte) (*box, error) {
 	return b, r.end()
 }
 
-func boxKey(table byte, c *contact, index uint64) []byte {
-	return store.Key(table, string(c.name), uint64(c.sender.Epoch()), index)
+func boxKey(table byte, c *contact, at boxAt) []byte {
+	return store.Key(table, string(c.name), uint64(at.epoch), at.index)
 }
 
 // boxBytes is a row of tableBox: the sealed box, then the plaintext without the zeros at its end. The plaintext is
@@ -84,7 +84,7 @@ func boxBytes(sealed, plaintext []byte) []byte {
 
 // seal closes a box with what was chosen, and makes it leave.
 //
-// One Update: the sender's next state, the box's own bytes, and the items that are in it now. A crash before it: the
+// One Update: the streams' next state (with a step to the next epoch, if the box has one), the box's own bytes, and the items that are in it now. A crash before it: the
 // index is unused and the items wait as before. After it, wherever: the box's bytes are on disk and are written
 // identically until the peer acknowledges; whether they ever left does not matter. So no index ever seals two plaintexts.
 func (e *Engine) seal(c *contact, f *filling, w *where, now time.Time) (job, bool) {
@@ -98,35 +98,36 @@ func (e *Engine) seal(c *contact, f *filling, w *where, now time.Time) (job, boo
 }
 
 func (e *Engine) commitBox(c *contact, plaintext []byte, f *filling, now time.Time) (*box, *[mailbox.BoxSize]byte, error) {
-	slot, next := c.sender.Next()
+	slot, next := f.pair.Next()
 	sealed := slot.Seal(plaintext)
 	if len(sealed) != mailbox.BoxSize {
 		return nil, nil, fmt.Errorf("replicate: a sealed bundle of %d bytes", len(sealed))
 	}
-	bx := &box{index: slot.Index, id: slot.ID, place: slot.Place(), created: now, eliciting: f.eliciting, carried: append([]uint64(nil), f.whole...)}
+	bx := &box{boxAt: boxAt{slot.Epoch, slot.Index}, id: slot.ID, place: slot.Place(), created: now, eliciting: f.eliciting, carried: append([]uint64(nil), f.whole...)}
 	for _, p := range f.pieces {
 		bx.carried = append(bx.carried, p.seq)
 	}
 	if f.split != 0 {
 		bx.carried = append(bx.carried, f.split)
 	}
-	ack := c.ack()
 	err := e.kv.Update(func(txn store.Txn) error {
 		if err := e.writeFilling(txn, c, f, next); err != nil {
 			return err
 		}
-		if err := txn.Set(boxKey(tableBoxMeta, c, bx.index), bx.marshal()); err != nil {
+		if err := txn.Set(boxKey(tableBoxMeta, c, bx.boxAt), bx.marshal()); err != nil {
 			return err
 		}
-		return txn.Set(boxKey(tableBox, c, bx.index), boxBytes(sealed, plaintext))
+		return txn.Set(boxKey(tableBox, c, bx.boxAt), boxBytes(sealed, plaintext))
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	c.sender, c.ackSent = next, ack
+	old := c.pair
+	c.pair, c.ackSent = next, acks(f.head)
+	e.moved(c, old)
 	c.packed = max(c.packed, f.packed)
 	c.fragments += max(0, len(f.cut)-1) - len(f.pieces)
-	c.boxes[bx.index] = bx
+	c.boxes[bx.boxAt] = bx
 	c.ackDue = time.Time{} // it rides in this one
 	for _, g := range f.given {
 		c.given[g] = true
@@ -138,10 +139,10 @@ func (e *Engine) commitBox(c *contact, plaintext []byte, f *filling, now time.Ti
 	return bx, (*[mailbox.BoxSize]byte)(sealed), nil
 }
 
-// writeFilling writes what a filling changes beside the box: the sending half, the outbox, fragments, certificates.
-func (e *Engine) writeFilling(txn store.Txn, c *contact, f *filling, next ratchet.Sender) error {
+// writeFilling writes what a filling changes beside the box: the streams, the outbox, fragments, certificates.
+func (e *Engine) writeFilling(txn store.Txn, c *contact, f *filling, next ratchet.Pair) error {
 	peer := string(c.name)
-	if err := txn.Set(store.Key(tableSender, peer), senderRow(next, max(c.packed, f.packed), c.ack())); err != nil {
+	if err := txn.Set(store.Key(tableStreams, peer), streamsRow(next, max(c.packed, f.packed), acks(f.head))); err != nil {
 		return err
 	}
 	if len(f.dropped) > 0 {
@@ -238,7 +239,7 @@ func (e *Engine) jitter(d time.Duration) time.Duration {
 func (c *contact) dueBox(w *where, now time.Time) *box {
 	var best *box
 	for _, b := range c.boxes {
-		if b.busy || b.due.After(now) || best != nil && b.index > best.index ||
+		if b.busy || b.due.After(now) || best != nil && best.before(b.boxAt) ||
 			b.failures%4 > 0 && b.via != nil && b.via == w.guard && w.others {
 			continue
 		}
@@ -255,7 +256,7 @@ func (e *Engine) rewrite(c *contact, bx *box, w *where, now time.Time) (job, boo
 	var row []byte
 	err := e.kv.View(func(r store.Reader) error {
 		var err error
-		row, err = r.Get(boxKey(tableBox, c, bx.index))
+		row, err = r.Get(boxKey(tableBox, c, bx.boxAt))
 		return err
 	})
 	if err != nil || len(row) < mailbox.BoxSize || len(row) > mailbox.BoxSize+bundle.Size {
@@ -263,7 +264,8 @@ func (e *Engine) rewrite(c *contact, bx *box, w *where, now time.Time) (job, boo
 		bx.due = now.Add(time.Minute)
 		return job{}, false
 	}
-	lost := bx.exists >= existsLimit || bx.attempts >= skippedLimit && c.highAcked > bx.index
+	overtaken := c.highAcked > bx.index && bx.epoch == c.pair.Epoch() || c.highAcked > 0 && bx.epoch < c.pair.Epoch()
+	lost := bx.exists >= existsLimit || bx.attempts >= skippedLimit && overtaken
 	if lost && c.roomForBox(maxReseal) {
 		plaintext := make([]byte, bundle.Size)
 		copy(plaintext, row[mailbox.BoxSize:])
@@ -276,27 +278,27 @@ func (e *Engine) rewrite(c *contact, bx *box, w *where, now time.Time) (job, boo
 }
 
 // reseal gives a box up under its index and seals its plaintext under the next one, in one Update. The head in it is
-// old; that is no matter, what it says only grows. A later box's head tells the peer to wait for the old one no longer.
+// old; that is no matter: what it says of an epoch only grows, and of one that is over it is not listened to. A later box's head tells the peer to wait for the old one no longer.
 func (e *Engine) reseal(c *contact, old *box, plaintext []byte, w *where, now time.Time) (job, bool) {
-	slot, next := c.sender.Next()
+	slot, next := c.pair.Next()
 	sealed := slot.Seal(plaintext)
-	bx := &box{index: slot.Index, id: slot.ID, place: slot.Place(), created: old.created, eliciting: old.eliciting, carried: old.carried, failures: old.failures}
+	bx := &box{boxAt: boxAt{slot.Epoch, slot.Index}, id: slot.ID, place: slot.Place(), created: old.created, eliciting: old.eliciting, carried: old.carried, failures: old.failures}
 	err := e.kv.Update(func(txn store.Txn) error {
 		return errors.Join(
-			txn.Set(store.Key(tableSender, string(c.name)), senderRow(next, c.packed, c.ackSent)),
-			txn.Delete(boxKey(tableBoxMeta, c, old.index)),
-			txn.Delete(boxKey(tableBox, c, old.index)),
-			txn.Set(boxKey(tableBoxMeta, c, bx.index), bx.marshal()),
-			txn.Set(boxKey(tableBox, c, bx.index), boxBytes(sealed, plaintext)))
+			txn.Set(store.Key(tableStreams, string(c.name)), streamsRow(next, c.packed, c.ackSent)),
+			txn.Delete(boxKey(tableBoxMeta, c, old.boxAt)),
+			txn.Delete(boxKey(tableBox, c, old.boxAt)),
+			txn.Set(boxKey(tableBoxMeta, c, bx.boxAt), bx.marshal()),
+			txn.Set(boxKey(tableBox, c, bx.boxAt), boxBytes(sealed, plaintext)))
 	})
 	if err != nil {
 		e.log.Warn("sealing a box anew", "err", err)
 		return job{}, false
 	}
 	e.counts.resealed.Add(1)
-	c.sender = next
-	delete(c.boxes, old.index)
-	c.boxes[bx.index] = bx
+	c.pair = next
+	delete(c.boxes, old.boxAt)
+	c.boxes[bx.boxAt] = bx
 	c.floorDue, c.floorTold = now, 0
 	return e.putJob(c, bx, (*[mailbox.BoxSize]byte)(sealed), w), true
 }
@@ -314,20 +316,25 @@ func (e *Engine) toldFloor(c *contact, now time.Time) {
 // ackBatch bounds the boxes that one Update forgets.
 const ackBatch = 100
 
-// applyAck forgets the boxes that the peer has, and the outbox items of which nothing is left to deliver. A crash
+// applyAcks forgets the boxes that the peer has, and the outbox items of which nothing is left to deliver. A crash
 // between two of its Updates leaves boxes that are written again until the peer's next acknowledgement, which covers them too.
+func (e *Engine) applyAcks(c *contact, h bundle.Head) error {
+	err := e.applyAck(c, h.Ack)
+	if err == nil && h.Before != nil {
+		err = e.applyAck(c, h.Before.Ack)
+	}
+	return err
+}
+
 func (e *Engine) applyAck(c *contact, a bundle.Ack) error {
-	if a.Epoch != c.sender.Epoch() {
-		return nil
-	}
-	has := func(i uint64) bool {
-		return i < a.Next || i-a.Next < 256 && a.Seen[(i-a.Next)/8]&(1<<((i-a.Next)%8)) != 0
-	}
 	var acked []*box
-	for i, b := range c.boxes {
-		if has(i) {
+	present := a.Epoch == c.pair.Epoch()
+	for at, b := range c.boxes {
+		if at.epoch == a.Epoch && a.Has(at.index) {
 			acked = append(acked, b)
-			c.highAcked = max(c.highAcked, i+1)
+			if present {
+				c.highAcked = max(c.highAcked, at.index+1)
+			}
 		}
 	}
 	for len(acked) > 0 {
@@ -336,11 +343,11 @@ func (e *Engine) applyAck(c *contact, a bundle.Ack) error {
 			return fmt.Errorf("forget acknowledged boxes: %w", err)
 		}
 		for _, b := range acked[:n] {
-			delete(c.boxes, b.index)
+			delete(c.boxes, b.boxAt)
 		}
 		acked = acked[n:]
 	}
-	if a.Next <= c.sender.Index() {
+	if present && a.Next <= c.pair.Index() {
 		c.peerNext = max(c.peerNext, a.Next) // kept on disk with the box that it came in
 	}
 	return nil
@@ -349,7 +356,7 @@ func (e *Engine) applyAck(c *contact, a bundle.Ack) error {
 func forgetBoxes(txn store.Txn, c *contact, acked []*box) error {
 	peer := string(c.name)
 	for _, b := range acked {
-		if err := errors.Join(txn.Delete(boxKey(tableBoxMeta, c, b.index)), txn.Delete(boxKey(tableBox, c, b.index))); err != nil {
+		if err := errors.Join(txn.Delete(boxKey(tableBoxMeta, c, b.boxAt)), txn.Delete(boxKey(tableBox, c, b.boxAt))); err != nil {
 			return err
 		}
 		for _, seq := range b.carried {

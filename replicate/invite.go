@@ -255,9 +255,8 @@ func (e *Engine) dropInvite(st *depot, t *todo) error {
 // begin makes a contact, or makes an old one anew: its streams begin from the root, what waits for it in the outbox
 // is packed again from the first item. more runs in the same Update. Digests are read again from since on.
 func (e *Engine) begin(c *contact, root ratchet.Root, since time.Time, more func(store.Txn) error) error {
-	c.sender = ratchet.NewSender(root, 0, c.initiator)
-	c.receiver = ratchet.NewReceiver(root, 0, c.initiator)
-	c.ackSent = c.ack()
+	c.pair = ratchet.NewPair(root, 0, c.initiator, c.created)
+	c.ackSent = acks(c.head())
 	peer := string(c.name)
 	old := e.contacts[c.name]
 	if old != nil {
@@ -288,8 +287,7 @@ func (e *Engine) begin(c *contact, root ratchet.Root, since time.Time, more func
 		told = row
 		return errors.Join(
 			txn.Set(store.Key(tableContact, peer), row.marshal()),
-			txn.Set(store.Key(tableSender, peer), senderRow(c.sender, 0, c.ackSent)),
-			txn.Set(store.Key(tableReceiver, peer), c.receiver.Marshal()),
+			txn.Set(store.Key(tableStreams, peer), streamsRow(c.pair, 0, c.ackSent)),
 			more(txn))
 	})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"tarn/bundle"
 	"tarn/crypto/onionid"
+	"tarn/crypto/ratchet"
 	"tarn/mailbox"
 	"tarn/matrix"
 	"tarn/room"
@@ -90,7 +91,7 @@ func (w *where) aim(c *contact, b *box) *depot {
 
 // aimNext is the store for the next new box of c; nil: it can not go there now.
 func (w *where) aimNext(c *contact) *depot {
-	slot, _ := c.sender.Next()
+	slot, _ := c.pair.Next() // a step to the next epoch does not change it
 	return w.aim(c, &box{place: slot.Place()})
 }
 
@@ -146,7 +147,7 @@ func (e *Engine) choosePut(w *where, now time.Time) (job, bool) {
 			}
 		}
 		if !c.ackDue.IsZero() && now.After(c.ackDue) {
-			return e.seal(c, &filling{packer: bundle.NewPacker(c.head())}, w, now)
+			return e.seal(c, e.blank(c, now).begin(), w, now)
 		}
 	}
 	return job{}, false
@@ -154,7 +155,7 @@ func (e *Engine) choosePut(w *where, now time.Time) (job, bool) {
 
 // roomForBox tells whether the next index is less than ahead above the lowest that the peer lacks.
 func (c *contact) roomForBox(ahead uint64) bool {
-	return c.sender.Index() < c.peerNext+ahead
+	return c.pair.Index() < c.peerNext+ahead
 }
 
 // maxSummaries is how many boxes a peer may have to acknowledge before it is sent no more summaries: a peer that is
@@ -183,7 +184,9 @@ func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
 	next := w.aimNext(c) != nil
 	fresh := next && c.roomForBox(maxUnacked) && e.hasNew(c, now)
 	if next && !fresh && c.gaveUp(now) && c.roomForBox(maxAhead) {
-		return e.seal(c, &filling{packer: bundle.NewPacker(c.head()), eliciting: true}, w, now)
+		f := e.blank(c, now).begin()
+		f.eliciting = true
+		return e.seal(c, f, w, now)
 	}
 	if due != nil && (!fresh || e.rng.IntN(2) == 0) {
 		return e.rewrite(c, due, w, now)
@@ -199,7 +202,7 @@ func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
 	}
 	if !f.eliciting {
 		// Nothing of it can ever be sent: only the outbox changes.
-		if err := e.kv.Update(func(txn store.Txn) error { return e.writeFilling(txn, c, f, c.sender) }); err != nil {
+		if err := e.kv.Update(func(txn store.Txn) error { return e.writeFilling(txn, c, f, c.pair) }); err != nil {
 			e.log.Warn("dropping outbox items", "err", err)
 			return job{}, false
 		}
@@ -228,6 +231,8 @@ func (e *Engine) hasNew(c *contact, now time.Time) bool {
 
 // filling is what one box is going to hold, and what that changes on disk.
 type filling struct {
+	head      bundle.Head
+	pair      ratchet.Pair // the streams with the step that head has
 	packer    *bundle.Packer
 	eliciting bool     // the peer will acknowledge it
 	packed    uint64   // outbox items up to this one are dealt with; 0: none
@@ -238,6 +243,12 @@ type filling struct {
 	cut       []bundle.Fragment
 	given     []onionid.Name
 	asked     []*want
+}
+
+// begin makes the packer of a box that holds little.
+func (f *filling) begin() *filling {
+	f.packer = bundle.NewPacker(f.head)
+	return f
 }
 
 // fragmentKey names a row of tableFragment.
@@ -254,10 +265,10 @@ type entry struct {
 
 // fill chooses what goes into c's next box. It writes nothing.
 func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
-	f := &filling{}
+	f := e.blank(c, now)
 	var prefix []func(*bundle.Packer) bool // what stands in the box before the items
 	add := func(fn func(*bundle.Packer) bool) bool {
-		if p := bundle.NewPacker(c.head()); !addAll(p, prefix) || !fn(p) {
+		if p := bundle.NewPacker(f.head); !addAll(p, prefix) || !fn(p) {
 			return false
 		}
 		prefix = append(prefix, fn)
@@ -280,7 +291,7 @@ func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
 	// The longest beginning of entries that fits.
 	for n := len(entries); n > 0; n = n * 2 / 3 {
 		records, given := e.records(c, entries[:n])
-		p := bundle.NewPacker(c.head())
+		p := bundle.NewPacker(f.head)
 		if addAll(p, prefix) && addRecords(p, records) {
 			f.packer, f.given, f.eliciting = p, given, true
 			for _, en := range entries[:n] {
@@ -298,11 +309,11 @@ func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
 		f.packed = stop
 	} else {
 		f.dropped = slices.DeleteFunc(f.dropped, func(s uint64) bool { return s > entries[0].seq })
-		if len(prefix) == 0 {
+		if len(prefix) == 0 && f.head.KEM == nil {
 			return f, e.split(c, f, entries[0])
 		}
 	}
-	f.packer = bundle.NewPacker(c.head())
+	f.packer = bundle.NewPacker(f.head)
 	addAll(f.packer, prefix)
 	return f, nil
 }
@@ -328,7 +339,7 @@ func addRecords(p *bundle.Packer, rs []bundle.Record) bool {
 // split deals with an item that no box holds whole: it is cut, and the first piece goes into this box. Only one
 // record of a contact is in pieces at a time: that bounds what the peer must keep.
 func (e *Engine) split(c *contact, f *filling, en entry) error {
-	f.packer = bundle.NewPacker(c.head())
+	f.packer = bundle.NewPacker(f.head)
 	records, given := e.records(c, []entry{en})
 	if len(given) > 0 {
 		// The certificate goes ahead in a box of its own.

@@ -18,8 +18,8 @@ var ErrRow = errors.New("replicate: unreadable row")
 // The tables. A key is made by store.Key of the table and the parts named here; peer is a contact's server name.
 const (
 	tableContact  = store.TableContact + 0x0  // peer → contactRow
-	tableSender   = store.TableContact + 0x1  // peer → senderRow: the sending half, how far the outbox is packed, the ack sent last
-	tableReceiver = store.TableContact + 0x2  // peer → ratchet.Receiver
+	tableStreams  = store.TableContact + 0x1  // peer → streamsRow: the ratchet's pair, how far the outbox is packed, what was acknowledged last
+	tableRecovery = store.TableContact + 0x2  // peer → recoveryRow: one that is under way
 	tableBoxMeta  = store.TableContact + 0x3  // peer, epoch, index → boxRow: a box the peer has not acknowledged
 	tableBox      = store.TableContact + 0x4  // peer, epoch, index → boxBytes: its sealed bytes, and its plaintext in case it must be sealed anew
 	tableItem     = store.TableContact + 0x5  // peer, outbox seq → uvarint: fragments of that item not acknowledged yet (no row: it is in one box)

@@ -248,7 +248,7 @@ func (e *Engine) putHeads(c *contact, w *where, now time.Time) (job, bool) {
 	if err != nil {
 		return job{}, false
 	}
-	f := &filling{packer: bundle.NewPacker(c.head())}
+	f := e.blank(c, now).begin()
 	for range shared {
 		r := shared[c.headsAt%len(shared)]
 		heads, err := e.rooms.Heads(r)

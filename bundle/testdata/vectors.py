@@ -35,8 +35,12 @@ def piece(t, data, ident=None, index=0, count=1):
         return bytes([t]) + num(len(data) << 1) + data
     return bytes([t]) + num(len(data) << 1 | 1) + ident + num(index) + num(count) + data
 
-def bundle(epoch, nxt, seen, floor, z, ilen, raw, kem=None):
-    b = bytes([1, 1 if kem is not None else 0]) + struct.pack(">IQ", epoch, nxt) + seen + struct.pack(">QHIH", floor, len(z), ilen, len(raw))
+def bundle(epoch, nxt, seen, floor, z, ilen, raw, kem=None, before=None):
+    b = bytes([1, (kem is not None) | (before is not None) << 1]) + struct.pack(">IQ", epoch, nxt) + seen
+    b += struct.pack(">IQHIH", epoch, floor, len(z), ilen, len(raw))
+    if before is not None:
+        e, n, s, fe, f, count = before
+        b += struct.pack(">IQ", e, n) + s + struct.pack(">IQQ", fe, f, count)
     if kem is not None:
         b += struct.pack(">H", len(kem)) + kem
     return (b + z + raw).ljust(8192, b"\0")
@@ -52,7 +56,8 @@ bundles = [
     dict(name="nothing but an ack", pieces=0, bundle=bundle(7, 1000, seen, 900, b"", 0, b"")),
     dict(name="a want and a fragment, as they are", pieces=2, bundle=bundle(7, 1000, seen, 900, b"", 0, want + part)),
     dict(name="all records twenty times, compressed; a want behind", pieces=181, bundle=bundle(0, 0, bytes(32), 0, zstd(compressed), len(compressed), want)),
-    dict(name="a want behind a KEM block", pieces=1, bundle=bundle(1, 2, seen, 1, b"", 0, want, bytes(1216))),
+    dict(name="a want behind a block about the epochs before and a KEM block", pieces=1,
+         bundle=bundle(7, 2, seen, 1, b"", 0, want, bytes(1216), (6, 12, bytes([2]) + bytes(31), 5, 70, 71))),
 ]
 for b in bundles:
     assert len(b["bundle"]) == 8192
