@@ -22,6 +22,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -116,6 +117,9 @@ type Accounts struct {
 	hasher hasher
 	// lastKeys is at least the newest position in tableKeyPos: a /sync from there on need not look.
 	lastKeys atomic.Uint64
+
+	loginsMu sync.Mutex            // guards logins, for moments
+	logins   map[string]loginToken // by hash
 }
 
 // Open reads no more than it must; kv and stream stay the caller's.

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -331,7 +332,7 @@ func TestProfile(t *testing.T) {
 	if err := n.SetProfile(user, want); err != nil {
 		t.Fatal(err)
 	}
-	if p, err := n.Profile(user); err != nil || p != want {
+	if p, err := n.Profile(user); err != nil || !reflect.DeepEqual(p, want) {
 		t.Errorf("%v, %v", p, err)
 	}
 	wantErr(t, "long name", n.SetProfile(user, Profile{DisplayName: strings.Repeat("x", MaxName+1)}), ErrTooLarge)
@@ -344,7 +345,7 @@ func TestProfile(t *testing.T) {
 	wg.Go(func() { n.ChangeProfile(user, func(p *Profile) { p.DisplayName = "A" }) })
 	wg.Go(func() { n.ChangeProfile(user, func(p *Profile) { p.AvatarURL = "mxc://b" }) })
 	wg.Wait()
-	if p, _ := n.Profile(user); p != (Profile{"A", "mxc://b"}) {
+	if p, _ := n.Profile(user); p.DisplayName != "A" || p.AvatarURL != "mxc://b" {
 		t.Errorf("%v", p)
 	}
 }

@@ -3,16 +3,29 @@
 package account
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 
 	"tarn/matrix"
 	"tarn/store"
 )
 
+// Limits of a profile's further fields (C-S API, "Profiles").
+const (
+	MaxField   = 255      // bytes of a field's name
+	MaxProfile = 64 << 10 // of all
+)
+
+// ErrProfileTooLarge: the whole profile would exceed MaxProfile.
+var ErrProfileTooLarge = errors.New("account: the profile is too large")
+
 // Profile of a user. A new user's display name is the localpart.
 type Profile struct {
 	DisplayName string `json:"displayname,omitempty"` // at most MaxName bytes
 	AvatarURL   string `json:"avatar_url,omitempty"`  // at most MaxAvatarURL bytes
+
+	Fields map[string]json.RawMessage `json:"fields,omitempty"` // what else there is: m.tz, …
 }
 
 // Profile of a local user; ErrNotFound.
@@ -51,6 +64,13 @@ func (a *Accounts) ChangeProfile(user matrix.UserID, change func(*Profile)) erro
 		}
 		if len(p.AvatarURL) > MaxAvatarURL {
 			return fmt.Errorf("%w: an avatar URL of %d bytes, at most %d", ErrTooLarge, len(p.AvatarURL), MaxAvatarURL)
+		}
+		size := len(p.DisplayName) + len(p.AvatarURL)
+		for k, v := range p.Fields {
+			size += len(k) + len(v) + 4
+		}
+		if size > MaxProfile {
+			return ErrProfileTooLarge
 		}
 		return save(txn, store.Key(tableProfile, name), p)
 	})

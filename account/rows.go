@@ -50,6 +50,7 @@ const (
 type userRow struct {
 	Password    string `json:"password,omitempty"` // PHC string; none: nobody can log in with one
 	Deactivated bool   `json:"deactivated,omitempty"`
+	Standing
 }
 
 // deviceRow: a device and its session. Token rows point here; a token counts only if it stands here too.

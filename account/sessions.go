@@ -35,6 +35,7 @@ type Login struct {
 type Requester struct {
 	User   matrix.UserID
 	Device matrix.DeviceID
+	Standing
 }
 
 // Tokens begin with a word that says what they are, for those who find one where it should not be.
@@ -139,8 +140,11 @@ func (a *Accounts) Authenticate(accessToken string) (Requester, error) {
 	hash := hashToken(accessToken)
 	var t tokenRow
 	var touch bool
+	var user userRow
 	err := a.kv.View(func(r store.Reader) (err error) {
-		t, _, touch, err = findAccess(r, hash)
+		if t, _, touch, err = findAccess(r, hash); err == nil {
+			user, err = load[userRow](r, store.Key(tableUser, t.User))
+		}
 		return err
 	})
 	if err == nil && touch {
@@ -162,7 +166,7 @@ func (a *Accounts) Authenticate(accessToken string) (Requester, error) {
 	if err != nil {
 		return Requester{}, err
 	}
-	return Requester{User: a.userID(t.User), Device: t.Device}, nil
+	return Requester{a.userID(t.User), t.Device, user.Standing}, nil
 }
 
 // findAccess finds the session of an access token. touch: the device's row needs a new day, or the pair that this

@@ -23,7 +23,7 @@ func TestLoginGivesATokenOfItsDevice(t *testing.T) {
 	if s.RefreshToken != "" || s.ExpiresIn != 0 || s.User != user || len(s.Device) != 10 {
 		t.Errorf("session %+v", s)
 	}
-	if r, err := n.Authenticate(s.AccessToken); err != nil || r != (Requester{user, s.Device}) {
+	if r, err := n.Authenticate(s.AccessToken); err != nil || r != (Requester{User: user, Device: s.Device}) {
 		t.Errorf("%v, %v", r, err)
 	}
 	for _, bad := range []string{"", "x", s.AccessToken + "x", s.AccessToken[:len(s.AccessToken)-1], string(s.Device)} {

@@ -77,6 +77,7 @@ type API struct {
 	mux      *http.ServeMux
 	sending  sending
 	conns    sliding.Conns
+	presence presence
 	register limiter // registrations, by remote address
 
 	// edits serialise a user's read-modify-write requests (tags, profile fields): held for one request's database work.

@@ -56,6 +56,9 @@ func (e endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeError(w, &Error{Status: http.StatusInternalServerError, Code: matrix.ErrcodeUnknown, Text: "internal server error"})
 	}()
 	err := e.a.authorise(c, e.auth)
+	if err == nil {
+		err = standing(c.who, e.route)
+	}
 	var answer any
 	if err == nil {
 		answer, err = e.handle(e.a, c)

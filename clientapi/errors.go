@@ -64,6 +64,7 @@ var classes = []struct {
 	{account.ErrBadInvitation, 401, matrix.ErrcodeForbidden, "the registration token is wrong, used or expired"},
 	{account.ErrDeactivated, 403, matrix.ErrcodeUserDeactivated, "this user is deactivated"},
 	{account.ErrNotFound, 404, matrix.ErrcodeNotFound, "there is no such thing"},
+	{account.ErrProfileTooLarge, 400, matrix.ErrcodeProfileTooLarge, "the profile is too large"},
 	{account.ErrTooLarge, 413, matrix.ErrcodeTooLarge, ""},
 	{account.ErrBadJSON, 400, matrix.ErrcodeBadJSON, "the body must be a JSON object"},
 	{account.ErrBadDevice, 400, matrix.ErrcodeInvalidParam, "the device id is too long, or has characters that it may not have"},

@@ -12,7 +12,7 @@ import (
 
 // loginFlows: GET /login.
 func (a *API) loginFlows(*call) (any, error) {
-	return map[string]any{"flows": []map[string]string{{"type": "m.login.password"}}}, nil
+	return map[string]any{"flows": []map[string]any{{"type": "m.login.password"}, {"type": "m.login.token", "get_login_token": true}}}, nil
 }
 
 // identifier names a user (C-S API, "Identifier types").
@@ -26,6 +26,7 @@ type loginRequest struct {
 	Identifier *identifier     `json:"identifier"`
 	User       string          `json:"user"` // deprecated, but still sent
 	Password   *string         `json:"password"`
+	Token      string          `json:"token"` // of m.login.token
 	Device     matrix.DeviceID `json:"device_id"`
 	Name       string          `json:"initial_device_display_name"`
 	Refresh    bool            `json:"refresh_token"`
@@ -57,28 +58,61 @@ func (a *API) login(c *call) (any, error) {
 	if err := c.decode(&q); err != nil {
 		return nil, err
 	}
+	var user matrix.UserID
+	var err error
 	switch q.Type {
 	case "m.login.password":
+		user, err = a.loginByPassword(c, &q)
+	case "m.login.token":
+		if q.Token == "" {
+			return nil, missing("token")
+		}
+		user, err = a.accounts.UseLoginToken(q.Token)
 	case "":
 		return nil, missing("type")
 	default:
 		return nil, &Error{Status: http.StatusBadRequest, Code: matrix.ErrcodeUnknown, Text: "this login type is not offered"}
 	}
-	if q.Password == nil {
-		return nil, missing("password")
-	}
-	user, err := a.identify(q.Identifier, q.User)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.accounts.CheckPassword(user, *q.Password, c.remote()); err != nil {
+	switch s, err := a.accounts.Standing(user); {
+	case err != nil:
 		return nil, err
+	case s.Locked:
+		return nil, errLocked()
 	}
 	s, err := a.accounts.NewSession(user, account.Login{Device: q.Device, Name: clip(q.Name), Refresh: q.Refresh, Remote: c.remote()})
 	if err != nil {
 		return nil, err
 	}
 	return a.sessionAnswer(s), nil
+}
+
+func (a *API) loginByPassword(c *call, q *loginRequest) (matrix.UserID, error) {
+	if q.Password == nil {
+		return "", missing("password")
+	}
+	user, err := a.identify(q.Identifier, q.User)
+	if err != nil {
+		return "", err
+	}
+	return user, a.accounts.CheckPassword(user, *q.Password, c.remote())
+}
+
+// loginToken: POST /v1/login/get_token: a token for another device of the user's, after the password.
+func (a *API) loginToken(c *call) (any, error) {
+	var q struct {
+		Auth *authDict `json:"auth"`
+	}
+	if err := c.decode(&q); err != nil {
+		return nil, err
+	}
+	if err := a.provePassword(c, q.Auth); err != nil {
+		return nil, err
+	}
+	token, err := a.accounts.NewLoginToken(c.who.User)
+	return map[string]any{"login_token": token, "expires_in_ms": account.LoginTokenLife.Milliseconds()}, err
 }
 
 // identify makes a full user id of the forms that clients send: "alice" or "@alice:server", as identifier or as user.

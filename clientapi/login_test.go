@@ -11,9 +11,10 @@ import (
 	"tarn/store"
 )
 
-func TestLoginFlowsOfferThePassword(t *testing.T) {
+func TestLoginFlowsOfferPasswordAndToken(t *testing.T) {
 	o := newNode(t).request("", "GET", "/login", nil).ok()
-	if at(o, "flows", 0, "type") != "m.login.password" || len(list(o, "flows")) != 1 {
+	if at(o, "flows", 0, "type") != "m.login.password" || at(o, "flows", 1, "type") != "m.login.token" ||
+		at(o, "flows", 1, "get_login_token") != true || len(list(o, "flows")) != 2 {
 		t.Errorf("%v", o)
 	}
 }
@@ -61,7 +62,8 @@ func TestLoginRefuses(t *testing.T) {
 		{"e-mail", obj{"type": "m.login.password", "identifier": obj{"type": "m.id.thirdparty", "medium": "email", "address": "a@b"}, "password": password}, 403, "M_FORBIDDEN"},
 		{"unknown identifier", obj{"type": "m.login.password", "identifier": obj{"type": "org.x"}, "password": password}, 400, "M_UNKNOWN"},
 		{"unknown type", obj{"type": "m.login.sso"}, 400, "M_UNKNOWN"},
-		{"token login", obj{"type": "m.login.token", "token": "x"}, 400, "M_UNKNOWN"},
+		{"a wrong login token", obj{"type": "m.login.token", "token": "x"}, 403, "M_FORBIDDEN"},
+		{"another type", obj{"type": "m.login.sso", "token": "x"}, 400, "M_UNKNOWN"},
 		{"no type", obj{"identifier": id("alice"), "password": password}, 400, "M_MISSING_PARAM"},
 		{"no password", obj{"type": "m.login.password", "identifier": id("alice")}, 400, "M_MISSING_PARAM"},
 		{"no user", obj{"type": "m.login.password", "password": password}, 400, "M_MISSING_PARAM"},

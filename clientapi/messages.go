@@ -63,6 +63,11 @@ func (a *API) redact(c *call) (any, error) {
 	if err := c.decode(&q); err != nil {
 		return nil, err
 	}
+	if c.who.Suspended { // may take back what is theirs
+		if e, err := a.rooms.Event(c.who.User, r, target); err != nil || e.Sender() != c.who.User {
+			return nil, errSuspended()
+		}
+	}
 	content, err := json.Marshal(q)
 	if err != nil {
 		return nil, err

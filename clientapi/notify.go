@@ -5,6 +5,7 @@ package clientapi
 import (
 	"encoding/json/jsontext"
 	"encoding/json/v2"
+	"slices"
 
 	"tarn/matrix"
 	"tarn/push"
@@ -77,6 +78,35 @@ func (a *API) ignored(user matrix.UserID) (map[matrix.UserID]bool, error) {
 		out[u] = u != user
 	}
 	return out, nil
+}
+
+// unheard says whether an event is not to be shown: "Servers must still send state events sent by ignored users to clients."
+func unheard(ignored map[matrix.UserID]bool, e *matrix.Event) bool {
+	return ignored[e.Sender()] && e.StateKey() == nil
+}
+
+// hush takes what ignored users did out of a change; all: it is an invite of one, which is not shown at all.
+func hush(ignored map[matrix.UserID]bool, ch *room.Change) (all bool) {
+	if n := len(ch.Invite); ch.Membership == matrix.MemberInvite && n > 0 {
+		var own struct { // the last is the user's own member event
+			Sender matrix.UserID `json:"sender"`
+		}
+		if json.Unmarshal(ch.Invite[n-1], &own) == nil && ignored[own.Sender] {
+			return true
+		}
+	}
+	ch.Receipts = slices.DeleteFunc(ch.Receipts, func(r room.Receipt) bool { return ignored[r.User] })
+	ch.Typing = slices.DeleteFunc(ch.Typing, func(u matrix.UserID) bool { return ignored[u] })
+	return false
+}
+
+// hush is hush for sliding sync: what was written, without the rest.
+func (s *slide) hush(ch *room.Change) error {
+	if err := s.judge.load(); err != nil {
+		return err
+	}
+	ch.Timeline = slices.DeleteFunc(ch.Timeline, func(e room.Entry) bool { return unheard(s.judge.mute, e.Event) })
+	return nil
 }
 
 // count puts the unread counts into the rooms of a /sync answer (C-S API, "Receiving notifications"). With the filter's

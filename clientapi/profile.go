@@ -3,8 +3,12 @@
 package clientapi
 
 import (
+	jsonv1 "encoding/json"
+	"encoding/json/jsontext"
 	"encoding/json/v2"
 	"errors"
+	"maps"
+	"net/http"
 	"strings"
 
 	"tarn/account"
@@ -19,43 +23,139 @@ type profileAnswer struct {
 }
 
 // profile: GET /profile/{userId}.
-func (a *API) profile(c *call) (any, error) { return a.findProfile(c) }
+func (a *API) profile(c *call) (any, error) {
+	p, err := a.findProfile(c)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]any{}
+	for k, v := range p.Fields {
+		out[k] = v
+	}
+	if p.DisplayName != "" {
+		out[fieldName] = p.DisplayName
+	}
+	if p.AvatarURL != "" {
+		out[fieldAvatar] = p.AvatarURL
+	}
+	return out, nil
+}
+
+// The fields that rooms show, too; all others stay in the profile (C-S API, "Profiles").
+const (
+	fieldName   = "displayname"
+	fieldAvatar = "avatar_url"
+)
+
+// field reads the path's {field}.
+func (c *call) field() (string, error) {
+	name := c.path("field")
+	if len(name) > account.MaxField {
+		return "", &Error{Status: http.StatusBadRequest, Code: matrix.ErrcodeKeyTooLarge, Text: "the field's name is too long"}
+	}
+	for i, r := range name { // appendices, "Common Namespaced Identifier Grammar"
+		if !('a' <= r && r <= 'z' || i > 0 && ('0' <= r && r <= '9' || r == '-' || r == '_' || r == '.')) {
+			return "", invalid("a field's name begins with a-z and may have a-z, 0-9, - . and _")
+		}
+	}
+	return name, nil
+}
+
+// profileField: GET /profile/{userId}/{keyName}.
+func (a *API) profileField(c *call) (any, error) {
+	name, err := c.field()
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.findProfile(c)
+	if err != nil {
+		return nil, err
+	}
+	v, ok := p.Fields[name]
+	if !ok {
+		return nil, notFound("the profile has no such field")
+	}
+	return map[string]jsonv1.RawMessage{name: v}, nil
+}
+
+// setProfileField: PUT of the same.
+func (a *API) setProfileField(c *call) (any, error) {
+	name, err := c.field()
+	if err != nil {
+		return nil, err
+	}
+	var q map[string]jsontext.Value
+	if err := c.decode(&q); err != nil {
+		return nil, err
+	}
+	v, ok := q[name]
+	if !ok {
+		return nil, missing(name)
+	}
+	if err := v.Compact(); err != nil {
+		return nil, notJSON()
+	}
+	return empty{}, a.setProfile(c, func(p *account.Profile) {
+		p.Fields = maps.Clone(p.Fields)
+		if p.Fields == nil {
+			p.Fields = map[string]jsonv1.RawMessage{}
+		}
+		p.Fields[name] = jsonv1.RawMessage(v)
+	})
+}
+
+// deleteProfileField: DELETE of the same, also for displayname and avatar_url.
+func (a *API) deleteProfileField(c *call) (any, error) {
+	name, err := c.field()
+	if err != nil {
+		return nil, err
+	}
+	return empty{}, a.setProfile(c, func(p *account.Profile) {
+		switch name {
+		case fieldName:
+			p.DisplayName = ""
+		case fieldAvatar:
+			p.AvatarURL = ""
+		default:
+			p.Fields = maps.Clone(p.Fields)
+			delete(p.Fields, name)
+		}
+	})
+}
 
 // displayName: GET /profile/{userId}/displayname.
 func (a *API) displayName(c *call) (any, error) {
 	p, err := a.findProfile(c)
-	p.AvatarURL = ""
-	return p, err
+	return profileAnswer{DisplayName: p.DisplayName}, err
 }
 
 // avatarURL: GET /profile/{userId}/avatar_url.
 func (a *API) avatarURL(c *call) (any, error) {
 	p, err := a.findProfile(c)
-	p.DisplayName = ""
-	return p, err
+	return profileAnswer{AvatarURL: p.AvatarURL}, err
 }
 
 // findProfile: local users' from account; others' as a room that the asker shares with them shows it. Nobody is asked
 // over the network: a look-up there would tell who looks.
-func (a *API) findProfile(c *call) (profileAnswer, error) {
+func (a *API) findProfile(c *call) (account.Profile, error) {
 	who, err := userID(c.path("user"))
 	if err != nil {
-		return profileAnswer{}, err
+		return account.Profile{}, err
 	}
 	unknown := notFound("nothing is known of this user")
 	if a.local(who) {
 		p, err := a.accounts.Profile(who)
 		if errors.Is(err, account.ErrNotFound) {
-			return profileAnswer{}, unknown
+			return account.Profile{}, unknown
 		}
-		return profileAnswer(p), err
+		return p, err
 	}
 	if c.who.User == "" {
-		return profileAnswer{}, unknown
+		return account.Profile{}, unknown
 	}
 	rooms, err := a.rooms.Joined(c.who.User)
 	if err != nil {
-		return profileAnswer{}, err
+		return account.Profile{}, err
 	}
 	for _, r := range rooms {
 		ev, err := a.rooms.StateEvent(c.who.User, r, matrix.StateKey{Type: "m.room.member", Key: string(who)})
@@ -63,15 +163,15 @@ func (a *API) findProfile(c *call) (profileAnswer, error) {
 			continue
 		}
 		if err != nil {
-			return profileAnswer{}, err
+			return account.Profile{}, err
 		}
 		if ev.Membership() == "join" {
 			var p profileAnswer
 			_ = json.Unmarshal(ev.Content(), &p) // a member event may hold anything there: then it shows nothing
-			return p, nil
+			return account.Profile{DisplayName: p.DisplayName, AvatarURL: p.AvatarURL}, nil
 		}
 	}
-	return profileAnswer{}, unknown
+	return account.Profile{}, unknown
 }
 
 // setDisplayName: PUT /profile/{userId}/displayname.
@@ -118,7 +218,7 @@ func (a *API) setProfile(c *call, change func(*account.Profile)) error {
 		change(now)
 		p = *now
 	})
-	if err != nil || p == before {
+	if err != nil || p.DisplayName == before.DisplayName && p.AvatarURL == before.AvatarURL {
 		return err
 	}
 	rooms, err := a.rooms.Joined(c.who.User)

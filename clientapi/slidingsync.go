@@ -116,6 +116,11 @@ func (a *API) slidingSync(c *call) (any, error) {
 		return nil, err
 	}
 	defer turn.Break()
+	state, err := c.syncPresence()
+	if err != nil {
+		return nil, err
+	}
+	defer a.here(c.who.User, state)()
 	ctx, cancel := c.drain()
 	defer cancel()
 	ctx, cancelTimeout := context.WithTimeout(ctx, time.Duration(min(max(ms, 0), maxPoll.Milliseconds()))*time.Millisecond)
@@ -142,7 +147,7 @@ func (a *API) slidingSync(c *call) (any, error) {
 			return nil, err
 		}
 		// The session may have ended meanwhile.
-		if _, err := a.accounts.Authenticate(c.token); err != nil {
+		if err := a.still(c); err != nil {
 			return nil, err
 		}
 	}
@@ -273,6 +278,9 @@ func (s *slide) room(id matrix.RoomID, x *sliding.Shown) error {
 			s.now.Rooms[id] = had
 		}
 		return nil
+	}
+	if err := s.hush(&slice.Change); err != nil {
+		return err
 	}
 	r := &slideRoom{Name: slice.Name, Avatar: slice.Avatar, Heroes: slice.Members, DM: s.direct[id], Initial: slice.Newly, Expanded: expand && !slice.Newly,
 		Limited: slice.Limited, Bump: st.Bump}

@@ -72,6 +72,11 @@ func (a *API) sync(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	state, err := c.syncPresence()
+	if err != nil {
+		return nil, err
+	}
+	defer a.here(c.who.User, state)()
 	// What its token tells that the device has is forgotten, before anything is answered.
 	if err := a.accounts.AckInbox(c.who.User, c.who.Device, q.inbox); err != nil {
 		return nil, err
@@ -96,7 +101,7 @@ func (a *API) sync(c *call) (any, error) {
 			return nil, err
 		}
 		// The session may have ended meanwhile.
-		if _, err := a.accounts.Authenticate(c.token); err != nil {
+		if err := a.still(c); err != nil {
 			return nil, err
 		}
 	}
@@ -122,6 +127,13 @@ func (a *API) syncOnce(c *call, q syncQuery, upTo store.Pos) (*syncAnswer, error
 	if q.after != "" {
 		o.Wish = func(ch *room.Change) room.Wish { return stateAfter(ch, c.who.User, o) }
 	}
+	ignored, err := a.ignored(c.who.User)
+	if err != nil {
+		return nil, err
+	}
+	if len(ignored) > 0 {
+		o.KeepTimeline = func(e room.Entry) bool { return f.Timeline.keepsEntry(e) && !unheard(ignored, e.Event) }
+	}
 	changes, err := a.rooms.Sync(c.who.User, q.since, upTo, o)
 	if err != nil {
 		return nil, err
@@ -133,11 +145,17 @@ func (a *API) syncOnce(c *call, q syncQuery, upTo store.Pos) (*syncAnswer, error
 		if ch.Newly && q.since > 0 {
 			newly[ch.Room] = true
 		}
+		if len(ignored) > 0 && hush(ignored, ch) {
+			continue
+		}
 		if err := out.add(ch, q.filter, q.after); err != nil {
 			return nil, err
 		}
 	}
 	if err := a.addData(c, q, upTo, keepRoom, newly, out); err != nil {
+		return nil, err
+	}
+	if err := a.addPresence(c, q, ignored, out); err != nil {
 		return nil, err
 	}
 	if err := a.count(c.who.User, upTo, out, f.Timeline.UnreadPer); err != nil {

@@ -16,7 +16,7 @@ import (
 type syncAnswer struct {
 	NextBatch   string            `json:"next_batch"`
 	AccountData eventList         `json:"account_data"`
-	Presence    rawList           `json:"presence"` // no presence crosses this node: always empty
+	Presence    presenceList      `json:"presence"` // of this node's users
 	ToDevice    rawList           `json:"to_device"`
 	Rooms       syncRoomsSections `json:"rooms"`
 	DeviceLists *deviceLists      `json:"device_lists,omitzero"`
@@ -42,6 +42,10 @@ type dataEvent struct {
 
 type eventList struct {
 	Events []dataEvent `json:"events"`
+}
+
+type presenceList struct {
+	Events []presenceEvent `json:"events"`
 }
 
 type rawList struct {
@@ -112,7 +116,7 @@ func section(after string, state, stable, unstable **rawList) **rawList {
 // nothing says that the answer tells a client nothing new.
 func (s *syncAnswer) nothing() bool {
 	r := &s.Rooms
-	return len(r.Join)+len(r.Invite)+len(r.Knock)+len(r.Leave)+len(s.AccountData.Events)+len(s.ToDevice.Events) == 0 &&
+	return len(r.Join)+len(r.Invite)+len(r.Knock)+len(r.Leave)+len(s.AccountData.Events)+len(s.ToDevice.Events)+len(s.Presence.Events) == 0 &&
 		s.DeviceLists == nil && !s.newCounts
 }
 

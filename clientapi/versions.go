@@ -9,7 +9,7 @@ import "tarn/matrix"
 func (a *API) versions(*call) (any, error) {
 	return map[string]any{
 		"versions": []string{"r0.5.0", "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7",
-			"v1.8", "v1.9", "v1.10", "v1.11", "v1.12"},
+			"v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16"},
 		"unstable_features": map[string]bool{
 			"org.matrix.simplified_msc3575": true, // slidingsync.go; Element X asks for it
 		},
@@ -42,6 +42,7 @@ func (a *API) capabilities(*call) (any, error) {
 		"m.set_displayname": enabled(true),
 		"m.set_avatar_url":  enabled(true),
 		"m.3pid_changes":    enabled(false),
-		"m.get_login_token": enabled(false),
+		"m.get_login_token": enabled(true),
+		"m.profile_fields":  enabled(true),
 	}}, nil
 }
