@@ -37,7 +37,7 @@ var layers = map[string][]string{
 	"clientapi":           {"clientapi/*", "matrix", "room", "account", "media", "push", "store"}, // store: Pos and Stream, what a /sync token is and waits on
 	"clientapi/sliding":   {"matrix", "store"},
 	"mailbox/front":       {"mailbox", "crypto/*", "internal/durable"}, // hands requests on through interfaces
-	"mailbox/courier":     {"mailbox", "crypto/*"},
+	"mailbox/courier":     {"mailbox", "crypto/*", "internal/durable"},
 	"push":                {"matrix"},
 	"media":               {"matrix", "store", "internal/durable"},
 	"mailbox/store":       {"mailbox", "store", "crypto/*", "internal/durable"},

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/crypto/chacha20poly1305"
 
+	"tarn/crypto/layered"
 	"tarn/crypto/sealed"
 )
 
@@ -19,6 +20,10 @@ const (
 	UpFrameSize   = UpSize       // node to courier: 22 cells
 	DownFrameSize = DownSize     // courier to node, one for each frame up: 17 cells
 	PageFrameSize = 2 * CellData // courier to node, at the courier's constant times: 2 cells, 996 bytes
+
+	// The same for sessions whose halves have layers (GeometryLayers).
+	LayeredUpFrameSize   = 32 * CellData // 15,936 bytes
+	LayeredDownFrameSize = 18 * CellData // 8,964 bytes
 
 	// MaxFollow is how many stores' pages a session is pushed.
 	MaxFollow = 3
@@ -30,25 +35,50 @@ const (
 	// PushedOverhead is what a page takes in a page frame beside its own bytes.
 	PushedOverhead = 32 + 2
 
-	upPlain   = UpFrameSize - TagSize
-	downPlain = DownFrameSize - 1 - TagSize
 	pagePlain = PageFrameSize - 1 - TagSize
 
 	subHeader  = 32 + 4 + 4 // target, delay, epoch
 	atFollow   = 4 + 1
 	atPut      = atFollow + MaxFollow*32
-	atGet      = atPut + subHeader + SealedPutSize
-	atUpPad    = atGet + subHeader + SealedGetSize
-	atReceipts = 1 + 4 + GetAnswerSize
-	atDownPad  = atReceipts + 1 + MaxReceipts*(4+ReceiptSize)
+	atReceived = 1 + 4 // of a frame down: the GET answer
 
 	maxFrameDelay = uint32(MaxDelay / time.Millisecond)
 )
 
 const (
-	_ = uint(upPlain - atUpPad)
-	_ = uint(downPlain - atDownPad)
+	_ = uint(UpFrameSize - TagSize - (atPut + 2*subHeader + SealedPutSize + SealedGetSize))
+	_ = uint(DownFrameSize - 1 - TagSize - (atReceived + GetAnswerSize + 1 + MaxReceipts*(4+ReceiptSize)))
+	_ = uint(LayeredUpFrameSize - TagSize - (atPut + 2*subHeader + SealedPutSize + SealedGetSize + 2*MaxLayers*layered.Overhead))
+	_ = uint(LayeredDownFrameSize - 1 - TagSize - (atReceived + GetAnswerSize + 1 + MaxReceipts*(4+ReceiptSize) + (1+MaxReceipts)*MaxLayers*replyLayer))
 )
+
+// Layout is the sizes of a session's frames. There is one for each geometry.
+type Layout struct {
+	Geometry byte
+	Layers   int // of every half
+	Up, Down int // sizes of frames
+}
+
+// LayoutOf is a geometry's; false: there is none.
+func LayoutOf(geometry byte) (Layout, bool) {
+	switch geometry {
+	case Geometry:
+		return Layout{Geometry, 0, UpFrameSize, DownFrameSize}, true
+	case GeometryLayers:
+		return Layout{GeometryLayers, MaxLayers, LayeredUpFrameSize, LayeredDownFrameSize}, true
+	}
+	return Layout{}, false
+}
+
+func (l Layout) put() int     { return HalfSize(true, l.Layers) }
+func (l Layout) get() int     { return HalfSize(false, l.Layers) }
+func (l Layout) receipt() int { return HalfAnswerSize(true, l.Layers) }
+func (l Layout) answer() int  { return HalfAnswerSize(false, l.Layers) }
+func (l Layout) atGet() int   { return atPut + subHeader + l.put() }
+func (l Layout) atUpPad() int { return l.atGet() + subHeader + l.get() }
+func (l Layout) atReceipts() int {
+	return atReceived + l.answer()
+}
 
 // ErrFrame: the bytes are not a frame of this session, or it says something impossible.
 var ErrFrame = errors.New("mailbox: invalid frame")
@@ -66,18 +96,22 @@ const SaltSize = 32
 // Channel is one direction of a session: ChaCha20-Poly1305 with a counter as nonce, so that nothing can be left out,
 // repeated or reordered unnoticed. Not safe for concurrent use.
 type Channel struct {
-	aead cipher.AEAD
-	next uint64
+	layout Layout
+	aead   cipher.AEAD
+	next   uint64
 }
 
+// Layout is the sizes of its frames.
+func (c *Channel) Layout() Layout { return c.layout }
+
 // SessionChannels are the two directions of the session whose hello has that reply key.
-func SessionChannels(r *sealed.Reply, salt []byte) (up, down *Channel) {
+func SessionChannels(l Layout, r *sealed.Reply, salt []byte) (up, down *Channel) {
 	make := func(label string) *Channel {
 		aead, err := chacha20poly1305.New(r.Derive(salt, label, chacha20poly1305.KeySize))
 		if err != nil {
 			panic("mailbox: " + err.Error()) // the key's size is a constant
 		}
-		return &Channel{aead: aead}
+		return &Channel{layout: l, aead: aead}
 	}
 	return make(upLabel), make(downLabel)
 }
@@ -100,7 +134,7 @@ type SubRequest struct {
 	Target [32]byte      // onion key of the mailbox that it is for
 	Delay  time.Duration // forward it that long after the frame came; whole milliseconds, at most MaxDelay
 	Epoch  uint32        // of the key that it is sealed to
-	Box    []byte        // SealedPutSize or SealedGetSize bytes
+	Box    []byte        // SealedPutSize or SealedGetSize bytes, and what the layers of the session take
 }
 
 // UpFrame is a frame from a node to its courier.
@@ -110,19 +144,20 @@ type UpFrame struct {
 	Put, Get SubRequest
 }
 
-// AppendUpFrame appends the sealed frame to dst: UpFrameSize bytes.
+// AppendUpFrame appends the sealed frame to dst: Layout.Up bytes.
 func (c *Channel) AppendUpFrame(dst []byte, f *UpFrame) ([]byte, error) {
-	if len(f.Follow) > MaxFollow || len(f.Put.Box) != SealedPutSize || len(f.Get.Box) != SealedGetSize {
+	l := c.layout
+	if len(f.Follow) > MaxFollow || len(f.Put.Box) != l.put() || len(f.Get.Box) != l.get() {
 		return nil, fmt.Errorf("%w: %d stores followed, halves of %d and %d bytes", ErrFrame, len(f.Follow), len(f.Put.Box), len(f.Get.Box))
 	}
-	p := make([]byte, upPlain, UpFrameSize)
+	p := make([]byte, l.Up-TagSize)
 	putDelay(p, f.Lag)
 	p[4] = byte(len(f.Follow))
 	for i, o := range f.Follow {
 		copy(p[atFollow+32*i:], o[:])
 	}
 	putSub(p[atPut:], f.Put)
-	putSub(p[atGet:], f.Get)
+	putSub(p[l.atGet():], f.Get)
 	return c.aead.Seal(dst, c.nonce(), p, nil), nil
 }
 
@@ -140,22 +175,22 @@ func putSub(p []byte, s SubRequest) {
 // OpenUpFrame opens the next frame; b is spoiled, and the boxes of f lie in it. Anything else than that frame is ErrFrame,
 // after which the session is of no use.
 func (c *Channel) OpenUpFrame(b []byte) (f UpFrame, err error) {
-	if len(b) != UpFrameSize {
+	if len(b) != c.layout.Up {
 		return f, fmt.Errorf("%w: %d bytes", ErrFrame, len(b))
 	}
 	p, err := c.aead.Open(b[:0], c.nonce(), b, nil)
 	if err != nil {
 		return f, fmt.Errorf("%w: it does not open", ErrFrame)
 	}
-	return parseUpFrame(p)
+	return parseUpFrame(c.layout, p)
 }
 
-func parseUpFrame(p []byte) (f UpFrame, err error) {
+func parseUpFrame(l Layout, p []byte) (f UpFrame, err error) {
 	n := int(p[4])
 	lag, ok1 := delay(p)
-	put, ok2 := sub(p[atPut:], SealedPutSize)
-	get, ok3 := sub(p[atGet:], SealedGetSize)
-	if n > MaxFollow || !ok1 || !ok2 || !ok3 || !zero(p[atFollow+32*min(n, MaxFollow):atPut]) || !zero(p[atUpPad:]) {
+	put, ok2 := sub(p[atPut:], l.put())
+	get, ok3 := sub(p[l.atGet():], l.get())
+	if n > MaxFollow || !ok1 || !ok2 || !ok3 || !zero(p[atFollow+32*min(n, MaxFollow):atPut]) || !zero(p[l.atUpPad():]) {
 		return f, fmt.Errorf("%w: impossible values", ErrFrame)
 	}
 	f = UpFrame{Lag: lag, Put: put, Get: get}
@@ -178,7 +213,7 @@ func sub(p []byte, size int) (SubRequest, bool) {
 // HalfAnswer is the answer to a half of the frame up that was the session's Frame-th, counted from 0.
 type HalfAnswer struct {
 	Frame uint32
-	Data  []byte // ReceiptSize or GetAnswerSize bytes, sealed between store and node
+	Data  []byte // ReceiptSize or GetAnswerSize bytes (and what the layers take), sealed between store and node
 }
 
 // DownFrame is a frame from a courier to a node.
@@ -187,24 +222,25 @@ type DownFrame struct {
 	Receipts []HalfAnswer // at most MaxReceipts
 }
 
-// AppendDownFrame appends the sealed frame to dst: DownFrameSize bytes.
+// AppendDownFrame appends the sealed frame to dst: Layout.Down bytes.
 func (c *Channel) AppendDownFrame(dst []byte, f *DownFrame) ([]byte, error) {
-	p := make([]byte, downPlain)
+	l := c.layout
+	p := make([]byte, l.Down-1-TagSize)
 	if f.Get != nil {
-		if len(f.Get.Data) != GetAnswerSize {
+		if len(f.Get.Data) != l.answer() {
 			return nil, fmt.Errorf("%w: an answer of %d bytes", ErrFrame, len(f.Get.Data))
 		}
 		p[0] = 1
 		binary.BigEndian.PutUint32(p[1:], f.Get.Frame)
-		copy(p[5:], f.Get.Data)
+		copy(p[atReceived:], f.Get.Data)
 	}
 	if len(f.Receipts) > MaxReceipts {
 		return nil, fmt.Errorf("%w: %d receipts", ErrFrame, len(f.Receipts))
 	}
-	p[atReceipts] = byte(len(f.Receipts))
+	p[l.atReceipts()] = byte(len(f.Receipts))
 	for i, r := range f.Receipts {
-		at := atReceipts + 1 + i*(4+ReceiptSize)
-		if len(r.Data) != ReceiptSize {
+		at := l.atReceipts() + 1 + i*(4+l.receipt())
+		if len(r.Data) != l.receipt() {
 			return nil, fmt.Errorf("%w: a receipt of %d bytes", ErrFrame, len(r.Data))
 		}
 		binary.BigEndian.PutUint32(p[at:], r.Frame)
@@ -226,17 +262,18 @@ func (c *Channel) openDown(b []byte) ([]byte, error) {
 }
 
 // parseDownFrame reads the plaintext; the answers lie in it.
-func parseDownFrame(p []byte) (f DownFrame, err error) {
-	n := int(p[atReceipts])
-	if p[0] > 1 || p[0] == 0 && !zero(p[1:atReceipts]) || n > MaxReceipts || !zero(p[atReceipts+1+min(n, MaxReceipts)*(4+ReceiptSize):]) {
+func parseDownFrame(l Layout, p []byte) (f DownFrame, err error) {
+	at, size := l.atReceipts(), 4+l.receipt()
+	n := int(p[at])
+	if p[0] > 1 || p[0] == 0 && !zero(p[1:at]) || n > MaxReceipts || !zero(p[at+1+min(n, MaxReceipts)*size:]) {
 		return f, fmt.Errorf("%w: impossible values", ErrFrame)
 	}
 	if p[0] == 1 {
-		f.Get = &HalfAnswer{binary.BigEndian.Uint32(p[1:]), p[5:atReceipts]}
+		f.Get = &HalfAnswer{binary.BigEndian.Uint32(p[1:]), p[atReceived:at]}
 	}
 	for i := range n {
-		at := atReceipts + 1 + i*(4+ReceiptSize)
-		f.Receipts = append(f.Receipts, HalfAnswer{binary.BigEndian.Uint32(p[at:]), p[at+4 : at+4+ReceiptSize]})
+		r := p[at+1+i*size : at+1+(i+1)*size]
+		f.Receipts = append(f.Receipts, HalfAnswer{binary.BigEndian.Uint32(r), r[4:]})
 	}
 	return f, nil
 }

@@ -4,7 +4,6 @@ package mailbox
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -53,7 +52,14 @@ var (
 
 // IsPut says whether a half or an answer of that many bytes belongs to a PUT. What is neither a PUT's nor a GET's is an
 // error of the caller.
-func IsPut(size int) bool { return size == SealedPutSize || size == ReceiptSize }
+func IsPut(size int) bool {
+	for layers := range MaxLayers + 1 {
+		if size == HalfSize(true, layers) || size == HalfAnswerSize(true, layers) {
+			return true
+		}
+	}
+	return false
+}
 
 // SealHalf encrypts r as a PUT half (nothing, put, register, issue) or as a GET half (nothing, get, digest, descriptor).
 func SealHalf(put bool, r Request, key *sealed.PublicKey, info []byte) ([]byte, *sealed.Reply, error) {
@@ -141,17 +147,6 @@ func SealHalfAnswer(put bool, reply *sealed.Reply, s Status, body []byte) []byte
 	return reply.AppendSeal(append(make([]byte, 0, size), byte(ClearSealed)), plain)
 }
 
-// ClearHalfAnswer is an answer to a half that nobody opened.
-func ClearHalfAnswer(put bool, c Clear) []byte {
-	b := make([]byte, GetAnswerSize)
-	if put {
-		b = b[:ReceiptSize]
-	}
-	rand.Read(b)
-	b[0] = byte(c)
-	return b
-}
-
 // openHalfAnswer opens the answer to a half. The body of a GET's is BoxSize bytes.
 func openHalfAnswer(put bool, b []byte, reply *sealed.Reply) (Status, []byte, error) {
 	if len(b) != GetAnswerSize && !put || len(b) != ReceiptSize && put {
@@ -183,6 +178,10 @@ type Half struct {
 	epoch  uint32
 	box    []byte // nil once sent
 	reply  *sealed.Reply
+	// Of a half that goes through further couriers (Via):
+	layers  int             // that its size has
+	replies []*sealed.Reply // of those that are sealed to couriers, outermost first
+	route   []*Client       // these couriers
 
 	done   chan struct{} // closed when the rest is there
 	status Status
@@ -215,7 +214,9 @@ func (h *Half) Take() SubRequest {
 
 // Resolve gives the half its answer as it travelled. It is called once at most, by who took the half.
 func (h *Half) Resolve(answer []byte) {
-	h.status, h.body, h.err = openHalfAnswer(h.put, answer, h.reply)
+	if answer, h.err = h.unwrap(answer); h.err == nil {
+		h.status, h.body, h.err = openHalfAnswer(h.put, answer, h.reply)
+	}
 	close(h.done)
 }
 

@@ -13,7 +13,7 @@ import (
 
 // Hello is what a node says at the begin of a session. It is sealed to the courier's key of the day.
 type Hello struct {
-	// Geometry of the frames that will follow; Geometry (1): the sizes of this package.
+	// Geometry of the frames that will follow: Geometry, or GeometryLayers.
 	Geometry byte
 	// Token is a session token of the courier's; nil: none. With one a session has a reserved place.
 	Token *[TokenSize]byte

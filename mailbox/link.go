@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"tarn/crypto/layered"
 )
 
 // A link is the connection on which a courier hands the sealed requests of its sessions to another mailbox, and gets
@@ -24,6 +26,10 @@ const (
 	LinkGet     LinkKind = 2 // to the store: tag 4, epoch 4, GET half
 	LinkReceipt LinkKind = 3 // from the store: tag 4, receipt
 	LinkAnswer  LinkKind = 4 // from the store: tag 4, GET answer
+
+	// The same for halves with layers, which go from courier to courier, are these plus 4 for each layer.
+	linkLayer LinkKind = 4
+	maxLink            = LinkAnswer + MaxLayers*linkLayer
 )
 
 // ErrLink: the bytes are not a message of that direction.
@@ -37,49 +43,62 @@ type LinkMessage struct {
 	Data  []byte // the half or the answer
 }
 
-// linkSizes are how long messages are after their kind, by kind, and whether an epoch is in them.
-var linkSizes = [...]struct {
-	data  int
-	epoch bool
-}{
-	LinkPut: {SealedPutSize, true}, LinkGet: {SealedGetSize, true},
-	LinkReceipt: {ReceiptSize, false}, LinkAnswer: {GetAnswerSize, false},
-}
+// MaxLinkMessage is the size of the largest message: 11,826 bytes.
+const MaxLinkMessage = 1 + 4 + 4 + SealedPutSize + MaxLayers*layered.Overhead
 
-// MaxLinkMessage is the size of the largest message: 9,466 bytes.
-const MaxLinkMessage = 1 + 4 + 4 + SealedPutSize
+// LinkKindOf is the kind of message that a half of that size travels in.
+func LinkKindOf(size int) LinkKind {
+	put, layers, ok := HalfShape(size)
+	switch {
+	case !ok:
+		return 0
+	case put:
+		return LinkPut + LinkKind(layers)*linkLayer
+	}
+	return LinkGet + LinkKind(layers)*linkLayer
+}
 
 // Answer is the kind of the answer to that kind.
 func (k LinkKind) Answer() LinkKind {
-	switch k {
-	case LinkPut:
-		return LinkReceipt
-	case LinkGet:
-		return LinkAnswer
+	if !k.request() {
+		return 0
+	}
+	return k + (LinkReceipt - LinkPut)
+}
+
+// base is the kind without its layers.
+func (k LinkKind) base() (base LinkKind, layers int) {
+	if k < LinkPut || k > maxLink {
+		return 0, 0
+	}
+	return (k-1)%linkLayer + 1, int(k-1) / int(linkLayer)
+}
+
+// request says whether it goes to the store; an epoch is in it.
+func (k LinkKind) request() bool {
+	b, _ := k.base()
+	return b == LinkPut || b == LinkGet
+}
+
+// data is the size of what the message carries; 0 for an unknown kind.
+func (k LinkKind) data() int {
+	switch b, layers := k.base(); b {
+	case LinkPut, LinkGet:
+		return HalfSize(b == LinkPut, layers)
+	case LinkReceipt, LinkAnswer:
+		return HalfAnswerSize(b == LinkReceipt, layers)
 	}
 	return 0
 }
 
-// size of the message after its kind; 0 for an unknown kind.
-func (k LinkKind) size() int {
-	if int(k) >= len(linkSizes) || linkSizes[k].data == 0 {
-		return 0
-	}
-	n := 4 + linkSizes[k].data
-	if linkSizes[k].epoch {
-		n += 4
-	}
-	return n
-}
-
 // AppendLinkMessage appends m to dst. It panics if Data has not the size of its kind.
 func AppendLinkMessage(dst []byte, m LinkMessage) []byte {
-	if m.Kind.size() == 0 || len(m.Data) != linkSizes[m.Kind].data {
+	if m.Kind.data() == 0 || len(m.Data) != m.Kind.data() {
 		panic(fmt.Sprintf("mailbox: a link message of kind %d with %d bytes", m.Kind, len(m.Data)))
 	}
 	dst = append(dst, byte(m.Kind))
 	dst = binary.BigEndian.AppendUint32(dst, m.Tag)
-	if linkSizes[m.Kind].epoch {
+	if m.Kind.request() {
 		dst = binary.BigEndian.AppendUint32(dst, m.Epoch)
 	}
 	return append(dst, m.Data...)
@@ -93,16 +112,16 @@ func ReadLinkMessage(r io.Reader, answers bool) (LinkMessage, error) {
 		return LinkMessage{}, err
 	}
 	m := LinkMessage{Kind: LinkKind(head[0]), Tag: binary.BigEndian.Uint32(head[1:])}
-	if m.Kind.size() == 0 || linkSizes[m.Kind].epoch == answers {
+	if m.Kind.data() == 0 || m.Kind.request() == answers {
 		return LinkMessage{}, fmt.Errorf("%w: kind %d", ErrLink, m.Kind)
 	}
-	if linkSizes[m.Kind].epoch {
+	if m.Kind.request() {
 		if _, err := io.ReadFull(r, head[5:]); err != nil {
 			return LinkMessage{}, noEOF(err)
 		}
 		m.Epoch = binary.BigEndian.Uint32(head[5:])
 	}
-	m.Data = make([]byte, linkSizes[m.Kind].data)
+	m.Data = make([]byte, m.Kind.data())
 	if _, err := io.ReadFull(r, m.Data); err != nil {
 		return LinkMessage{}, noEOF(err)
 	}

@@ -26,6 +26,9 @@ const (
 type SessionParams struct {
 	// Push is the time between two page frames; 0: none.
 	Push time.Duration
+	// Layers: the halves of this session go through further couriers (Half.Via, MaxLayers), and its frames have the sizes
+	// for that.
+	Layers bool
 	// Token gives a session token of that courier's, or nil; it is called at each Connect. Nil: no tokens.
 	Token func() *[TokenSize]byte
 	// OnPage hears each part of a digest page that was pushed, as it came: see Client.ParsePushed. It is called by one
@@ -77,6 +80,16 @@ func NewSession(courier Address, d Dialer, p SessionParams) *Session {
 	return &Session{courier: NewClient(courier, d), dial: d, params: p}
 }
 
+// layout is the sizes of the session's frames.
+func (s *Session) layout() Layout {
+	geometry := byte(Geometry)
+	if s.params.Layers {
+		geometry = GeometryLayers
+	}
+	l, _ := LayoutOf(geometry)
+	return l
+}
+
 // Courier is the courier as a client knows it: its descriptor, once Connect has fetched it.
 func (s *Session) Courier() *Client { return s.courier }
 
@@ -118,7 +131,7 @@ func (s *Session) Connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	hello := Hello{Geometry: Geometry, Push: s.params.Push}
+	hello := Hello{Geometry: s.layout().Geometry, Push: s.params.Push}
 	if s.params.Token != nil {
 		hello.Token = s.params.Token()
 	}
@@ -148,7 +161,7 @@ func (s *Session) Connect(ctx context.Context) error {
 		return err
 	}
 	l := &life{conn: conn, waiting: map[uint32]*waiting{}}
-	l.up, l.down = SessionChannels(reply, salt)
+	l.up, l.down = SessionChannels(s.layout(), reply, salt)
 	s.mu.Lock()
 	s.life = l
 	s.mu.Unlock()
@@ -180,7 +193,7 @@ func (s *Session) Send(ctx context.Context, f *Frame) error {
 		}
 		u.Follow = append(u.Follow, [32]byte(o))
 	}
-	b, err := l.up.AppendUpFrame(make([]byte, 0, UpFrameSize), &u)
+	b, err := l.up.AppendUpFrame(make([]byte, 0, s.layout().Up), &u)
 	if err != nil {
 		f.fail(err)
 		return err
@@ -238,7 +251,7 @@ func (w *waiting) fail(err error) {
 // read takes what comes down, until the session breaks.
 func (s *Session) read(l *life) {
 	defer s.end(l)
-	buf := make([]byte, DownFrameSize)
+	buf := make([]byte, s.layout().Down)
 	for {
 		l.conn.SetReadDeadline(time.Now().Add(s.patience(l)))
 		if _, err := io.ReadFull(l.conn, buf[:1]); err != nil {
@@ -265,7 +278,7 @@ func (s *Session) read(l *life) {
 			}
 			continue
 		}
-		f, err := parseDownFrame(p)
+		f, err := parseDownFrame(s.layout(), p)
 		if err != nil || !s.answers(l, f) {
 			return
 		}
@@ -357,15 +370,30 @@ func (s *Session) Close() error {
 
 // Ask makes a GET half that asks the courier itself for the descriptor of the mailbox a: its answer's body is for
 // Client.SetDescriptor. It can be made once the session was connected.
-func (s *Session) Ask(a Address, delay time.Duration) (*Half, error) {
+//
+// With a route the last courier of it is asked: so that the session's courier does not learn whose descriptor it is. Only
+// a session with Layers has room for one.
+func (s *Session) Ask(a Address, delay time.Duration, route ...Hop) (*Half, error) {
 	onion, err := a.Onion.Key()
 	if err != nil {
 		return nil, fmt.Errorf("mailbox: %w", err)
 	}
-	return s.courier.SealGet(Request{Op: OpDescriptor, Onion: [32]byte(onion)}, delay)
+	at := s.courier
+	if len(route) > 0 {
+		at = route[len(route)-1].Courier
+	}
+	h, err := at.SealGet(Request{Op: OpDescriptor, Onion: [32]byte(onion)}, delay)
+	if err != nil {
+		return nil, err
+	}
+	return h, h.Via(s.layout().Layers, route...)
 }
 
 // Idle makes a PUT half for the courier itself that does nothing: for who knows no store yet.
 func (s *Session) Idle(delay time.Duration) (*Half, error) {
-	return s.courier.SealPut(Request{Op: OpNothing}, delay)
+	h, err := s.courier.SealPut(Request{Op: OpNothing}, delay)
+	if err != nil {
+		return nil, err
+	}
+	return h, h.Via(s.layout().Layers)
 }

@@ -16,11 +16,15 @@
 //   - What goes down a session has sizes and times that do not depend on what the halves are or became: an absent box,
 //     an unreachable store, an overloaded courier look the same on the wire.
 //   - Sessions, their rate, their memory, links, dials and pages are bounded ([Config]); more is answered "busy".
-//   - A half is forwarded once at most. Nothing is kept on disk: what a killed courier held is lost, and its senders
-//     write it again.
+//   - A half is forwarded once at most, also over restarts. What a killed courier held is lost, and its senders write it
+//     again.
 //   - Nothing about a session or a request is logged or counted one by one.
 //
-// Data: none. Limits: the courier sees which stores a session's halves are for, when its node is up, and which stores it
+// A half may go through several couriers (hop.go): each peels a layer, holds what is in it, and hands it on over its link
+// with the next one, and the answer comes back the same way.
+//
+// Data, under Config.Dir (mode 0700): N.peeled, 8 bytes of a hash for each layer that was peeled with the key of day N
+// (since 1970); destroyed after that key. Limits: the courier sees which stores a session's halves are for, when its node is up, and which stores it
 // follows; together with a store it can link both ends.
 package courier
 
@@ -46,6 +50,7 @@ const (
 	DefaultRate        = 1.0
 	DefaultBurst       = 30
 	DefaultPushLag     = 3 * time.Second
+	DefaultMaxReplays  = 4 << 20 // 64 MiB of memory; 240 sessions of a frame each 10 s
 )
 
 // Bounds of one session.
@@ -88,6 +93,10 @@ type Config struct {
 	// PushLag is how long after the end of its time a digest page is pushed: time enough to fetch it. Page frames leave at
 	// the multiples of a session's push plus this.
 	PushLag time.Duration
+	// Dir is where it is kept which layers were peeled, made with mode 0700; "": nowhere, and a restart forgets it.
+	Dir string
+	// MaxReplays is how many layers of one day are peeled; each takes about 16 bytes of memory and 8 of disk for two days.
+	MaxReplays int
 	// MaxHeld is how many bytes of all sessions' halves and answers may wait. By default 50 kB a session.
 	MaxHeld int64
 
@@ -117,6 +126,8 @@ type Server struct {
 	follows  map[[32]byte]*follower
 	known    map[[32]byte]*known
 	dialling chan struct{}
+
+	replays *replays
 }
 
 // New makes a courier; it starts nothing.
@@ -142,6 +153,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.MaxHeld == 0 {
 		cfg.MaxHeld = int64(cfg.MaxSessions) * perSession
 	}
+	if cfg.MaxReplays == 0 {
+		cfg.MaxReplays = DefaultMaxReplays
+	}
 	if cfg.Redeem == nil {
 		cfg.Reserved = 0
 	}
@@ -149,7 +163,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.MaxSessions < 1 || cfg.Reserved < 0 || cfg.Reserved > cfg.MaxSessions || cfg.Rate < 0 || cfg.Burst < 1 || cfg.MaxLinks < 1 ||
-		cfg.PushLag < 0 || cfg.MaxHeld < 1 {
+		cfg.PushLag < 0 || cfg.MaxHeld < 1 || cfg.MaxReplays < 1 {
 		return nil, errors.New("courier: an impossible limit")
 	}
 	self, err := cfg.Keys.Address().Onion.Key()
@@ -159,6 +173,9 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, self: [32]byte(self), sessions: map[*session]struct{}{}, links: map[[32]byte]*link{}, failed: map[[32]byte]failure{},
 		follows: map[[32]byte]*follower{}, known: map[[32]byte]*known{}, dialling: make(chan struct{}, maxDialling),
+	}
+	if s.replays, err = openReplays(cfg.Dir, cfg.MaxReplays, func(day uint32) bool { return cfg.Keys.Get(day) != nil }); err != nil {
+		return nil, err
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s, nil
@@ -185,11 +202,15 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	s.wg.Wait()
+	s.replays.close()
 	return nil
 }
 
 // sweep ends what has been idle for too long.
 func (s *Server) sweep(now time.Time) {
+	if err := s.replays.forget(func(day uint32) bool { return s.cfg.Keys.Get(day) != nil }); err != nil {
+		s.cfg.Log.Error("courier: cannot forget the layers of a day", "err", err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for x := range s.sessions {
@@ -232,7 +253,12 @@ func (s *Server) Hello(epoch uint32, up *[mailbox.UpSize]byte, down *[mailbox.Do
 	case reply == nil:
 		mailbox.ClearAnswer(down, mailbox.ClearRefused, nil)
 		return nil
-	case err != nil || h.Geometry != mailbox.Geometry:
+	case err != nil:
+		mailbox.SealAnswer(down, reply, mailbox.StatusRefused, nil)
+		return nil
+	}
+	layout, ok := mailbox.LayoutOf(h.Geometry)
+	if !ok {
 		mailbox.SealAnswer(down, reply, mailbox.StatusRefused, nil)
 		return nil
 	}
@@ -244,7 +270,7 @@ func (s *Server) Hello(epoch uint32, up *[mailbox.UpSize]byte, down *[mailbox.Do
 	var salt [mailbox.SaltSize]byte
 	rand.Read(salt[:])
 	x.push = h.Push
-	x.up, x.down = mailbox.SessionChannels(reply, salt[:])
+	x.up, x.down = mailbox.SessionChannels(layout, reply, salt[:])
 	mailbox.SealWelcome(down, reply, &salt, s.cfg.Keys.Descriptor())
 	return x.serve
 }

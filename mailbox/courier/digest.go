@@ -218,7 +218,7 @@ func (s *Server) readPage(f *follower, c *mailbox.Client, at mailbox.PageAddr) b
 			return false
 		}
 		r := h.Take()
-		s.forward(nil, r.Target, r.Epoch, r.Box, h.Resolve)
+		s.forward(nil, r.Target, r.Epoch, r.Box, nil, h.Resolve)
 		ctx, cancel := context.WithTimeout(s.ctx, fetchTimeout)
 		_, body, err := h.Wait(ctx)
 		cancel()
@@ -327,7 +327,7 @@ var errDescriptor = errors.New("courier: no descriptor")
 
 // describe is the descriptor of a mailbox, signed, of today: from the cache, or fetched once for all who ask. x pays for
 // the dial; nil: the courier itself.
-func (s *Server) describe(x *session, target [32]byte) ([]byte, error) {
+func (s *Server) describe(x payer, target [32]byte) ([]byte, error) {
 	for {
 		now := time.Now()
 		s.mu.Lock()

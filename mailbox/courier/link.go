@@ -55,11 +55,12 @@ type link struct {
 type request struct {
 	epoch uint32
 	box   []byte
+	sent  func()              // called once or more when the box is not held any more; done may come before
 	done  func(answer []byte) // called once
 }
 
 type wait struct {
-	put  bool
+	size int // of the half
 	by   time.Time
 	done func(answer []byte)
 }
@@ -88,23 +89,24 @@ func (s *Server) spawnLocked(fn func()) bool {
 	return true
 }
 
-// forward hands a half to its target. done gets the answer once, at once or later, from any goroutine.
-func (s *Server) forward(x *session, target [32]byte, epoch uint32, box []byte, done func(answer []byte)) {
-	put := mailbox.IsPut(len(box))
+// forward hands a half to its target. done gets the answer once, at once or later, from any goroutine; sent, unless it is
+// nil, is called when the half has left, if it ever does.
+func (s *Server) forward(x payer, target [32]byte, epoch uint32, box []byte, sent func(), done func(answer []byte)) {
 	if target == s.self {
 		s.spawn(func() {
-			done(s.local(epoch, box, func(onion [32]byte) ([]byte, error) { return s.describe(x, onion) }))
+			half, fill := mailbox.OwnHalf(box)
+			done(fill(s.local(epoch, half, func(onion [32]byte) ([]byte, error) { return s.describe(x, onion) })))
 		})
 		return
 	}
 	l := s.link(x, target)
-	if l == nil || !l.send(request{epoch, box, done}) {
-		done(mailbox.ClearHalfAnswer(put, mailbox.ClearUnreachable))
+	if l == nil || !l.send(request{epoch, box, sent, done}) {
+		done(mailbox.RefuseHalf(len(box), mailbox.ClearUnreachable))
 	}
 }
 
 // link is the link with that target; a new one is dialled. nil: not now. x pays for the dial; nil: the courier itself.
-func (s *Server) link(x *session, target [32]byte) *link {
+func (s *Server) link(x payer, target [32]byte) *link {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -191,12 +193,12 @@ func (l *link) run() {
 	l.waiting = nil
 	l.mu.Unlock()
 	for _, w := range rest {
-		w.done(mailbox.ClearHalfAnswer(w.put, mailbox.ClearUnreachable))
+		w.done(mailbox.RefuseHalf(w.size, mailbox.ClearUnreachable))
 	}
 	for {
 		select {
 		case r := <-l.out: // nothing is added any more
-			r.done(mailbox.ClearHalfAnswer(mailbox.IsPut(len(r.box)), mailbox.ClearUnreachable))
+			r.done(mailbox.RefuseHalf(len(r.box), mailbox.ClearUnreachable))
 		default:
 			return
 		}
@@ -282,19 +284,20 @@ func (l *link) write(ctx context.Context, c net.Conn) {
 				return
 			}
 		case r := <-l.out:
-			put := mailbox.IsPut(len(r.box))
-			kind := mailbox.LinkGet
-			if put {
-				kind = mailbox.LinkPut
-			}
+			_, layers, _ := mailbox.HalfShape(len(r.box))
+			by := time.Now().Add(answerTime + time.Duration(layers)*layerTime)
 			l.mu.Lock()
 			l.tag++
 			tag := l.tag
-			l.waiting[tag] = wait{put, time.Now().Add(answerTime), r.done}
+			l.waiting[tag] = wait{len(r.box), by, r.done}
 			l.mu.Unlock()
-			buf = mailbox.AppendLinkMessage(buf[:0], mailbox.LinkMessage{Kind: kind, Tag: tag, Epoch: r.epoch, Data: r.box})
+			buf = mailbox.AppendLinkMessage(buf[:0], mailbox.LinkMessage{Kind: mailbox.LinkKindOf(len(r.box)), Tag: tag, Epoch: r.epoch, Data: r.box})
 			c.SetWriteDeadline(time.Now().Add(writeTimeout))
-			if _, err := c.Write(buf); err != nil {
+			_, err := c.Write(buf)
+			if r.sent != nil {
+				r.sent()
+			}
+			if err != nil {
 				return
 			}
 		}
@@ -314,7 +317,7 @@ func (l *link) expire(now time.Time) (idle bool) {
 	idle = len(l.waiting) == 0 && len(l.out) == 0 && now.Sub(l.used) > linkIdle
 	l.mu.Unlock()
 	for _, w := range late {
-		w.done(mailbox.ClearHalfAnswer(w.put, mailbox.ClearUnreachable))
+		w.done(mailbox.RefuseHalf(w.size, mailbox.ClearUnreachable))
 	}
 	return idle
 }
@@ -329,7 +332,7 @@ func (l *link) read(c net.Conn) {
 		}
 		l.mu.Lock()
 		w, ok := l.waiting[m.Tag]
-		ok = ok && w.put == (m.Kind == mailbox.LinkReceipt)
+		ok = ok && mailbox.LinkKindOf(w.size).Answer() == m.Kind
 		if ok {
 			delete(l.waiting, m.Tag)
 		}

@@ -142,7 +142,7 @@ func (x *session) leave() {
 // read takes frames until the session breaks. It reads no faster than the session's rate allows, and no further while too
 // many frames wait for their lag: the node waits then.
 func (x *session) read(c net.Conn) {
-	buf := make([]byte, mailbox.UpFrameSize)
+	buf := make([]byte, x.up.Layout().Up)
 	for n := uint32(0); ; n++ {
 		select {
 		case x.room <- struct{}{}:
@@ -185,18 +185,23 @@ func (x *session) read(c net.Conn) {
 func (x *session) accept(frame uint32, r mailbox.SubRequest) {
 	put, size := mailbox.IsPut(len(r.Box)), len(r.Box)
 	if !x.admit(size) {
-		x.deliver(frame, put, mailbox.ClearHalfAnswer(put, mailbox.ClearBusy))
+		x.deliver(frame, put, mailbox.RefuseHalf(size, mailbox.ClearBusy))
 		return
 	}
 	r.Box = append(make([]byte, 0, size), r.Box...) // the buffer is used again
 	epoch, box, target := r.Epoch, r.Box, r.Target
+	sent := sync.OnceFunc(func() { // the box is held no longer, though its answer is waited for
+		x.mu.Lock()
+		x.held -= size
+		x.mu.Unlock()
+		x.s.release(size)
+	})
 	x.s.after(r.Delay, func() {
-		x.s.forward(x, target, epoch, box, func(answer []byte) {
+		x.s.forward(x, target, epoch, box, sent, func(answer []byte) {
+			sent()
 			x.mu.Lock()
 			x.pending--
-			x.held -= size
 			x.mu.Unlock()
-			x.s.release(size)
 			x.deliver(frame, put, answer)
 		})
 	})
@@ -206,7 +211,7 @@ func (x *session) accept(frame uint32, r mailbox.SubRequest) {
 func (x *session) admit(size int) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.pending >= maxPending || x.held+size > maxHeld || !x.s.take(size) {
+	if x.pending >= maxPending*(1+x.up.Layout().Layers) || x.held+size > maxHeld || !x.s.take(size) {
 		return false
 	}
 	x.pending++
@@ -249,7 +254,7 @@ func (x *session) write(c net.Conn) {
 		next = x.s.nextPush(time.Now(), x.push)
 		tick = time.After(time.Until(next))
 	}
-	buf := make([]byte, 0, mailbox.DownFrameSize)
+	buf := make([]byte, 0, x.down.Layout().Down)
 	for {
 		var err error
 		select {

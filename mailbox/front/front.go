@@ -62,6 +62,9 @@ type Courier interface {
 	// Hello answers the hello of a session, whose key is of that epoch. serve, unless it is nil, is called after the answer
 	// was written, and lasts as long as the session; it ends when the connection is closed. Concurrent.
 	Hello(epoch uint32, up *[mailbox.UpSize]byte, down *[mailbox.DownSize]byte) (serve func(net.Conn))
+	// Carry is called for each link. What it returns takes the link's halves that have layers; it does not block, and
+	// calls answer once at most, at once or later, from any goroutine.
+	Carry() func(epoch uint32, box []byte, answer func([]byte))
 }
 
 // Config says what a Server is. A zero value is replaced by the default.
@@ -251,7 +254,7 @@ func (s *Server) answer(b *buffers) (goOn func(net.Conn)) {
 		return nil
 	case h.Kind == mailbox.KindSession && s.cfg.Courier != nil:
 		return s.cfg.Courier.Hello(h.Epoch, &b.up, &b.down)
-	case h.Kind == mailbox.KindLink && s.cfg.Store != nil:
+	case h.Kind == mailbox.KindLink: // for a store, or for a courier that is not the first
 		return s.welcomeLink(b)
 	}
 	mailbox.ClearAnswer(&b.down, mailbox.ClearRefused, nil)

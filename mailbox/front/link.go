@@ -101,6 +101,19 @@ func (s *Server) serveLink(l *link, c net.Conn) {
 	)
 	defer wg.Wait()
 	defer c.Close()
+	write := func(m mailbox.LinkMessage, answer []byte) {
+		out := mailbox.AppendLinkMessage(nil, mailbox.LinkMessage{Kind: m.Kind.Answer(), Tag: m.Tag, Data: answer})
+		writing.Lock()
+		defer writing.Unlock()
+		c.SetWriteDeadline(time.Now().Add(linkTimeout))
+		if _, err := c.Write(out); err != nil {
+			c.Close() // half an answer may be out: nothing can follow it
+		}
+	}
+	var carry func(epoch uint32, box []byte, answer func([]byte))
+	if s.cfg.Courier != nil {
+		carry = s.cfg.Courier.Carry()
+	}
 	r := bufio.NewReaderSize(c, mailbox.MaxLinkMessage)
 	for {
 		c.SetReadDeadline(time.Now().Add(linkIdle))
@@ -110,6 +123,14 @@ func (s *Server) serveLink(l *link, c net.Conn) {
 		}
 		came := time.Now()
 		s.links.touch(l, came)
+		if _, layers, _ := mailbox.HalfShape(len(m.Data)); layers > 0 {
+			if carry == nil {
+				write(m, mailbox.RefuseHalf(len(m.Data), mailbox.ClearRefused))
+			} else {
+				carry(m.Epoch, m.Data, func(answer []byte) { write(m, answer) })
+			}
+			continue
+		}
 		flight <- struct{}{} // no more than that: the courier waits
 		wg.Go(func() {
 			defer func() { <-flight }()
@@ -119,13 +140,7 @@ func (s *Server) serveLink(l *link, c net.Conn) {
 			if wait := s.cfg.AnswerTime - time.Since(came); wait > 0 {
 				time.Sleep(wait)
 			}
-			out := mailbox.AppendLinkMessage(nil, mailbox.LinkMessage{Kind: m.Kind.Answer(), Tag: m.Tag, Data: answer})
-			writing.Lock()
-			defer writing.Unlock()
-			c.SetWriteDeadline(time.Now().Add(linkTimeout))
-			if _, err := c.Write(out); err != nil {
-				c.Close() // half an answer may be out: nothing can follow it
-			}
+			write(m, answer)
 		})
 	}
 }
@@ -136,12 +151,12 @@ func (s *Server) Half(epoch uint32, box []byte, describe func(onion [32]byte) ([
 	put := mailbox.IsPut(len(box))
 	key := s.cfg.Keys.Get(epoch)
 	if key == nil {
-		return mailbox.ClearHalfAnswer(put, mailbox.ClearStale)
+		return mailbox.RefuseHalf(len(box), mailbox.ClearStale)
 	}
 	r, reply, err := mailbox.OpenHalf(box, key, mailbox.RequestInfo(s.cfg.Keys.Onion(), epoch))
 	switch {
 	case reply == nil:
-		return mailbox.ClearHalfAnswer(put, mailbox.ClearRefused)
+		return mailbox.RefuseHalf(len(box), mailbox.ClearRefused)
 	case err != nil:
 		return mailbox.SealHalfAnswer(put, reply, mailbox.StatusRefused, nil)
 	case r.Op == mailbox.OpNothing:
