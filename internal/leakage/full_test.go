@@ -83,6 +83,7 @@ func TestReport(t *testing.T) {
 	s.intersection(t, r)
 	s.equality(t, r)
 	s.answers(t, r)
+	s.capture(t, r)
 	json, err := r.JSON()
 	if err != nil {
 		t.Fatal(err)
@@ -298,4 +299,14 @@ func (s size) answers(t *testing.T, r *leakage.Report) {
 	control, _ := tellApart(answerTimes(t, -1, 200))
 	r.Add(leakage.Row{Observer: "who watches a store's connections", Task: "which kind of request it is, by the time of the answer", Profile: "any", Seeds: 1,
 		Control: "answers as soon as they are ready", Note: "the worst two kinds: " + pair, Aim: 0.55}, e, control.AUC)
+}
+
+// capture is what really goes between a node and its tor process.
+func (s size) capture(t *testing.T, r *leakage.Report) {
+	up, down, all := captureTalk(t).sizes()
+	if len(up) != 1 || len(down) != 1 {
+		t.Errorf("with a real tor: sizes up %s, down %s", list(up), list(down))
+	}
+	r.Notes = append(r.Notes, fmt.Sprintf("A real tor on loopback, captured between node and tor, contacts made and messages sent meanwhile: %d exchanges, bytes up %s, down %s (with SOCKS's own).",
+		all, list(up), list(down)))
 }

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package leakage_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"tarn/crypto/onionid"
+	"tarn/mailbox"
+	"tarn/mailbox/mailboxtest"
+	mailboxstore "tarn/mailbox/store"
+	"tarn/matrix"
+	"tarn/onion"
+	"tarn/onion/tornet"
+	"tarn/replicate"
+	"tarn/store"
+)
+
+func TestMain(m *testing.M) { os.Exit(tornet.Main(m)) }
+
+// capture stands between a node and its tor, where its provider's wire would begin if tor added nothing: it hears every
+// byte of every connection.
+type capture struct {
+	ln  net.Listener
+	tor string // its SOCKS socket
+
+	mu    sync.Mutex
+	conns []*captured
+}
+
+// captured is one connection: what went each way, SOCKS handshake and all, in pieces as they were written.
+type captured struct {
+	up, down []int
+	over     bool
+}
+
+// handshakeSteps are SOCKS's messages either way: a greeting, a user with a password, an onion's name with a port. Their
+// sizes are constant, too: that is checked with the rest.
+const handshakeSteps = 3
+
+func startCapture(t *testing.T, dir, tor string) *capture {
+	ln, err := net.Listen("unix", filepath.Join(dir, "capture"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &capture{ln: ln, tor: tor}
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go c.serve(conn)
+		}
+	}()
+	t.Cleanup(func() { ln.Close() })
+	return c
+}
+
+func (c *capture) serve(node net.Conn) {
+	defer node.Close()
+	tor, err := net.Dial("unix", c.tor)
+	if err != nil {
+		return
+	}
+	defer tor.Close()
+	x := &captured{}
+	c.mu.Lock()
+	c.conns = append(c.conns, x)
+	c.mu.Unlock()
+	done := make(chan struct{}, 2)
+	pass := func(to, from net.Conn, note *[]int) {
+		defer func() { done <- struct{}{} }()
+		buf := make([]byte, 1<<17)
+		for {
+			n, err := from.Read(buf)
+			if n > 0 {
+				c.mu.Lock()
+				*note = append(*note, n)
+				c.mu.Unlock()
+				if _, err := to.Write(buf[:n]); err != nil {
+					return
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	}
+	go pass(tor, node, &x.up)
+	go pass(node, tor, &x.down)
+	<-done
+	c.mu.Lock()
+	x.over = true
+	c.mu.Unlock()
+}
+
+// sizes are the totals of finished exchanges, each way: of those that got an answer.
+func (c *capture) sizes() (up, down map[int]int, all int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	up, down = map[int]int{}, map[int]int{}
+	for _, x := range c.conns {
+		if !x.over || len(x.up) <= handshakeSteps || len(x.down) <= handshakeSteps {
+			continue
+		}
+		all++
+		up[total(x.up)]++
+		down[total(x.down)]++
+	}
+	return up, down, all
+}
+
+func total(xs []int) (sum int) {
+	for _, x := range xs {
+		sum += x
+	}
+	return sum
+}
+
+// startTor runs a tor whose sockets lie in dir.
+func startTor(t *testing.T, dir string, torrc []string) (control, socks string) {
+	t.Helper()
+	program, err := exec.LookPath("tor")
+	if err != nil {
+		t.Skip(tornet.ErrMissing)
+	}
+	control, socks = filepath.Join(dir, "control"), filepath.Join(dir, "socks")
+	lines := append([]string{"DataDirectory " + filepath.Join(dir, "data"), "ControlSocket " + control, "SocksPort unix:" + socks + " OnionTrafficOnly ExtendedErrors",
+		"CookieAuthentication 1"}, torrc...)
+	file := filepath.Join(dir, "torrc")
+	var text []byte
+	for _, l := range lines {
+		text = append(append(text, l...), '\n')
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "data"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "--defaults-torrc", os.DevNull, "-f", file)
+	cmd.Stdout, cmd.Stderr = io.Discard, os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Signal(os.Interrupt)
+		cmd.Wait()
+	})
+	return control, socks
+}
+
+func runTor(t *testing.T, cfg onion.Config) *onion.Tor {
+	t.Helper()
+	tor := onion.New(cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- tor.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("tor: %v", err)
+		}
+	})
+	ready, stop := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer stop()
+	if err := tor.WaitReady(ready); err != nil {
+		t.Fatalf("%v; %+v", err, tor.Status())
+	}
+	return tor
+}
+
+// captureTalk lets two nodes become contacts and talk over real tor processes, and returns what was heard between the
+// first one and its tor.
+func captureTalk(t *testing.T) *capture {
+	torrc := tornet.Shared(t)
+	dir, err := os.MkdirTemp("", "tarn") // a short path: unix sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	control, socks := startTor(t, dir, torrc)
+	heard := startCapture(t, dir, socks)
+	mine := runTor(t, onion.Config{Mode: onion.Attach, ControlSocket: control, SocksAddr: "unix:" + filepath.Join(dir, "capture")})
+	other := runTor(t, onion.Config{Dir: t.TempDir(), Torrc: torrc})
+	box := mailboxtest.New(t, mailboxtest.WithConfig(func(c *mailboxstore.Config) { c.Bucket = time.Second }),
+		mailboxtest.WithNetwork(func(key ed25519.PrivateKey, port int) (net.Listener, error) { return other.Listen(t.Context(), key, port) }, other))
+	if err := other.WaitPublished(t.Context(), box.Address().Onion); err != nil {
+		t.Fatal(err)
+	}
+	arrived := make(chan matrix.EventID, 100)
+	node := func(name string, tor *onion.Tor) (*replicate.Engine, *rooms, onionid.Name) {
+		key, signing := ed25519.NewKeyFromSeed(digest(name, 0)), ed25519.NewKeyFromSeed(digest(name, 1))
+		cert := onionid.Certify(key, signing.Public().(ed25519.PublicKey))
+		kv := store.OpenMemory()
+		rs := newRooms(cert.Server, kv, func(id matrix.EventID) { arrived <- id })
+		e, err := replicate.New(replicate.Config{KV: kv, Rooms: rs, Identity: replicate.Identity{Key: key, Name: cert.Server, Certificate: cert},
+			Stores: []mailbox.Address{box.Address()}, Profile: replicate.CustomProfile(600*time.Millisecond, 0.3), Seed: sha256.Sum256([]byte(name)),
+			Dial: func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, tor) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- e.Run(ctx) }()
+		t.Cleanup(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+		return e, rs, cert.Server
+	}
+	a, aRooms, aName := node("alice", mine)
+	b, bRooms, bName := node("bob", other)
+	link, err := a.Invite(t.Context(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Accept(t.Context(), link); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(3 * time.Minute)
+	for {
+		ca, err1 := a.Contacts()
+		cb, err2 := b.Contacts()
+		if err1 == nil && err2 == nil && len(ca) == 1 && len(cb) == 1 && ca[0].State == replicate.Active && cb[0].State == replicate.Active {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no contacts over tor: %+v %+v", ca, cb)
+		}
+		time.Sleep(200 * time.Millisecond) // two engines' states: nothing tells
+	}
+	for range 3 {
+		for _, x := range []struct {
+			from *rooms
+			to   onionid.Name
+		}{{aRooms, bName}, {bRooms, aName}} {
+			x.from.send(t, x.to)
+			select {
+			case <-arrived:
+			case <-time.After(2 * time.Minute):
+				t.Fatal("a message does not arrive over tor")
+			}
+		}
+	}
+	return heard
+}
+
+func TestRealTorSeesOneSize(t *testing.T) {
+	if os.Getenv("TARN_FULL") == "" {
+		t.Skip("a minute over a private Tor network; `make full` and `make leakage` do it")
+	}
+	up, down, all := captureTalk(t).sizes()
+	if all < 20 {
+		t.Errorf("only %d exchanges", all)
+	}
+	if len(up) != 1 || len(down) != 1 {
+		t.Errorf("sizes of exchanges differ: up %s, down %s", list(up), list(down))
+	}
+}
+
+func list(m map[int]int) string {
+	var s []string
+	for size, n := range m {
+		s = append(s, fmt.Sprintf("%d × %d", n, size))
+	}
+	slices.Sort(s)
+	return fmt.Sprint(s)
+}
