@@ -155,6 +155,31 @@ func TestKeysThatTorRefusesAreRefused(t *testing.T) {
 	}
 }
 
+// What passed once is remembered; what only begins like it is not, and neither is what was refused.
+func TestAKeyIsRememberedWhole(t *testing.T) {
+	for range 20 {
+		good, _, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bad := bytes.Clone(good)
+		for bad[20] ^= 1; checkKey(bad) == nil; bad[20]++ { // until it is one that does not pass
+		}
+		for range 2 {
+			if err := checkKey(good); err != nil {
+				t.Fatal(err)
+			}
+			if checkKey(bad) == nil {
+				t.Fatal("a bad key passes after a good one that begins like it")
+			}
+		}
+		copy(good, bad) // the caller's bytes are the caller's
+		if checkKey(good) == nil {
+			t.Fatal("a bad key passes in the place of a good one")
+		}
+	}
+}
+
 func TestLogsDoNotShowNames(t *testing.T) {
 	cert := Certify(testKey(1), testKey(2).Public().(ed25519.PublicKey))
 	for _, h := range []func(*bytes.Buffer) slog.Handler{
