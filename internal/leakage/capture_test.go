@@ -197,7 +197,9 @@ func captureTalk(t *testing.T) *capture {
 	mine := runTor(t, onion.Config{Mode: onion.Attach, ControlSocket: control, SocksAddr: "unix:" + filepath.Join(dir, "capture")})
 	other := runTor(t, onion.Config{Dir: t.TempDir(), Torrc: torrc})
 	box := mailboxtest.New(t, mailboxtest.WithConfig(func(c *mailboxstore.Config) { c.Bucket = time.Second }),
-		mailboxtest.WithNetwork(func(key ed25519.PrivateKey, port int) (net.Listener, error) { return other.Listen(t.Context(), key, port) }, other))
+		mailboxtest.WithNetwork(func(key ed25519.PrivateKey, port int) (net.Listener, error) {
+			return other.Listen(t.Context(), key, port)
+		}, other))
 	if err := other.WaitPublished(t.Context(), box.Address().Onion); err != nil {
 		t.Fatal(err)
 	}

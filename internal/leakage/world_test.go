@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -70,14 +71,16 @@ type player struct {
 }
 
 type world struct {
-	t       *testing.T
-	plan    plan
-	net     *oniontest.Net
-	rec     *recorder
-	boxes   []*mailboxtest.Mailbox
-	engines []mailboxstore.Engine
-	index   map[mailbox.Address]int
-	players []*player
+	t            *testing.T
+	plan         plan
+	net          *oniontest.Net
+	rec          *recorder
+	boxes        []*mailboxtest.Mailbox
+	engines      []mailboxstore.Engine
+	index        map[mailbox.Address]int
+	couriers     []mailbox.Address
+	courierIndex map[mailbox.Address]int
+	players      []*player
 
 	mu       sync.Mutex
 	delivery []time.Duration
@@ -86,7 +89,7 @@ type world struct {
 
 // run is a world's whole life, inside of a bubble: mailboxes, nodes, contacts, and the hours.
 func run(t *testing.T, p plan) outcome {
-	w := &world{t: t, plan: p, net: oniontest.New(p.seed), index: map[mailbox.Address]int{}}
+	w := &world{t: t, plan: p, net: oniontest.New(p.seed), index: map[mailbox.Address]int{}, courierIndex: map[mailbox.Address]int{}}
 	w.rec = &recorder{asked: map[request][]origin{}, byHost: map[string]int{}, zero: time.Now().Add(1000 * time.Hour),
 		log: leakage.Log{Nodes: p.chat.Nodes, Hours: p.chat.Hours, Readers: map[uint64]int{}}}
 	defer w.net.Close()
@@ -101,6 +104,9 @@ func run(t *testing.T, p plan) outcome {
 	for i := range p.stores {
 		w.addMailbox(i)
 	}
+	for i := range p.couriers {
+		w.addCourier(i)
+	}
 	for i := range p.chat.Nodes {
 		w.addPlayer(i)
 	}
@@ -114,8 +120,8 @@ func run(t *testing.T, p plan) outcome {
 	w.rec.zero = zero
 	w.rec.log.Ops, w.rec.log.Packets, w.rec.log.Frames = nil, nil, nil
 	w.rec.mu.Unlock()
-	time.Sleep(time.Until(zero))
 	w.net.Tap(w.rec.packet)
+	time.Sleep(time.Until(zero))
 	traffic := w.traffic()
 	var live sync.WaitGroup
 	if p.chat.Uptimes != nil {
@@ -165,7 +171,10 @@ func (w *world) addPlayer(i int) {
 	p := &player{w: w, n: i, id: replicate.Identity{Key: key, Name: cert.Server, Certificate: cert}, kv: store.OpenMemory(),
 		host: w.net.Host(name), seed: [32]byte(digest(fmt.Sprint("seed", w.plan.seed), i)), waiting: map[matrix.EventID]chan struct{}{}}
 	p.rooms = newRooms(cert.Server, p.kv, p.read)
-	p.own = []mailbox.Address{w.boxes[i%w.plan.stores].Address()}
+	choice := rand.New(rand.NewPCG(w.plan.seed, uint64(i)))
+	for _, k := range choice.Perm(w.plan.stores)[:min(ownStores, w.plan.stores)] {
+		p.own = append(p.own, w.boxes[k].Address())
+	}
 	w.rec.byHost[name] = i
 	var at []int
 	for _, a := range p.own {
@@ -177,12 +186,19 @@ func (w *world) addPlayer(i int) {
 	p.start()
 }
 
+// ownStores is how many stores a node's contacts write to.
+const ownStores = 3
+
 // start runs the node's engine, anew or again.
 func (p *player) start() {
-	e, err := replicate.New(replicate.Config{KV: p.kv, Rooms: p.rooms, Identity: p.id, Stores: p.own, Profile: p.w.plan.profile, Seed: p.seed,
+	cfg := replicate.Config{KV: p.kv, Rooms: p.rooms, Identity: p.id, Stores: p.own, Profile: p.w.plan.profile, Seed: p.seed,
 		Dial: func(a mailbox.Address) replicate.Mailbox {
 			return &client{Client: mailbox.NewClient(a, p.host), player: p, store: p.w.index[a]}
-		}})
+		}}
+	if p.w.plan.couriers > 0 {
+		cfg.Couriers, cfg.Session = p.w.couriers, p.session
+	}
+	e, err := replicate.New(cfg)
 	if err != nil {
 		p.w.t.Fatal(err)
 	}
@@ -397,6 +413,10 @@ func (w *world) traffic() (sum int64) {
 	for i := range w.players {
 		for k := range w.boxes {
 			t := w.net.Traffic(fmt.Sprintf("node%d", i), fmt.Sprint("mailbox", k))
+			sum += int64(t.Up + t.Down)
+		}
+		for k := range w.couriers {
+			t := w.net.Traffic(fmt.Sprintf("node%d", i), courierHost(k))
 			sum += int64(t.Up + t.Down)
 		}
 	}
