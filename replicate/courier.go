@@ -34,7 +34,7 @@ type Courier interface {
 
 // SessionParams are what a session is asked for.
 type SessionParams struct {
-	Push time.Duration // between two page frames
+	Push time.Duration // between two page frames; 0: none
 	Hops int
 	// OnPage hears each digest page that was pushed, as it came.
 	OnPage func(store mailbox.Address, part []byte)
@@ -174,7 +174,7 @@ func (e *Engine) tendCouriers(ctx context.Context, p *Profile, d frameDraw, now 
 
 // tendSession begins to connect if that is due: at the time of a frame, so that no connection is ever made at another.
 func (e *Engine) tendSession(ctx context.Context, p *Profile, g *guard, now time.Time) {
-	want := e.sessionParams(p)
+	want := e.sessionParams(p, g)
 	if g.connecting || now.Before(g.nextTry) {
 		return
 	}
@@ -186,6 +186,8 @@ func (e *Engine) tendSession(ctx context.Context, p *Profile, g *guard, now time
 	}
 	s := e.newSession(g.address, want)
 	g.connecting = true
+	old := g.params
+	g.params = want
 	e.slots.Go(func() {
 		cctx, cancel := context.WithTimeout(ctx, connectTimeout)
 		err := s.Connect(cctx)
@@ -197,13 +199,14 @@ func (e *Engine) tendSession(ctx context.Context, p *Profile, g *guard, now time
 			e.log.Debug("a courier could not be reached", "err", err)
 			g.attempts++
 			g.nextTry = time.Now().Add(e.jitter(backoff(p.Frame, g.attempts, connectPause)))
+			g.params = old
 			e.slots.Go(func() { s.Close() })
 			return
 		}
 		if old := g.session; old != nil {
 			e.slots.Go(func() { old.Close() })
 		}
-		g.params, g.session = want, s
+		g.session = s
 		g.attempts, g.everUp, g.lastUp, g.downSince = 0, true, time.Now(), time.Time{}
 		e.usable = time.Now()
 		if f := s.Family(); f != g.family {
@@ -213,8 +216,16 @@ func (e *Engine) tendSession(ctx context.Context, p *Profile, g *guard, now time
 	})
 }
 
-func (e *Engine) sessionParams(p *Profile) SessionParams {
-	return SessionParams{Push: p.Push, Hops: p.Hops, OnPage: e.pushed}
+// sessionParams are what the courier's session should be asked for. One session is pushed the digests, not both: if it
+// breaks, the other one is made anew, to be pushed them, with its next frame.
+func (e *Engine) sessionParams(p *Profile, g *guard) SessionParams {
+	s := SessionParams{Push: p.Push, Hops: p.Hops, OnPage: e.pushed}
+	for _, o := range e.guards {
+		if o != g && o.params.Push > 0 && (o.connecting || o.session != nil && o.session.Connected()) {
+			s.Push = 0
+		}
+	}
+	return s
 }
 
 // chooseCouriers fills the node's couriers up to two, and replaces those whose time is over or who do not do their work.

@@ -177,7 +177,9 @@ func (s *fakeSession) Connect(ctx context.Context) error {
 	s.smu.Lock()
 	s.up, s.number, s.end = true, n, make(chan struct{})
 	s.smu.Unlock()
-	go s.push(s.end)
+	if s.params.Push > 0 {
+		go s.push(s.end)
+	}
 	return nil
 }
 

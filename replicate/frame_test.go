@@ -47,34 +47,13 @@ func TestFramesDeliverAsFastAsBalancedPromises(t *testing.T) {
 			n.start()
 		}
 		defer w.stopAll()
-		var took []time.Duration
 		for i := 0; i < len(ns); i += 2 {
 			w.contact(ns[i], ns[i+1])
 			ns[i].rooms.join(lounge, ns[i].name(), ns[i+1].name())
 			ns[i+1].rooms.join(lounge, ns[i].name(), ns[i+1].name())
 		}
 		time.Sleep(10 * time.Minute)
-		for i := range 40 {
-			// Every pair at a time of its own.
-			var wait sync.WaitGroup
-			var mu sync.Mutex
-			for j := 0; j < len(ns); j += 2 {
-				wait.Go(func() {
-					from, to := ns[j+i%2], ns[j+1-i%2]
-					time.Sleep(time.Duration(j) * 1700 * time.Millisecond)
-					had, began := len(to.rooms.bodies(lounge)), time.Now()
-					from.rooms.send(t, lounge, fmt.Sprint(i))
-					for len(to.rooms.bodies(lounge)) == had && time.Since(began) < time.Hour {
-						time.Sleep(100 * time.Millisecond)
-					}
-					mu.Lock()
-					defer mu.Unlock()
-					took = append(took, time.Since(began))
-				})
-			}
-			wait.Wait()
-			time.Sleep(30 * time.Second)
-		}
+		took := conversations(t, ns, 40)
 		mean, p95 := stats(took)
 		want := ns[0].engine.Traffic()
 		t.Logf("mean %v, p95 %v, promised %v, counts %+v", mean.Round(100*time.Millisecond), p95.Round(100*time.Millisecond), want.ExpectedDelay, ns[0].engine.Counts())
@@ -94,4 +73,30 @@ func stats(took []time.Duration) (mean, p95 time.Duration) {
 		sum += d
 	}
 	return sum / time.Duration(len(took)), took[len(took)*95/100]
+}
+
+// conversations lets each pair of nodes speak by turns, a few rounds, and tells how long each message took.
+func conversations(t testing.TB, ns []*node, rounds int) (took []time.Duration) {
+	for i := range rounds {
+		// Every pair at a time of its own.
+		var wait sync.WaitGroup
+		var mu sync.Mutex
+		for j := 0; j < len(ns); j += 2 {
+			wait.Go(func() {
+				from, to := ns[j+i%2], ns[j+1-i%2]
+				time.Sleep(time.Duration(j) * 1700 * time.Millisecond)
+				had, began := len(to.rooms.bodies(lounge)), time.Now()
+				from.rooms.send(t, lounge, fmt.Sprint(i))
+				for len(to.rooms.bodies(lounge)) == had && time.Since(began) < time.Hour {
+					time.Sleep(100 * time.Millisecond)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				took = append(took, time.Since(began))
+			})
+		}
+		wait.Wait()
+		time.Sleep(30 * time.Second)
+	}
+	return took
 }

@@ -98,15 +98,6 @@ func (h *half) ask(ctx context.Context, seal func() (Half, error)) ([]byte, erro
 	return body, err
 }
 
-// sealerOf is how halves for a store are made; nil if what Dial made can not.
-func sealerOf(c Mailbox) Sealer {
-	s, _ := c.(Sealer)
-	return s
-}
-
-// rolesOf is what a descriptor says of the store's other role.
-func rolesOf(mailbox.Descriptor) (courier bool, family string) { return false, "" }
-
 func (h *half) request(ctx context.Context, r mailbox.Request) ([]byte, error) {
 	return h.ask(ctx, func() (Half, error) { return h.store.seal(h.put, r, h.delay) })
 }
