@@ -43,6 +43,9 @@ func Load(name string, c Checker) error {
 	return decode(name, string(b), c)
 }
 
+// Parse is Load of a file's text that may not be written yet; name is for the errors.
+func Parse(name, text string, c Checker) error { return decode(name, text, c) }
+
 // Absolute makes paths that the configuration file holds absolute: they are relative to the file's folder.
 func Absolute(file string, paths ...*string) error {
 	base, err := filepath.Abs(filepath.Dir(file))

@@ -13,6 +13,9 @@ import (
 	"tarn/mailbox"
 )
 
+// MaxCouriers is how many couriers a node may name.
+const MaxCouriers = 16
+
 // MaxMailboxes is how many mailboxes a node may name as its own: what other nodes take (docs/SPEC.md §8).
 const MaxMailboxes = 3
 
@@ -24,6 +27,10 @@ type Node struct {
 	// The mailboxes where your contacts leave boxes for you: the lines that `mailbox address` prints, of mailboxes
 	// that you or others host; at most three. Without one the node can neither receive nor make contacts.
 	Mailboxes []string `toml:"mailboxes"`
+	// Mailboxes that may carry this node's frames (couriers), as lines like those above; at most sixteen. Your own and your
+	// contacts' mailboxes are used as couriers too, if they offer it and belong to another operator than your mailboxes. The
+	// node draws two and keeps them for months. When none is known, requests go to the mailboxes directly.
+	Couriers []string `toml:"couriers"`
 	// What is written to the log: "debug", "info", "warn" or "error". Above debug no line names a user, room, onion or box.
 	LogLevel string `toml:"log_level"`
 	// The Client-Server API: where your Matrix clients connect.
@@ -52,8 +59,14 @@ type Profile struct {
 	Name string `toml:"name"`
 	// Mean time between two frames, at least 20 ms. A frame writes, reads and looks for news, whatever there is to do.
 	Frame time.Duration `toml:"frame"`
-	// How many pages of a mailbox's digest a frame reads, 1 to 8. More than 1 pays when the mailbox's digest bucket is
-	// not longer than the frame.
+	// Mean delay that is asked of a courier before it passes a request on, up to 2m30s: it mixes yours with others'.
+	Mix time.Duration `toml:"mix"`
+	// How long after a frame the courier answers it, up to 10m; more than twice mix, and time for Tor.
+	Lag time.Duration `toml:"lag"`
+	// Time between two pushes of what is new in the mailboxes, 250ms to 1h.
+	Push time.Duration `toml:"push"`
+	// Without a courier: how many pages of a mailbox's digest are read a frame, 1 to 8. More than 1 pays when the mailbox's
+	// digest bucket is not longer than the frame.
 	Digests int `toml:"digests"`
 	// Which share of the idle write slots stores a box of random bytes, 0 to 1.
 	CoverPut float64 `toml:"cover_put"`
@@ -68,10 +81,11 @@ func DefaultNode() Node {
 	return Node{
 		DataDir:   ".",
 		Mailboxes: []string{},
+		Couriers:  []string{},
 		LogLevel:  "info",
 		Client:    Client{Listen: "127.0.0.1:8008"},
 		Tor:       DefaultTor(),
-		Profile:   Profile{Name: "balanced", Frame: 10 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 5 * time.Minute, Rewrite: 30 * time.Minute},
+		Profile:   Profile{Name: "balanced", Frame: 10 * time.Second, Mix: 2 * time.Second, Lag: 5 * time.Second, Push: 10 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 5 * time.Minute, Rewrite: 30 * time.Minute},
 	}
 }
 
@@ -83,12 +97,17 @@ func (n *Node) Check() error {
 	if len(n.Mailboxes) > MaxMailboxes {
 		return fmt.Errorf("mailboxes: %d of them; at most %d", len(n.Mailboxes), MaxMailboxes)
 	}
-	for i, m := range n.Mailboxes {
-		if slices.Contains(n.Mailboxes[:i], m) {
-			return fmt.Errorf("mailboxes: %q stands there twice", m)
-		}
-		if _, err := mailbox.ParseAddress(m); err != nil {
-			return fmt.Errorf("mailboxes: %q: %w", m, err)
+	if len(n.Couriers) > MaxCouriers {
+		return fmt.Errorf("couriers: %d of them; at most %d", len(n.Couriers), MaxCouriers)
+	}
+	for what, list := range map[string][]string{"mailboxes": n.Mailboxes, "couriers": n.Couriers} {
+		for i, m := range list {
+			if slices.Contains(list[:i], m) {
+				return fmt.Errorf("%s: %q stands there twice", what, m)
+			}
+			if _, err := mailbox.ParseAddress(m); err != nil {
+				return fmt.Errorf("%s: %q: %w", what, m, err)
+			}
 		}
 	}
 	if err := checkLevel(n.LogLevel); err != nil {
@@ -157,8 +176,9 @@ func (p *Profile) check() error {
 	switch p.Name {
 	case "instant", "balanced", "economy", "paranoid":
 		// Values that are set and do not count would be a surprise: less cover than somebody believes.
-		if rest := DefaultNode().Profile; p.Frame != rest.Frame || p.Digests != rest.Digests || p.CoverPut != rest.CoverPut || p.AckDelay != rest.AckDelay || p.Rewrite != rest.Rewrite {
-			return fmt.Errorf(`profile.name is %q: frame, digests, cover_put, ack_delay and rewrite count only with "custom"`, p.Name)
+		rest := DefaultNode().Profile
+		if rest.Name = p.Name; *p != rest {
+			return fmt.Errorf(`profile.name is %q: frame, mix, lag, push, digests, cover_put, ack_delay and rewrite count only with "custom"`, p.Name)
 		}
 		return nil
 	case "custom":
@@ -167,6 +187,15 @@ func (p *Profile) check() error {
 	}
 	if p.Frame < 20*time.Millisecond || p.Frame > 24*time.Hour {
 		return fmt.Errorf("profile.frame is %v: it must be between 20ms and 24h", p.Frame)
+	}
+	if p.Mix < 0 || p.Mix > 150*time.Second {
+		return fmt.Errorf("profile.mix is %v: it must be between 0 and 2m30s", p.Mix)
+	}
+	if p.Lag < max(2*p.Mix, 100*time.Millisecond) || p.Lag > 10*time.Minute {
+		return fmt.Errorf("profile.lag is %v: it must be at least twice mix and 100ms, and at most 10m", p.Lag)
+	}
+	if p.Push < 250*time.Millisecond || p.Push > time.Hour {
+		return fmt.Errorf("profile.push is %v: it must be between 250ms and 1h", p.Push)
 	}
 	if p.Digests < 1 || p.Digests > 8 {
 		return fmt.Errorf("profile.digests is %d: it must be between 1 and 8", p.Digests)

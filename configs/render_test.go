@@ -13,7 +13,7 @@ func TestRenderedConfigurationReadsBackEqual(t *testing.T) {
 	n.DataDir, n.Mailboxes, n.LogLevel = "/x \"y\"", []string{}, "warn"
 	n.Client.Listen, n.Client.NoRateLimit = "127.0.0.1:1", true
 	n.Tor.Mode, n.Tor.Bridges = "off", []string{"a b", "c"}
-	n.Profile = Profile{Name: "custom", Frame: 50 * time.Millisecond, Digests: 2, CoverPut: 0.25, AckDelay: time.Second, Rewrite: 2 * time.Second}
+	n.Profile = Profile{Name: "custom", Frame: 50 * time.Millisecond, Mix: 10 * time.Millisecond, Lag: time.Second, Push: time.Second, Digests: 2, CoverPut: 0.25, AckDelay: time.Second, Rewrite: 2 * time.Second}
 	var got Node
 	if err := decode("f", string(RenderNode(n)), &got); err != nil {
 		t.Fatal(err)

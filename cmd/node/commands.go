@@ -25,6 +25,9 @@ import (
 
 const socketName = "control.sock"
 
+// socketPath is where a running node listens for commands.
+func socketPath(cfg configs.Node) string { return filepath.Join(cfg.DataDir, socketName) }
+
 // loadConfig reads the configuration and makes its paths absolute.
 func loadConfig(file string) (configs.Node, error) {
 	cfg := configs.DefaultNode()

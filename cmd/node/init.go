@@ -49,6 +49,9 @@ func cmdInit(ctx context.Context, e cli.Env, args []string) error {
 	cfg.Tor.Flags(f.FlagSet)
 	f.StringVar(&cfg.Profile.Name, "profile", cfg.Profile.Name, "instant, balanced, economy, paranoid or custom")
 	f.DurationVar(&cfg.Profile.Frame, "frame", cfg.Profile.Frame, "with --profile custom: mean time between frames")
+	f.DurationVar(&cfg.Profile.Mix, "mix", cfg.Profile.Mix, "with --profile custom: mean delay asked of a courier")
+	f.DurationVar(&cfg.Profile.Lag, "lag", cfg.Profile.Lag, "with --profile custom: time from a frame to its answer")
+	f.DurationVar(&cfg.Profile.Push, "push", cfg.Profile.Push, "with --profile custom: time between two pushes of what is new")
 	f.IntVar(&cfg.Profile.Digests, "digests", cfg.Profile.Digests, "with --profile custom: digest pages a frame")
 	f.Float64Var(&cfg.Profile.CoverPut, "cover-put", cfg.Profile.CoverPut, "with --profile custom: share of idle slots that write cover")
 	f.DurationVar(&cfg.Profile.AckDelay, "ack-delay", cfg.Profile.AckDelay, "with --profile custom: mean delay of a lone acknowledgement")
@@ -56,10 +59,13 @@ func cmdInit(ctx context.Context, e cli.Env, args []string) error {
 	f.StringVar(&cfg.LogLevel, "log-level", cfg.LogLevel, "debug, info, warn or error")
 	var boxes listFlag
 	f.Var(&boxes, "mailbox", "a mailbox's line, as `mailbox address` prints it; may be repeated")
+	var couriers listFlag
+	f.Var(&couriers, "courier", "the line of a mailbox that may carry this node's frames; may be repeated")
 	if err := f.NoWords(args); err != nil {
 		return err
 	}
 	cfg.Mailboxes = append(cfg.Mailboxes, boxes...)
+	cfg.Couriers = append(cfg.Couriers, couriers...)
 	file, err := f.NewConfig(program, *dir)
 	if err != nil {
 		return err

@@ -22,6 +22,7 @@ func main() {
 		{Name: "accept", Args: "LINK", Does: "accept another node's link", Run: cmdAccept},
 		{Name: "contacts", Does: "list the contacts", Run: cmdContacts},
 		{Name: "forget", Args: "CONTACT | LINK-NUMBER", Does: "end a contact, or take a link back", Run: cmdForget},
+		{Name: "profile", Args: "[NAME]", Does: "show what the profiles cost, or change it", Run: cmdProfile},
 		{Name: "mailbox add", Args: "LINE", Does: "use a mailbox: the line that `mailbox address` prints", Run: cmdMailboxAdd},
 		{Name: "user add", Args: "NAME [--password-stdin]", Does: "make an account", Run: cmdUserAdd},
 		{Name: "token", Args: "[--life 168h]", Does: "print a one-time token with which one person can register", Run: cmdToken},

@@ -59,6 +59,7 @@ func (n *node) methods() map[string]control.Handler {
 		"status":   method(func(context.Context, struct{}) (nodeStatus, error) { return n.status() }),
 		"user add": method(func(_ context.Context, a userArgs) (userResult, error) { return n.addUser(a) }),
 		"token":    method(n.token),
+		"profile":  method(n.useProfile),
 	}
 }
 

@@ -47,7 +47,6 @@ type node struct {
 	rooms    *room.Rooms
 	media    *media.Store
 	engine   *replicate.Engine
-	profile  replicate.Profile
 	tor      *onion.Tor
 }
 
@@ -115,18 +114,25 @@ func (n *node) openEngine() (err error) {
 		KV: n.kv, Rooms: n.rooms, Log: n.log,
 		Identity: replicate.Identity{Key: n.id.onion, Name: n.id.name, Certificate: n.id.certificate},
 		Dial:     func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, n.tor) },
+		Session: func(a mailbox.Address, p replicate.SessionParams) replicate.Courier {
+			return replicate.NewSession(a, n.tor, p)
+		},
 	}
-	if n.profile, err = schedule(n.cfg.Profile); err != nil {
+	if c.Profile, err = schedule(n.cfg.Profile); err != nil {
 		return err
 	}
-	c.Profile = n.profile
 	rand.Read(c.Seed[:])
-	for _, line := range n.cfg.Mailboxes {
-		a, err := mailbox.ParseAddress(line)
-		if err != nil {
-			return err
+	for _, l := range []struct {
+		lines []string
+		to    *[]mailbox.Address
+	}{{n.cfg.Mailboxes, &c.Stores}, {n.cfg.Couriers, &c.Couriers}} {
+		for _, line := range l.lines {
+			a, err := mailbox.ParseAddress(line)
+			if err != nil {
+				return err
+			}
+			*l.to = append(*l.to, a)
 		}
-		c.Stores = append(c.Stores, a)
 	}
 	n.engine, err = replicate.New(c)
 	return err
@@ -138,6 +144,7 @@ func schedule(p configs.Profile) (replicate.Profile, error) {
 		return replicate.ParseProfile(p.Name)
 	}
 	custom := replicate.CustomProfile(p.Frame, p.CoverPut)
+	custom.Mix, custom.Lag, custom.Push = p.Mix, p.Lag, p.Push
 	custom.Digests, custom.AckDelay, custom.Retransmit = p.Digests, p.AckDelay, p.Rewrite
 	custom.RetransmitMax = max(custom.RetransmitMax, p.Rewrite)
 	return custom, custom.Validate()

@@ -22,8 +22,12 @@ type nodeStatus struct {
 	Uptime    string          `json:"uptime"`
 	Tor       torState        `json:"tor"`
 	Profile   string          `json:"profile"`
+	Mode      string          `json:"mode"` // couriers or direct
 	Delay     string          `json:"expected_delay"`
 	MBADay    float64         `json:"mb_a_day"`
+	Crowd     int             `json:"crowd"` // nodes that write to our mailboxes, about; 0: not known
+	Notice    string          `json:"notice,omitempty"`
+	Couriers  []courierStatus `json:"couriers"`
 	Mailboxes []mailboxStatus `json:"mailboxes"`
 	Contacts  []contactStatus `json:"contacts"`
 	DiskFree  int64           `json:"disk_free"` // bytes
@@ -38,10 +42,26 @@ type torState struct {
 }
 
 type mailboxStatus struct {
-	Address  string    `json:"address"`
-	Own      bool      `json:"own"`
-	LastGood time.Time `json:"last_good,omitzero"`
-	Problem  string    `json:"problem,omitempty"`
+	Address   string    `json:"address"`
+	Own       bool      `json:"own"`
+	Family    string    `json:"family,omitempty"`
+	Left      bool      `json:"left"`     // boxes are not left there any more
+	Draining  bool      `json:"draining"` // it was one of ours
+	LastGood  time.Time `json:"last_good,omitzero"`
+	Loops     float64   `json:"loops"`      // test boxes that came back, lately
+	Lost      float64   `json:"loops_lost"` // and that did not
+	LoopDelay string    `json:"loop_delay,omitempty"`
+	Problem   string    `json:"problem,omitempty"`
+}
+
+type courierStatus struct {
+	Address   string    `json:"address"`
+	Family    string    `json:"family,omitempty"`
+	Connected bool      `json:"connected"`
+	Since     time.Time `json:"since"`
+	Until     time.Time `json:"until"`
+	Loss      float64   `json:"loss"` // share of what it carried that was not answered, lately
+	Problem   string    `json:"problem,omitempty"`
 }
 
 type contactStatus struct {
@@ -89,21 +109,22 @@ func (n *node) contacts() ([]contactStatus, error) {
 }
 
 func (n *node) status() (nodeStatus, error) {
-	p, stores := n.profile, n.engine.Stores()
-	bucket := time.Duration(0)
-	for _, m := range stores {
-		bucket = max(bucket, m.Bucket)
-	}
-	if bucket == 0 {
-		bucket = 10 * time.Second // no mailbox told yet: the usual one
-	}
+	t := n.engine.Traffic()
 	s := nodeStatus{
 		Address: string(n.id.name), ClientURL: n.cfg.Client.URL(), Uptime: time.Since(n.started).Round(time.Second).String(),
-		Tor: torStatus(n.tor.Status()), Profile: p.Name, Delay: round(p.ExpectedDelay(replicate.Direct, 1, bucket)), MBADay: float64(p.BytesPerDay(replicate.Direct)) / 1e6,
-		Mailboxes: []mailboxStatus{},
+		Tor: torStatus(n.tor.Status()), Profile: t.Profile, Mode: t.Mode.String(), Delay: round(t.ExpectedDelay), MBADay: float64(t.BytesPerDay) / 1e6,
+		Crowd: t.Crowd, Notice: t.Notice, Mailboxes: []mailboxStatus{}, Couriers: []courierStatus{},
 	}
-	for _, m := range stores {
-		s.Mailboxes = append(s.Mailboxes, mailboxStatus{Address: m.Address.String(), Own: m.Own, LastGood: m.LastSuccess, Problem: m.Problem})
+	for _, c := range t.Couriers {
+		s.Couriers = append(s.Couriers, courierStatus{c.Address.String(), c.Family, c.Connected, c.Since, c.Until, c.Loss, c.Problem})
+	}
+	for _, m := range n.engine.Stores() {
+		ms := mailboxStatus{Address: m.Address.String(), Own: m.Own, Family: m.Family, Left: m.Left, Draining: m.Draining, LastGood: m.LastSuccess,
+			Loops: m.Loops, Lost: m.Lost, Problem: m.Problem}
+		if m.LoopDelay > 0 {
+			ms.LoopDelay = round(m.LoopDelay)
+		}
+		s.Mailboxes = append(s.Mailboxes, ms)
 	}
 	var err error
 	if s.DiskFree, err = cli.DiskFree(n.cfg.DataDir); err != nil {
@@ -132,7 +153,28 @@ func printStatus(w io.Writer, s nodeStatus) {
 	if s.Tor.Advice != "" {
 		fmt.Fprintf(w, "          %s\n", s.Tor.Advice)
 	}
-	fmt.Fprintf(w, "profile   %s: a message takes about %s, traffic %.0f MB a day\n", s.Profile, s.Delay, s.MBADay)
+	way := "in frames to couriers"
+	if s.Mode == replicate.Direct.String() {
+		way = "directly to mailboxes"
+	}
+	fmt.Fprintf(w, "profile   %s, %s: a message takes about %s, traffic %.0f MB a day\n", s.Profile, way, s.Delay, s.MBADay)
+	if s.Notice != "" {
+		fmt.Fprintf(w, "          %s\n", s.Notice)
+	}
+	if s.Crowd > 0 {
+		fmt.Fprintf(w, "hidden    among about %d nodes that use your mailboxes\n", s.Crowd)
+	}
+	for _, c := range s.Couriers {
+		state := "not connected"
+		if c.Connected {
+			state = "connected"
+		}
+		state += fmt.Sprintf("; kept until %s; %.1f %% not answered lately", c.Until.Format(time.DateOnly), 100*c.Loss)
+		if c.Problem != "" {
+			state += "; " + c.Problem
+		}
+		fmt.Fprintf(w, "courier   %s\n          %s\n", c.Address, state)
+	}
 	if s.DiskFull {
 		fmt.Fprintf(w, "disk      full: %d MiB are free, %d are needed; until then nothing is kept, sent or received\n", s.DiskFree>>20, diskReserve>>20)
 	}
@@ -143,6 +185,15 @@ func printStatus(w io.Writer, s nodeStatus) {
 		}
 		if m.Problem != "" {
 			state += "; " + m.Problem
+		}
+		if m.Draining {
+			state += "; not yours any more: read until what lies there is over"
+		}
+		if m.Loops+m.Lost > 1 {
+			state += fmt.Sprintf("; %.0f test boxes came back lately, %.0f did not", m.Loops, m.Lost)
+			if m.LoopDelay != "" {
+				state += ", after about " + m.LoopDelay
+			}
 		}
 		fmt.Fprintf(w, "mailbox   %s\n          %s\n", m.Address, state)
 	}

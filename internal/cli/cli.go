@@ -137,6 +137,11 @@ func (p *Program) Flags(e Env, command string) *Flags {
 
 // Words reads the flags and the other arguments, in any order; there must be n of these, or what says what is needed.
 func (f *Flags) Words(args []string, n int, what string) ([]string, error) {
+	return f.WordsBetween(args, n, n, what)
+}
+
+// WordsBetween is Words for a command that takes from least to most other arguments.
+func (f *Flags) WordsBetween(args []string, least, most int, what string) ([]string, error) {
 	var words []string
 	for {
 		if err := f.Parse(args); err != nil {
@@ -151,7 +156,7 @@ func (f *Flags) Words(args []string, n int, what string) ([]string, error) {
 		words = append(words, f.Arg(0))
 		args = f.Args()[1:]
 	}
-	if len(words) != n {
+	if len(words) < least || len(words) > most {
 		fmt.Fprintf(f.Output(), "%s needs %s\n", f.Name(), what)
 		return nil, ErrUsage
 	}
