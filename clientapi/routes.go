@@ -142,7 +142,7 @@ var table = []route{
 	{"GET", old, "/publicRooms", user, 0, (*API).publicRooms},
 	{"POST", old, "/publicRooms", user, smallBody, (*API).publicRooms},
 
-	// Events: messages.go, relations.go, state.go
+	// Events: messages.go, relations.go, search.go, state.go
 	{"PUT", old, "/rooms/{room}/send/{type}/{txn}", user, eventBody, (*API).send},
 	{"PUT", old, "/rooms/{room}/redact/{event}/{txn}", user, smallBody, (*API).redact},
 	{"GET", old, "/rooms/{room}/messages", user, 0, (*API).messages},
@@ -152,6 +152,7 @@ var table = []route{
 	{"GET", v1, "/rooms/{room}/relations/{event}/{rel}", user, 0, (*API).relations},
 	{"GET", v1, "/rooms/{room}/relations/{event}/{rel}/{type}", user, 0, (*API).relations},
 	{"GET", v1, "/rooms/{room}/threads", user, 0, (*API).threads},
+	{"POST", old, "/search", user, smallBody, (*API).search},
 	{"GET", v1, "/rooms/{room}/timestamp_to_event", user, 0, (*API).timestampToEvent},
 	{"GET", old, "/rooms/{room}/state", user, 0, (*API).state},
 	{"GET", old, "/rooms/{room}/state/{type}", user, 0, (*API).stateEvent},

@@ -84,10 +84,12 @@ func (p *plan) write(txn store.Txn, pos store.Pos, states map[uint32][]byte) err
 			w.set(timelineKey(p.n, e.place), h[:])
 			w.set(timeKey(p.n, e.ev.Time().UnixMilli(), e.place), nil)
 			p.link(&w, h, e)
+			p.index(&w, e)
 		}
 	}
 	for _, h := range p.unlinked {
 		p.unlink(&w, h, p.changed[h])
+		p.unindex(&w, p.changed[h])
 	}
 	p.writeMembers(&w)
 	for _, t := range p.txns {

@@ -137,27 +137,9 @@ func (r *Rooms) Context(user matrix.UserID, room matrix.RoomID, id matrix.EventI
 		if err != nil {
 			return err
 		}
-		e, err := y.find(id)
-		if err != nil {
-			return err
-		}
-		if !e.shown {
-			return ErrUnknownEvent
-		}
-		if ev, err = y.entry(e, ""); err != nil {
-			return err
-		}
 		half := max(0, limit) / 2
-		before, after = Page{Start: (e.place - 1).token(), End: (e.place - 1).token()}, Page{Start: e.place.token(), End: e.place.token()}
-		if half > 0 {
-			if before, err = y.page(e.place-1, true, half, keep); err != nil {
-				return err
-			}
-		}
-		if n := max(0, limit) - len(before.Events); n > 0 {
-			if after, err = y.page(e.place, false, n, keep); err != nil {
-				return err
-			}
+		if before, after, ev, err = y.around(id, half, func(n int) int { return max(0, limit) - n }, keep); err != nil {
+			return err
 		}
 		at, err := q.nowAt(cut(after.End))
 		if err != nil {

@@ -38,7 +38,7 @@ type plan struct {
 	edge     map[hash]bool    // parents of outliers that are not held
 	pending  map[hash]*pendingRow
 	targets  map[hash]bool // what new events relate to
-	unlinked []hash        // held events that a redaction took out of their relations
+	unlinked []hash        // held events that a redaction took out of their relations, and out of the index of words
 	unseated []seq         // timeline rows of events that got another place
 	created  bool          // the room is new
 

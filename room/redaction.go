@@ -62,7 +62,8 @@ func (p *plan) redact(target, by hash, redaction *held) error {
 		return err
 	}
 	p.change(target, e).redacted = true
-	if kind, _ := e.ev.Relation(); kind != "" && e.shown && !slices.Contains(p.fresh, target) {
+	kind, _ := e.ev.Relation()
+	if text, _ := readable(e.ev); (kind != "" || text != "") && e.shown && !slices.Contains(p.fresh, target) {
 		p.unlinked = append(p.unlinked, target)
 	}
 	return nil

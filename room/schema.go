@@ -43,6 +43,7 @@ import (
 //	thread      n, event                        -> threadRow of the thread that it is the root of
 //	threadOrder n, seq of the latest            -> event: the roots
 //	participant n, event, user                  -> how many events a local user has in the thread
+//	word        n, word, 0, seq             -> empty: messages, names and topics that have it (search.go)
 //	time        n, milliseconds (8), seq        -> empty: what the timeline has, by its senders' clocks
 const (
 	tabNumber = store.TableRoom + iota
@@ -72,6 +73,7 @@ const (
 	tabThreadOrder
 	tabParticipant
 	tabTime
+	tabWord
 )
 
 var errRow = errors.New("room: a row of the database is damaged")
