@@ -21,7 +21,22 @@ type Mailbox struct {
 	DataDir string `toml:"data_dir"`
 	// What is written to the log: "debug", "info", "warn" or "error". No line at any level tells of a request.
 	LogLevel string `toml:"log_level"`
-	// The most disk that boxes may take, at least 16MiB. When it is reached, writers are told that the mailbox is full
+	// Whether the mailbox keeps boxes for others.
+	Store bool `toml:"store"`
+	// Whether the mailbox carries requests: nodes hold long sessions with it, and it forwards what they seal to stores,
+	// mixed and delayed, so that no store sees which node asks. It can not read them.
+	Courier bool `toml:"courier"`
+	// A label that all mailboxes of yours share, up to 32 printable ASCII characters. Nodes then do not use one of them as
+	// courier to another, which would let you see both ends. Worth setting if you host more than one.
+	Family string `toml:"family"`
+	// How many addresses the mailbox has, 1 to 64. Each is a mailbox of its own to nodes, with a share of the quota. Worth
+	// raising when more than some 300 nodes use it: the list of new boxes that each of them reads gets shorter.
+	Ponds int `toml:"ponds"`
+	// Sessions that the courier holds at once, 1 to 100000. Each takes about 50 kB of memory, 150 kB at most.
+	MaxSessions int `toml:"max_sessions"`
+	// Links with other mailboxes at once, in each direction, 1 to 10000.
+	MaxLinks int `toml:"max_links"`
+	// The most disk that boxes may take, at least 16MiB for each of the ponds. When it is reached, writers are told that the mailbox is full
 	// until boxes expire. A box takes 8.5 KiB; a node at the balanced profile writes about 2,600 a day.
 	Quota Bytes `toml:"quota"`
 	// How much of the file system stays free, whatever the quota says; at least 64MiB.
@@ -61,6 +76,11 @@ func DefaultMailbox() Mailbox {
 	return Mailbox{
 		DataDir:        ".",
 		LogLevel:       "info",
+		Store:          true,
+		Courier:        true,
+		Ponds:          1,
+		MaxSessions:    1000,
+		MaxLinks:       256,
 		Quota:          10 << 30,
 		Reserve:        256 << 20,
 		Deposit:        "open",
@@ -88,8 +108,18 @@ func (m *Mailbox) Check() error {
 		return err
 	}
 	switch {
-	case m.Quota < 16<<20:
-		return fmt.Errorf("quota is %v: it must be at least 16MiB", m.Quota)
+	case !m.Store && !m.Courier:
+		return fmt.Errorf("store and courier are both false: the mailbox would do nothing")
+	case mailbox.CheckFamily(m.Family) != nil:
+		return fmt.Errorf("family is %q: %w", m.Family, mailbox.CheckFamily(m.Family))
+	case m.Ponds < 1 || m.Ponds > 64 || !m.Store && m.Ponds != 1:
+		return fmt.Errorf("ponds is %d: it must be between 1 and 64, and 1 without store", m.Ponds)
+	case m.MaxSessions < 1 || m.MaxSessions > 100_000:
+		return fmt.Errorf("max_sessions is %d: it must be between 1 and 100000", m.MaxSessions)
+	case m.MaxLinks < 1 || m.MaxLinks > 10_000:
+		return fmt.Errorf("max_links is %d: it must be between 1 and 10000", m.MaxLinks)
+	case m.Quota/Bytes(m.Ponds) < 16<<20:
+		return fmt.Errorf("quota is %v: it must be at least 16MiB for each pond", m.Quota)
 	case m.Deposit != "open" && m.Deposit != "tokens":
 		return fmt.Errorf(`deposit is %q: it can be "tokens" or "open"`, m.Deposit)
 	case m.WorkBits < 1 || m.WorkBits > mailbox.MaxWorkBits:

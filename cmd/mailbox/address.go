@@ -4,8 +4,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"tarn/internal/cli"
 
@@ -13,7 +15,7 @@ import (
 	"tarn/mailbox/front"
 )
 
-// cmdAddress prints the line that others need; the mailbox need not run.
+// cmdAddress prints the line that others need, one for each pond; the mailbox need not run.
 func cmdAddress(_ context.Context, e cli.Env, args []string) error {
 	f := program.Flags(e, "address")
 	noQR := f.Bool("no-qr", false, "do not draw a QR code")
@@ -24,14 +26,19 @@ func cmdAddress(_ context.Context, e cli.Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	key, err := loadKey(cfg.DataDir)
+	keys, err := pondKeys(cfg)
 	if err != nil {
 		return err
 	}
-	line := front.AddressOf(key).String()
-	err = f.Show(e, map[string]string{"address": line}, func(w io.Writer) { fmt.Fprintln(w, line) })
+	var lines []string
+	for _, k := range keys {
+		lines = append(lines, front.AddressOf(k).String())
+	}
+	err = f.Show(e, map[string]any{"address": lines[0], "addresses": lines}, func(w io.Writer) { fmt.Fprintln(w, strings.Join(lines, "\n")) })
 	if err == nil && !f.JSON && !*noQR {
-		err = termqr.Write(e.Err, line)
+		for _, l := range lines {
+			err = errors.Join(err, termqr.Write(e.Err, l))
+		}
 	}
 	return err
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -20,14 +21,23 @@ type inviteCode struct {
 	Expires time.Time `json:"expires"`
 }
 
-func (m *running) inviteCode() (inviteCode, error) {
-	c, expires, err := m.store.NewCode()
-	return inviteCode{c.String(), m.keys.Address().String(), expires.UTC().Truncate(time.Second)}, err
+// inviteCode makes a code for an account at that pond; the first is 1.
+func (m *running) inviteCode(pond int) (inviteCode, error) {
+	if pond < 1 || pond > len(m.ponds) {
+		return inviteCode{}, fmt.Errorf("there is no pond %d", pond)
+	}
+	p := m.ponds[pond-1]
+	if p.store == nil {
+		return inviteCode{}, errors.New("this mailbox keeps no boxes (store = false): there are no accounts")
+	}
+	c, expires, err := p.store.NewCode()
+	return inviteCode{c.String(), p.keys.Address().String(), expires.UTC().Truncate(time.Second)}, err
 }
 
 // cmdInviteCode asks the running mailbox for a code.
 func cmdInviteCode(ctx context.Context, e cli.Env, args []string) error {
 	f := program.Flags(e, "invite-code")
+	pond := f.Int("pond", 1, "for which of the mailbox's addresses, in the order of `mailbox address`")
 	if err := f.NoWords(args); err != nil {
 		return err
 	}
@@ -36,7 +46,7 @@ func cmdInviteCode(ctx context.Context, e cli.Env, args []string) error {
 		return err
 	}
 	var c inviteCode
-	if err := control.Call(ctx, filepath.Join(cfg.DataDir, socketName), "invite-code", nil, &c); err != nil {
+	if err := control.Call(ctx, filepath.Join(cfg.DataDir, socketName), "invite-code", *pond, &c); err != nil {
 		return err
 	}
 	return f.Show(e, c, func(w io.Writer) {

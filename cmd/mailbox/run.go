@@ -20,9 +20,6 @@ import (
 	"tarn/internal/cli"
 	"tarn/internal/control"
 	"tarn/internal/durable"
-	"tarn/mailbox"
-	"tarn/mailbox/front"
-	"tarn/mailbox/store"
 	"tarn/onion"
 )
 
@@ -31,10 +28,7 @@ type running struct {
 	cfg     configs.Mailbox
 	log     *slog.Logger
 	tor     *onion.Tor
-	store   *store.Server
-	keys    *front.Keys
-	door    *front.Server
-	listen  net.Listener
+	ponds   []*pond // the first one is the mailbox that was made first
 	unlock  func() error
 	started time.Time
 }
@@ -62,11 +56,19 @@ func cmdRun(ctx context.Context, e cli.Env, args []string) (err error) {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.runTor(ctx) })
-	g.Go(func() error { return m.door.Run(ctx, m.listen) })
+	for _, p := range m.ponds {
+		g.Go(func() error { return p.door.Run(ctx, p.listen) })
+	}
 	g.Go(func() error {
 		return control.Serve(ctx, filepath.Join(cfg.DataDir, socketName), map[string]control.Handler{
-			"invite-code": func(context.Context, json.RawMessage) (any, error) { return m.inviteCode() },
-			"status":      func(context.Context, json.RawMessage) (any, error) { return m.status() },
+			"invite-code": func(_ context.Context, arg json.RawMessage) (any, error) {
+				var pond int
+				if err := json.Unmarshal(arg, &pond); err != nil {
+					return nil, err
+				}
+				return m.inviteCode(pond)
+			},
+			"status": func(context.Context, json.RawMessage) (any, error) { return m.status() },
 		})
 	})
 	return g.Wait()
@@ -74,8 +76,7 @@ func cmdRun(ctx context.Context, e cli.Env, args []string) (err error) {
 
 // open takes the directory and opens everything; nothing runs yet.
 func open(ctx context.Context, cfg configs.Mailbox, log *slog.Logger) (_ *running, err error) {
-	key, err := loadKey(cfg.DataDir)
-	if err != nil {
+	if _, err := loadKey(cfg.DataDir); err != nil {
 		return nil, err
 	}
 	m := &running{cfg: cfg, log: log, started: time.Now()}
@@ -92,41 +93,28 @@ func open(ctx context.Context, cfg configs.Mailbox, log *slog.Logger) (_ *runnin
 		return nil, err
 	}
 	m.tor = onion.New(tc)
-	ways, list, err := cfg.AccountWays()
-	if err != nil {
-		return nil, err
-	}
-	deposit := mailbox.DepositOpen
-	if cfg.Deposit == "tokens" {
-		deposit = mailbox.DepositTokens
-	}
-	m.store, err = store.New(store.Config{
-		Deposit: deposit, Accounts: ways, AccountList: list, WorkBits: uint8(cfg.WorkBits), Cap: cfg.TokensPerDay,
-		Dir: filepath.Join(cfg.DataDir, "store"), Onion: key, TTL: cfg.TTL, Bucket: cfg.DigestBucket, ExpiryUnit: cfg.ExpiryUnit,
-		Quota: int64(cfg.Quota), Reserve: int64(cfg.Reserve), Log: log,
-	})
+	keys, err := pondKeys(cfg)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, m.store.Close())
+			for _, p := range m.ponds {
+				err = errors.Join(err, p.close())
+			}
 		}
 	}()
-	if m.keys, err = front.OpenKeys(filepath.Join(cfg.DataDir, "keys"), key, m.store.About); err != nil {
-		return nil, err
+	for i, key := range keys {
+		p, err := openPond(cfg, i, key, m.tor, log)
+		if err != nil {
+			return nil, err
+		}
+		m.ponds = append(m.ponds, p)
 	}
-	if m.door, err = front.New(front.Config{Keys: m.keys, Store: m.store, MaxConns: cfg.MaxConnections, Log: log}); err != nil {
-		return nil, err
-	}
-	var opts []onion.ListenOption
-	if cfg.PowRate > 0 {
-		opts = append(opts, onion.ProofOfWork(cfg.PowRate, min(2*cfg.PowRate, 65535)))
-	}
-	if cfg.Tor.Mode == string(onion.Off) {
-		m.listen = newSilence()
-	} else if m.listen, err = m.tor.Listen(ctx, key, mailbox.Port, opts...); err != nil {
-		return nil, err
+	for _, p := range m.ponds {
+		if err := p.publish(ctx, cfg, m.tor); err != nil {
+			return nil, err
+		}
 	}
 	return m, nil
 }

@@ -13,6 +13,7 @@ import (
 	"tarn/configs"
 	"tarn/internal/cli"
 	"tarn/internal/control"
+	"tarn/mailbox/courier"
 	"tarn/mailbox/store"
 	"tarn/onion"
 )
@@ -28,7 +29,20 @@ type status struct {
 	Free    int64             `json:"disk_free"`        // bytes of the file system
 	Full    bool              `json:"disk_full"`        // fewer than the reserve: no box is taken
 	Tokens  *store.TokenUsage `json:"tokens,omitempty"` // nil: deposits are open
-	Faults  int64             `json:"faults"`           // how often disk or key files failed since the start; the log says how
+	Ponds   []pondState       `json:"ponds,omitempty"`
+	Courier *courier.Status   `json:"courier,omitempty"` // nil: the role is off
+	Family  string            `json:"family,omitempty"`
+	Faults  int64             `json:"faults"` // how often disk or key files failed since the start; the log says how
+}
+
+// pondState is one of the mailbox's onions.
+type pondState struct {
+	Address   string            `json:"address"`
+	Published bool              `json:"published"`
+	Boxes     int64             `json:"boxes"`
+	Bytes     int64             `json:"bytes"`
+	Quota     int64             `json:"quota"`
+	Tokens    *store.TokenUsage `json:"tokens,omitempty"` // nil: deposits are open
 }
 
 type torState struct {
@@ -45,32 +59,54 @@ func torStatus(s onion.Status) torState {
 		advice = ""
 	}
 	t := torState{State: string(s.State), Percent: s.Percent, Summary: s.Summary, Advice: strings.TrimSpace(advice + " " + s.Warning)}
+	t.Published = len(s.Services) > 0
 	for _, svc := range s.Services {
-		t.Published = svc.Published // there is one
+		t.Published = t.Published && svc.Published
 	}
 	return t
 }
 
 func (m *running) status() (status, error) {
-	u := m.store.Usage()
 	free, err := cli.DiskFree(m.cfg.DataDir)
 	if err != nil {
 		return status{}, err
 	}
-	var tokens *store.TokenUsage
-	if m.cfg.Deposit == "tokens" {
-		t, err := m.store.Tokens()
-		if err != nil {
-			return status{}, err
-		}
-		tokens = &t
+	tor := m.tor.Status()
+	st := status{
+		Free: free, Full: m.cfg.Store && free < int64(m.cfg.Reserve), Family: m.cfg.Family,
+		Address: m.ponds[0].keys.Address().String(), Uptime: time.Since(m.started).Round(time.Second).String(), Tor: torStatus(tor),
 	}
-	return status{
-		Tokens: tokens,
-		Free:   free, Full: free < int64(m.cfg.Reserve),
-		Address: m.keys.Address().String(), Uptime: time.Since(m.started).Round(time.Second).String(), Tor: torStatus(m.tor.Status()),
-		Boxes: u.Boxes, Bytes: u.Bytes, Quota: u.Quota, Faults: m.store.Faults(),
-	}, nil
+	for _, p := range m.ponds {
+		state := pondState{Address: p.keys.Address().String()}
+		for _, svc := range tor.Services {
+			state.Published = state.Published || svc.Published && svc.Name == p.keys.Address().Onion
+		}
+		if p.courier != nil {
+			c := p.courier.Status()
+			st.Courier = &c
+		}
+		if p.store == nil {
+			continue
+		}
+		u := p.store.Usage()
+		state.Boxes, state.Bytes, state.Quota = u.Boxes, u.Bytes, u.Quota
+		if m.cfg.Deposit == "tokens" {
+			t, err := p.store.Tokens()
+			if err != nil {
+				return status{}, err
+			}
+			state.Tokens = &t
+			if st.Tokens == nil {
+				st.Tokens = &store.TokenUsage{}
+			}
+			st.Tokens.Accounts += t.Accounts
+			st.Tokens.Drawn += t.Drawn
+			st.Tokens.PerDay += t.PerDay
+		}
+		st.Boxes, st.Bytes, st.Quota, st.Faults = st.Boxes+u.Boxes, st.Bytes+u.Bytes, st.Quota+u.Quota, st.Faults+p.store.Faults()
+		st.Ponds = append(st.Ponds, state)
+	}
+	return st, nil
 }
 
 func cmdStatus(ctx context.Context, e cli.Env, args []string) error {
@@ -98,10 +134,23 @@ func printStatus(w io.Writer, s status) {
 	if s.Tor.Published {
 		published = "yes"
 	}
-	fmt.Fprintf(w, "published %s\nboxes     %d\nused      %s of %s (%.0f %%)\n", published, s.Boxes, mib(s.Bytes), configs.Bytes(s.Quota), 100*float64(s.Bytes)/float64(max(s.Quota, 1)))
-	if s.Tokens == nil {
+	fmt.Fprintf(w, "published %s\n", published)
+	if len(s.Ponds) > 0 {
+		fmt.Fprintf(w, "boxes     %d\nused      %s\n", s.Boxes, used(s.Bytes, s.Quota))
+	}
+	if len(s.Ponds) > 1 {
+		for i, p := range s.Ponds {
+			fmt.Fprintf(w, "pond %-4d %s: %d boxes, %s\n", i+1, p.Address, p.Boxes, used(p.Bytes, p.Quota))
+		}
+	}
+	if c := s.Courier; c != nil {
+		fmt.Fprintf(w, "courier   %d sessions of at most %d; links to %d mailboxes\n", c.Sessions, c.MaxSessions, c.Links)
+	}
+	switch {
+	case len(s.Ponds) == 0:
+	case s.Tokens == nil:
 		fmt.Fprintln(w, "deposits  open: whoever knows the address can write")
-	} else {
+	default:
 		fmt.Fprintf(w, "deposits  with tokens; %d drawn for today of at most %d, by %d accounts\n", s.Tokens.Drawn, s.Tokens.PerDay, s.Tokens.Accounts)
 	}
 	if s.Full {
@@ -110,6 +159,10 @@ func printStatus(w io.Writer, s status) {
 	if s.Faults > 0 {
 		fmt.Fprintf(w, "faults    %d: the disk or a key file failed; see the log\n", s.Faults)
 	}
+}
+
+func used(bytes, quota int64) string {
+	return fmt.Sprintf("%s of %s (%.0f %%)", mib(bytes), configs.Bytes(quota), 100*float64(bytes)/float64(max(quota, 1)))
 }
 
 func mib(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
