@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"tarn/crypto/sealed"
 	"tarn/mailbox"
 	"tarn/mailbox/courier"
 	"tarn/mailbox/mailboxtest"
@@ -42,11 +43,15 @@ type world struct {
 }
 
 func newWorld(t testing.TB, edit func(*courier.Config)) *world {
+	return newWorldOf(t, 10*time.Second, edit)
+}
+
+func newWorldOf(t testing.TB, bucket time.Duration, edit func(*courier.Config)) *world {
 	w := &world{t: t, mesh: mailboxtest.NewMesh()}
-	w.store = mailboxtest.New(t, mailboxtest.WithMesh(w.mesh), mailboxtest.WithConfig(func(c *store.Config) { c.Bucket = 10 * time.Second }))
+	w.store = mailboxtest.New(t, mailboxtest.WithMesh(w.mesh), mailboxtest.WithConfig(func(c *store.Config) { c.Bucket = bucket }))
 	w.courier = mailboxtest.New(t, mailboxtest.WithMesh(w.mesh), mailboxtest.WithoutStore(), mailboxtest.WithCourier(w.mesh, edit))
 	w.client = mailbox.NewClient(w.store.Address(), w.mesh)
-	w.session = w.newSession(10 * time.Second)
+	w.session = w.newSession(bucket)
 	return w
 }
 
@@ -89,6 +94,13 @@ func putOf(id mailbox.BoxID, box []byte) mailbox.Request {
 
 func getOf(id mailbox.BoxID) mailbox.Request {
 	return mailbox.Request{Op: mailbox.OpGet, Get: id.Handle()}
+}
+
+func publicKey(t testing.TB, b []byte) *sealed.PublicKey {
+	t.Helper()
+	k, err := sealed.ParsePublicKey(b)
+	must(t, err)
+	return k
 }
 
 // frame seals and sends.

@@ -65,6 +65,7 @@ type wire struct {
 	net.Conn
 	fault Fault
 	count func(up, down int)
+	spy   *spy
 	got   int
 
 	once   sync.Once
@@ -79,6 +80,7 @@ func (w *wire) Close() error {
 
 // Write counts.
 func (w *wire) Write(b []byte) (int, error) {
+	w.spy.sent(b)
 	n, err := w.Conn.Write(b)
 	w.count(n, 0)
 	return n, err
@@ -98,6 +100,7 @@ func (w *wire) Read(b []byte) (int, error) {
 		b = b[:min(len(b), mailbox.DownSize/2-w.got)]
 	}
 	n, err := w.Conn.Read(b)
+	w.spy.came(b[:n])
 	if w.fault.Garbage {
 		rand.Read(b[:n])
 		if w.got == 0 && n > 0 {

@@ -46,6 +46,9 @@ type Mailbox struct {
 	log     []Transaction
 	stop    func() // of what runs; nil: killed
 	courier *courier.Server
+
+	observed bool
+	seen     []Seen
 }
 
 // Transaction is what an observer of the network sees of one exchange.
@@ -323,7 +326,7 @@ func (m *Mailbox) connect(ctx context.Context, addr, isolation string) (net.Conn
 	if err != nil {
 		return nil, err
 	}
-	return &wire{Conn: c, fault: f, closed: make(chan struct{}), count: func(up, down int) {
+	return &wire{Conn: c, fault: f, spy: &spy{m: m, conn: i}, closed: make(chan struct{}), count: func(up, down int) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.log[i].Up += up
