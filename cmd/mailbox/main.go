@@ -6,8 +6,8 @@
 // This folder holds wiring and subcommands only: what a mailbox does is in package mailbox/store.
 //
 // Data, under data_dir: mailbox.toml (the configuration), onion.seed (the identity: whoever has it is this mailbox),
-// LOCK, control.sock (while it runs), keys/ (package mailbox/front), store/ (package mailbox/store), ponds/N/ (the
-// same four of the N-th address, when there are several), tor/ (package onion).
+// LOCK, control.sock (while it runs), keys/ (package mailbox/front), store/ (package mailbox/store), courier/ (package
+// mailbox/courier), ponds/N/ (the same of the N-th address, when there are several), tor/ (package onion).
 package main
 
 import (

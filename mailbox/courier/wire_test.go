@@ -20,8 +20,8 @@ import (
 	"tarn/onion/oniontest"
 )
 
-// tap is what somebody sees who watches one connection: when how much went which way. A write is one frame.
-type tap struct {
+// wiretap is what somebody sees who watches one connection: when how much went which way. A write is one frame.
+type wiretap struct {
 	mu     sync.Mutex
 	writes []write
 }
@@ -32,44 +32,44 @@ type write struct {
 	bytes int
 }
 
-func (p *tap) add(up bool, n int) {
+func (p *wiretap) add(up bool, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.writes = append(p.writes, write{time.Now(), up, n})
 }
 
-func (p *tap) all() []write {
+func (p *wiretap) all() []write {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.writes)
 }
 
-// tapped dials sessions with a tap on them; the down direction is counted by the frames' sizes as they are read whole.
-type tapped struct {
+// wiretapped dials sessions with a tap on them; the down direction is counted by the frames' sizes as they are read whole.
+type wiretapped struct {
 	mailbox.Dialer
-	tap *tap
+	tap *wiretap
 }
 
-func (d tapped) Dial(ctx context.Context, addr, isolation string) (net.Conn, error) {
+func (d wiretapped) Dial(ctx context.Context, addr, isolation string) (net.Conn, error) {
 	c, err := d.Dialer.Dial(ctx, addr, isolation)
 	if err != nil || len(isolation) < 8 || isolation[:8] != "session-" {
 		return c, err
 	}
-	return &tappedConn{c, d.tap}, nil
+	return &wiretapConn{c, d.tap}, nil
 }
 
-type tappedConn struct {
+type wiretapConn struct {
 	net.Conn
-	tap *tap
+	tap *wiretap
 }
 
-func (c *tappedConn) Write(b []byte) (int, error) {
+func (c *wiretapConn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	c.tap.add(true, n)
 	return n, err
 }
 
-func (c *tappedConn) Read(b []byte) (int, error) {
+func (c *wiretapConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 {
 		c.tap.add(false, n)
@@ -121,8 +121,8 @@ func TestEveryFrameIsAnsweredAtItsLagInOneSize(t *testing.T) {
 				if c.config != nil {
 					w.courier = mailboxtest.New(t, mailboxtest.WithMesh(w.mesh), mailboxtest.WithoutStore(), mailboxtest.WithCourier(w.mesh, c.config))
 				}
-				tap := &tap{}
-				w.session = mailbox.NewSession(w.courier.Address(), tapped{w.mesh, tap}, mailbox.SessionParams{Push: 10 * time.Second})
+				tap := &wiretap{}
+				w.session = mailbox.NewSession(w.courier.Address(), wiretapped{w.mesh, tap}, mailbox.SessionParams{Push: 10 * time.Second})
 				t.Cleanup(func() { w.session.Close() })
 				if c.config == nil {
 					w.connect()
@@ -211,8 +211,8 @@ func TestEveryFrameIsAnsweredAtItsLagInOneSize(t *testing.T) {
 func TestPageFramesDoNotTellWhatTheyHold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		tap := &tap{}
-		w.session = mailbox.NewSession(w.courier.Address(), tapped{w.mesh, tap}, mailbox.SessionParams{Push: 10 * time.Second})
+		tap := &wiretap{}
+		w.session = mailbox.NewSession(w.courier.Address(), wiretapped{w.mesh, tap}, mailbox.SessionParams{Push: 10 * time.Second})
 		t.Cleanup(func() { w.session.Close() })
 		w.connect()
 		before := len(tap.all())

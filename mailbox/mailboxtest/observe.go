@@ -55,6 +55,7 @@ type spy struct {
 	down   []byte     // the first DownSize bytes
 	header *mailbox.Header
 	reply  *sealed.Reply    // of a hello
+	layout mailbox.Layout   // of its session's frames
 	frames *mailbox.Channel // of a session
 }
 
@@ -99,7 +100,7 @@ func (s *spy) understand() bool {
 		}
 		return true
 	case mailbox.KindSession:
-		if len(s.up) < mailbox.UpFrameSize || s.reply == nil {
+		if s.reply == nil || len(s.up) < s.layout.Up {
 			return false
 		}
 		if s.frames == nil {
@@ -107,10 +108,10 @@ func (s *spy) understand() bool {
 			if err != nil {
 				return false
 			}
-			s.frames, _ = mailbox.SessionChannels(s.reply, salt)
+			s.frames, _ = mailbox.SessionChannels(s.layout, s.reply, salt)
 		}
-		f, err := s.frames.OpenUpFrame(slices.Clone(s.up[:mailbox.UpFrameSize]))
-		s.up = s.up[mailbox.UpFrameSize:]
+		f, err := s.frames.OpenUpFrame(slices.Clone(s.up[:s.layout.Up]))
+		s.up = s.up[s.layout.Up:]
 		if err != nil {
 			return false
 		}
@@ -139,6 +140,9 @@ func (s *spy) first(up *[mailbox.UpSize]byte) {
 			s.m.note(Seen{At: time.Now(), Conn: s.conn, Put: put, Request: &r})
 		}
 	case mailbox.KindSession:
-		_, s.reply, _ = mailbox.OpenHello(up, k, mailbox.SessionInfo(s.m.keys.Onion(), h.Epoch))
+		hello, reply, err := mailbox.OpenHello(up, k, mailbox.SessionInfo(s.m.keys.Onion(), h.Epoch))
+		if layout, ok := mailbox.LayoutOf(hello.Geometry); ok && err == nil {
+			s.reply, s.layout = reply, layout
+		}
 	}
 }
