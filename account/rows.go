@@ -44,7 +44,8 @@ const (
 
 	tablePusher // (0, user, app id, push key) -> pusherRow;
 	//             (1, app id, push key, user) -> nothing: whose pushers have this key
-	tableReport // (a number) -> Report
+	tableDehydrated // (user) -> dehydratedRow
+	tableReport     // (a number) -> Report
 )
 
 type userRow struct {

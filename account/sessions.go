@@ -292,7 +292,7 @@ func (a *Accounts) endSession(txn store.Txn, pos store.Pos, name string, device 
 	if err := errors.Join(d.Current.drop(txn), d.Previous.drop(txn)); err != nil {
 		return err
 	}
-	if err := errors.Join(a.dropDevice(txn, pos, name, device), endPushers(txn, name, device)); err != nil {
+	if err := errors.Join(a.dropDevice(txn, pos, name, device), endPushers(txn, name, device), forgetDehydrated(txn, name, device)); err != nil {
 		return err
 	}
 	return txn.Delete(key)

@@ -9,7 +9,10 @@
 // (while it runs), db/ (package store), tor/ (package onion).
 package main
 
-import "tarn/internal/cli"
+import (
+	"tarn/account"
+	"tarn/internal/cli"
+)
 
 var program = &cli.Program{Name: "node", ConfigName: "node.toml", Title: "Tarn node: a Matrix homeserver whose metadata stays yours."}
 
@@ -25,6 +28,9 @@ func main() {
 		{Name: "profile", Args: "[NAME]", Does: "show what the profiles cost, or change it", Run: cmdProfile},
 		{Name: "mailbox add", Args: "LINE", Does: "use a mailbox: the line that `mailbox address` prints", Run: cmdMailboxAdd},
 		{Name: "user add", Args: "NAME [--password-stdin]", Does: "make an account", Run: cmdUserAdd},
+		{Name: "user lock", Args: "NAME", Does: "let a user do nothing but log out", Run: cmdStanding("user lock", account.Standing{Locked: true}, "Locked. The sessions are kept for when you free the account.")},
+		{Name: "user suspend", Args: "NAME", Does: "let a user read and leave, nothing else", Run: cmdStanding("user suspend", account.Standing{Suspended: true}, "Suspended.")},
+		{Name: "user free", Args: "NAME", Does: "end a lock or suspension", Run: cmdStanding("user free", account.Standing{}, "Free again.")},
 		{Name: "token", Args: "[--life 168h]", Does: "print a one-time token with which one person can register", Run: cmdToken},
 	}
 	program.Main()

@@ -52,14 +52,15 @@ type tokenResult struct {
 // methods are what the control socket offers, and what a command runs itself when the node does not run.
 func (n *node) methods() map[string]control.Handler {
 	return map[string]control.Handler{
-		"invite":   method(n.invite),
-		"accept":   method(n.accept),
-		"forget":   method(n.forget),
-		"contacts": method(func(context.Context, struct{}) ([]contactStatus, error) { return n.contacts() }),
-		"status":   method(func(context.Context, struct{}) (nodeStatus, error) { return n.status() }),
-		"user add": method(func(_ context.Context, a userArgs) (userResult, error) { return n.addUser(a) }),
-		"token":    method(n.token),
-		"profile":  method(n.useProfile),
+		"invite":        method(n.invite),
+		"accept":        method(n.accept),
+		"forget":        method(n.forget),
+		"contacts":      method(func(context.Context, struct{}) ([]contactStatus, error) { return n.contacts() }),
+		"status":        method(func(context.Context, struct{}) (nodeStatus, error) { return n.status() }),
+		"user add":      method(func(_ context.Context, a userArgs) (userResult, error) { return n.addUser(a) }),
+		"token":         method(n.token),
+		"profile":       method(n.useProfile),
+		"user standing": method(n.setStanding),
 	}
 }
 
