@@ -35,6 +35,7 @@ type follower struct {
 	smooth int
 
 	keep   uint64 // how many buckets the store keeps, about
+	skew   uint64 // how many buckets two clocks may differ by
 	born   uint64 // where this follower began at a new store; 0: elsewhere, or that does not matter any more
 	gone   uint64 // pages whose first bucket is below are gone, or nearly
 	behind int    // how often that was not as our clock says
@@ -73,10 +74,13 @@ func (f *follower) advance(now uint64) {
 	if f.head > now+ahead {
 		f.take(span{now, f.head})
 		f.head, f.gone = now, 0
+		from := now - min(now, f.skew)
 		if f.born > now {
 			f.born = 0
-			f.unreadAgain(span{min(now, f.oldest(now)), now})
+			from = min(now, f.oldest(now))
 		}
+		// Where we began is not known any more after a restart: what came in the time by which clocks may differ is read again.
+		f.unreadAgain(span{from, now})
 	}
 	if f.head < now {
 		f.unreadAgain(span{f.head, now})
@@ -222,16 +226,17 @@ func (f *follower) came(bucket time.Duration) {
 }
 
 // begin sets where a follower starts, once the store's bucket and TTL are known: where it stopped, but not before
-// what the store still has; at a new store with the newest bucket, for nothing older can be for us. Of a place in the
+// what the store still has; at a new store as far back as its clock may be behind ours, for nothing older can be for us. Of a place in the
 // future (our clock was ahead when it was saved, or it was counted in shorter buckets: the mailbox was made anew under
 // its old key) it is not known what was read before it, so all is: about 90 pages for two weeks.
 func (f *follower) begin(closed uint64, d *descriptor) {
 	f.begun = true
 	f.keep = uint64(d.ttl / d.bucket)
+	f.skew = uint64(maxSlack / d.bucket)
 	f.gone = min(closed, f.oldest(closed))
 	switch {
 	case f.saved == 0:
-		f.head = closed - min(closed, 2)
+		f.head = closed - min(closed, 2+f.skew)
 		f.born = f.head
 	case f.saved > closed+ahead:
 		f.head = f.gone
@@ -265,7 +270,7 @@ func (e *Engine) beginDigest(st *depot, now time.Time) error {
 		since = earlier(since, a.created)
 	}
 	if since.Before(now) {
-		f.head = max(mailbox.BucketAt(since.Add(-2*time.Minute), d.bucket), closed-min(closed, uint64(d.ttl/d.bucket)))
+		f.head = max(mailbox.BucketAt(since.Add(-2*time.Minute-maxSlack), d.bucket), closed-min(closed, uint64(d.ttl/d.bucket)))
 	}
 	err := e.kv.Update(func(txn store.Txn) error {
 		return txn.Set(store.Key(tableDigest, string(st.address.Onion)), binary.BigEndian.AppendUint64(nil, f.head))
@@ -413,7 +418,10 @@ func (e *Engine) pushed(a mailbox.Address, part []byte) {
 	if err := e.readPage(st, page, bucket); err != nil {
 		e.log.Warn("keeping a pushed digest page", "err", err)
 		f.unreadAgain(span{from, to})
+		return
 	}
+	// The courier goes by its own clock: if the store's is ahead of it, there are newer pages. Now and then a GET looks.
+	f.came(bucket)
 }
 
 // news takes a page that came unasked: false if it was read before. What lies between it and the head becomes a gap.

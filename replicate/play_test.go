@@ -540,9 +540,8 @@ func (w *world) node(n byte, p Profile) *node {
 
 func (n *node) name() onionid.Name { return n.id.Name }
 
-// open makes the engine.
-func (n *node) open() *Engine {
-	n.t.Helper()
+// config is its engine's.
+func (n *node) config() Config {
 	c := Config{KV: n.kv, Rooms: n.rooms, Identity: n.id, Stores: n.own, Profile: n.profile, Seed: n.seed,
 		Dial: func(a mailbox.Address) Mailbox { return &fakeClient{fakeStore: n.w.stores[a], node: n} }}
 	if len(n.couriers) > 0 {
@@ -551,7 +550,13 @@ func (n *node) open() *Engine {
 			return &fakeSession{fakeCourier: n.w.couriers[a], node: n, params: p}
 		}
 	}
-	e, err := New(c)
+	return c
+}
+
+// open makes the engine.
+func (n *node) open() *Engine {
+	n.t.Helper()
+	e, err := New(n.config())
 	if err != nil {
 		n.t.Fatal(err)
 	}
