@@ -61,6 +61,9 @@ leakage: ## what observers learn: the table in docs/THREATS.md, build/leakage.js
 	TARN_LEAKAGE=$(CURDIR) TARN_LEAKAGE_NODES=$(NODES) TARN_LEAKAGE_DAYS=$(DAYS) TARN_LEAKAGE_SEEDS=$(SEEDS) \
 		go test -count 1 -timeout 24h -run '^TestReport$$' ./internal/leakage
 
+schedules: ## random failures of everything, PLAYS of them (100,000 takes some hours)
+	TARN_SCHEDULES=$(or $(PLAYS),100000) go test -timeout 48h -run TestRandomSchedules -v ./replicate
+
 tools: ## tor, from the system's packages
 	@scripts/need tor
 

@@ -15,7 +15,7 @@ import (
 const copies = 2
 
 // placesOf are the stores of a box, the first one first: those of the receiver's set with the greatest
-// HMAC(place, onion key) (rendezvous hashing). Both ends compute it; to all others each box's pair is uniform in the set
+// HMAC(place, onion name) (rendezvous hashing). Both ends compute it; to all others each box's pair is uniform in the set
 // and independent of every other's, so what a courier sees of the targets says nothing about what is sent. One store
 // that joins or leaves the set moves only the boxes that it has or had.
 func placesOf(set []mailbox.Address, place [32]byte) []mailbox.Address {
@@ -26,9 +26,7 @@ func placesOf(set []mailbox.Address, place [32]byte) []mailbox.Address {
 	all := make([]scored, 0, len(set))
 	for _, a := range set {
 		m := hmac.New(sha256.New, place[:])
-		if key, err := a.Onion.Key(); err == nil { // it was checked when the address was read
-			m.Write(key)
-		}
+		m.Write([]byte(a.Onion))
 		all = append(all, scored{m.Sum(nil), a})
 	}
 	slices.SortFunc(all, func(x, y scored) int { return bytes.Compare(y.score, x.score) })
