@@ -13,7 +13,7 @@ NODES ?= 100
 DAYS ?= 0.5
 SEEDS ?= 1
 
-.PHONY: build demo test testtools quick fmt vet lint race e2e clients fuzz bench full leakage tools help clean
+.PHONY: build demo test testtools quick fmt vet lint race e2e clients fuzz bench full leakage schedules tools help clean
 
 build: ## the programs, in build/bin
 	@mkdir -p $(BIN)

@@ -74,13 +74,14 @@ func (f *follower) advance(now uint64) {
 	if f.head > now+ahead {
 		f.take(span{now, f.head})
 		f.head, f.gone = now, 0
-		from := now - min(now, f.skew)
-		if f.born > now {
-			f.born = 0
-			from = min(now, f.oldest(now))
+		// Where we began is not known any more after a restart: the time by which clocks may differ is read again.
+		if from := now - min(now, f.skew); from < now {
+			f.unreadAgain(span{from, now})
 		}
-		// Where we began is not known any more after a restart: what came in the time by which clocks may differ is read again.
-		f.unreadAgain(span{from, now})
+	}
+	if f.born > now+ahead {
+		f.born = 0
+		f.unreadAgain(span{min(now, f.oldest(now)), now})
 	}
 	if f.head < now {
 		f.unreadAgain(span{f.head, now})
@@ -237,7 +238,7 @@ func (f *follower) begin(closed uint64, d *descriptor) {
 	switch {
 	case f.saved == 0:
 		f.head = closed - min(closed, 2+f.skew)
-		f.born = f.head
+		f.born = closed - min(closed, 2)
 	case f.saved > closed+ahead:
 		f.head = f.gone
 	default:
@@ -418,10 +419,7 @@ func (e *Engine) pushed(a mailbox.Address, part []byte) {
 	if err := e.readPage(st, page, bucket); err != nil {
 		e.log.Warn("keeping a pushed digest page", "err", err)
 		f.unreadAgain(span{from, to})
-		return
 	}
-	// The courier goes by its own clock: if the store's is ahead of it, there are newer pages. Now and then a GET looks.
-	f.came(bucket)
 }
 
 // news takes a page that came unasked: false if it was read before. What lies between it and the head becomes a gap.

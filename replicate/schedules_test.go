@@ -216,7 +216,7 @@ func schedulePlay(t *testing.T, rng *rand.Rand, sum *played) {
 		t.Fatal(err)
 	}
 	if rng.IntN(3) > 0 { // else the trouble begins at once
-		s.w.until(time.Hour, "the contact", func() bool {
+		s.w.until(3*time.Hour, "the contact", func() bool {
 			return a.state(b.name()) == Active && b.state(a.name()) == Active && a.status(b.name()).Number != ""
 		})
 		s.met = true
