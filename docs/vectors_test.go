@@ -214,6 +214,24 @@ var vectors = map[string]func(b block) map[string]string{
 			"plaintext digest level 2 index 1000000 part 3": padded(3, []byte{2}, u64(1_000_000), u16(3)),
 		}
 	},
+	"mailbox half": func(b block) map[string]string {
+		return map[string]string{
+			"get of 0102030405060708":        hex.EncodeToString([]byte{2, 1, 2, 3, 4, 5, 6, 7, 8}),
+			"digest level 1 index 77 part 0": hex.EncodeToString(bytes.TrimRight(cat([]byte{3, 1}, u64(77), u16(0)), "\x00")),
+			"descriptor of all 05":           hex.EncodeToString(cat([]byte{6}, bytes.Repeat([]byte{5}, 32))),
+		}
+	},
+	"mailbox session": func(b block) map[string]string {
+		up, down := kdf(b.hex("key"), b.hex("salt"), "tarn/1 session up", 32), kdf(b.hex("key"), b.hex("salt"), "tarn/1 session down", 32)
+		aead, err := chacha20poly1305.New(down)
+		if err != nil {
+			panic(err)
+		}
+		return map[string]string{
+			"up": hex.EncodeToString(up), "down": hex.EncodeToString(down),
+			"SHA-256 of an empty page frame": hex.EncodeToString(sum256(aead.Seal([]byte{2}, make([]byte, 12), make([]byte, 979), []byte{2}))),
+		}
+	},
 	"mailbox digest": func(b block) map[string]string {
 		var handles []byte
 		fields := strings.Fields(b["handles"])

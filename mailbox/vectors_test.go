@@ -9,6 +9,7 @@ import (
 	"flag"
 	"os"
 	"testing"
+	"time"
 )
 
 var update = flag.Bool("update", false, "write new test vectors (sealing is random: they differ each time, and all must open)")
@@ -30,6 +31,7 @@ type vectors struct {
 	Plaintexts  map[string]string `json:"plaintexts"` // of requests, without the zeros at their end
 	Put         string            `json:"put"`        // a whole sealed request, whose plaintext is plaintexts.put
 	Answer      string            `json:"answer"`     // the whole answer to it: status exists
+	Session     sessionVectors    `json:"session"`
 }
 
 var vectorRequests = map[string]Request{
@@ -41,6 +43,20 @@ var vectorRequests = map[string]Request{
 }
 
 const vectorEpoch = 20_000
+
+// sessionVectors is a session with the onion of the seed, with the request key of the epoch.
+type sessionVectors struct {
+	Hello     string `json:"hello"`      // push 10 s, no token
+	Welcome   string `json:"welcome"`    // the whole answer: the salt, and descriptor of above
+	Salt      string `json:"salt"`       // what it says
+	PutHalf   string `json:"put_half"`   // of plaintexts.put
+	GetHalf   string `json:"get_half"`   // get of 0102030405060708
+	Receipt   string `json:"receipt"`    // of the PUT half: status ok
+	GetAnswer string `json:"get_answer"` // of the GET half: a box of bytes b0
+	Up        string `json:"up"`         // the first frame: lag 6 s, follows that onion, both halves to it with delays of 2000 and 1500 ms
+	Down      string `json:"down"`       // the first that comes down: the GET answer and the receipt, of frame 0
+	Pages     string `json:"pages"`      // the second: page of above
+}
 
 func TestVectors(t *testing.T) {
 	s := newTestStore(t)
@@ -105,6 +121,96 @@ func TestVectors(t *testing.T) {
 	if st, _, err := OpenAnswer(&down, reply); err != nil || st != StatusExists {
 		t.Errorf("answer: %v, %v", st, err)
 	}
+	checkSessionVectors(t, s, v, un)
+}
+
+func checkSessionVectors(t *testing.T, s testStore, v vectors, un func(string) []byte) {
+	x, onion := v.Session, s.onionPublic()
+	up, down := [UpSize]byte(un(x.Hello)), [DownSize]byte(un(x.Welcome))
+	hello, reply, err := OpenHello(&up, s.request, SessionInfo(onion, v.Epoch))
+	if err != nil || hello.Push != 10*time.Second || hello.Token != nil || hello.Geometry != Geometry {
+		t.Fatalf("hello: %+v, %v", hello, err)
+	}
+	salt, descriptor, err := OpenWelcome(&down, reply)
+	if err != nil || !bytes.Equal(salt, un(x.Salt)) || !bytes.HasPrefix(descriptor, un(v.Descriptor)) {
+		t.Fatalf("welcome: %v", err)
+	}
+	layout, _ := LayoutOf(Geometry)
+	u, d := SessionChannels(layout, reply, salt)
+	f, err := u.OpenUpFrame(un(x.Up))
+	if err != nil || f.Lag != 6*time.Second || len(f.Follow) != 1 || string(f.Follow[0][:]) != string(onion) ||
+		f.Put.Delay != 2*time.Second || f.Get.Delay != 1500*time.Millisecond || !bytes.Equal(f.Put.Box, un(x.PutHalf)) || !bytes.Equal(f.Get.Box, un(x.GetHalf)) {
+		t.Fatalf("frame up: %v", err)
+	}
+	put, pr, err := OpenHalf(f.Put.Box, s.request, RequestInfo(onion, v.Epoch))
+	if err != nil || put.Op != OpPut || put.ID != vectorRequests["put"].ID {
+		t.Errorf("PUT half: %v", err)
+	}
+	get, gr, err := OpenHalf(f.Get.Box, s.request, RequestInfo(onion, v.Epoch))
+	if err != nil || get.Op != OpGet || get.Get != vectorRequests["get"].Get {
+		t.Errorf("GET half: %v", err)
+	}
+	p, err := d.openDown(un(x.Down))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := parseDownFrame(layout, p)
+	if err != nil || g.Get == nil || !bytes.Equal(g.Get.Data, un(x.GetAnswer)) || len(g.Receipts) != 1 || !bytes.Equal(g.Receipts[0].Data, un(x.Receipt)) {
+		t.Fatalf("frame down: %+v, %v", g, err)
+	}
+	if st, body, err := openHalfAnswer(false, g.Get.Data, gr); err != nil || st != StatusOK || body[0] != 0xb0 {
+		t.Errorf("GET answer: %v, %v", st, err)
+	}
+	if st, _, err := openHalfAnswer(true, g.Receipts[0].Data, pr); err != nil || st != StatusOK {
+		t.Errorf("receipt: %v, %v", st, err)
+	}
+	if p, err = d.openDown(un(x.Pages)); err != nil {
+		t.Fatal(err)
+	}
+	if pages, err := parsePageFrame(p); err != nil || len(pages) != 1 || !bytes.Equal(pages[0].Part, un(v.Page)) {
+		t.Errorf("page frame: %v", err)
+	}
+}
+
+// makeSessionVectors is a session as it goes.
+func makeSessionVectors(t *testing.T, s testStore, descriptor, page []byte) (x sessionVectors) {
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	h, onion, info := hex.EncodeToString, s.onionPublic(), RequestInfo(s.onionPublic(), vectorEpoch)
+	var up [UpSize]byte
+	var down [DownSize]byte
+	_, err := SealHello(&up, Hello{Geometry: Geometry, Push: 10 * time.Second}, s.request.Public(), SessionInfo(onion, vectorEpoch), vectorEpoch)
+	must(err)
+	x.Hello = h(up[:])
+	_, reply, err := OpenHello(&up, s.request, SessionInfo(onion, vectorEpoch))
+	must(err)
+	salt := [SaltSize]byte(bytes.Repeat([]byte{9}, SaltSize))
+	x.Salt = h(salt[:])
+	SealWelcome(&down, reply, &salt, descriptor)
+	x.Welcome = h(down[:])
+	layout, _ := LayoutOf(Geometry)
+	u, d := SessionChannels(layout, reply, salt[:])
+	put, pr, err := SealHalf(true, vectorRequests["put"], s.request.Public(), info)
+	must(err)
+	get, gr, err := SealHalf(false, vectorRequests["get"], s.request.Public(), info)
+	must(err)
+	x.PutHalf, x.GetHalf = h(put), h(get)
+	frame, err := u.AppendUpFrame(nil, &UpFrame{Lag: 6 * time.Second, Follow: [][32]byte{[32]byte(onion)},
+		Put: SubRequest{[32]byte(onion), 2 * time.Second, vectorEpoch, put}, Get: SubRequest{[32]byte(onion), 1500 * time.Millisecond, vectorEpoch, get}})
+	must(err)
+	receipt, answer := SealHalfAnswer(true, pr, StatusOK, nil), SealHalfAnswer(false, gr, StatusOK, bytes.Repeat([]byte{0xb0}, BoxSize))
+	x.Up, x.Receipt, x.GetAnswer = h(frame), h(receipt), h(answer)
+	frame, err = d.AppendDownFrame(nil, &DownFrame{Get: &HalfAnswer{0, answer}, Receipts: []HalfAnswer{{0, receipt}}})
+	must(err)
+	x.Down = h(frame)
+	frame, err = d.AppendPageFrame(nil, []PushedPage{{[32]byte(onion), page}})
+	must(err)
+	x.Pages = h(frame)
+	return x
 }
 
 func writeVectors(t *testing.T, s testStore) {
@@ -121,6 +227,8 @@ func writeVectors(t *testing.T, s testStore) {
 	}
 	id := AccountSecret{1, 2, 3}.ID()
 	v.AccountID, v.Policy = h(id[:]), h(tokenPolicy(t, vectorEpoch, 2).append(nil))
+	page := SignPage(s.signing, s.onionPublic(), s.descriptor(1).Bucket, testPage(3))
+	v.Session = makeSessionVectors(t, s, desc, page)
 	for name, r := range vectorRequests {
 		var up [UpSize]byte
 		if _, err := SealRequest(&up, r, s.request.Public(), info, vectorEpoch); err != nil {
