@@ -39,16 +39,22 @@ func (a *API) changePassword(c *call) (any, error) {
 	return empty{}, nil
 }
 
+// deviceAnswer has null for what is not known: matrix-nio insists on all keys, and others know them so from Synapse.
 type deviceAnswer struct {
 	ID       matrix.DeviceID `json:"device_id"`
-	Name     string          `json:"display_name,omitzero"`
-	LastSeen int64           `json:"last_seen_ts,omitzero"` // ms
+	Name     *string         `json:"display_name"`
+	LastIP   *string         `json:"last_seen_ip"` // never kept
+	LastSeen *int64          `json:"last_seen_ts"` // ms
 }
 
 func newDeviceAnswer(d account.Device) deviceAnswer {
-	out := deviceAnswer{ID: d.ID, Name: d.Name}
+	out := deviceAnswer{ID: d.ID}
+	if d.Name != "" {
+		out.Name = &d.Name
+	}
 	if !d.LastSeen.IsZero() {
-		out.LastSeen = d.LastSeen.UnixMilli()
+		ms := d.LastSeen.UnixMilli()
+		out.LastSeen = &ms
 	}
 	return out
 }

@@ -241,6 +241,10 @@ func TestOldPathsWithoutATokenOnLoopback(t *testing.T) {
 		t.Errorf("%d %s", a.status, a.raw)
 	}
 	n.request("", "GET", downloads+uri, nil).fails(401, "M_MISSING_TOKEN")
+	// matrix-nio asks for a file without a name of its own with an empty one.
+	if a := n.request("", "GET", "/_matrix/media/r0/download/"+uri+"/?allow_remote=true", nil); a.status != 200 || a.raw != "hello" {
+		t.Errorf("%d %s", a.status, a.raw)
+	}
 }
 
 // A client that stops sending is let go; one that goes on, however slowly in all, is not.

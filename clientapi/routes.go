@@ -183,6 +183,7 @@ var table = []route{
 	{"POST", frozen, "/upload", user, streamed, (*API).upload},
 	{"PUT", frozen, "/upload/{server}/{media}", user, streamed, (*API).uploadInto},
 	{"GET", frozen, "/download/{server}/{media}", perhaps, 0, (*API).download},
+	{"GET", frozen, "/download/{server}/{media}/{$}", perhaps, 0, (*API).download}, // nio asks so for no name
 	{"GET", frozen, "/download/{server}/{media}/{name}", perhaps, 0, (*API).download},
 	{"GET", frozen, "/thumbnail/{server}/{media}", perhaps, 0, (*API).thumbnail},
 

@@ -12,7 +12,7 @@ const password = "correct horse battery";
 const messages = 10;
 
 // What Element goes on without (facts: it was refused by another homeserver every time, too).
-const optional = ["/dehydrated_device", "/rtc/transports", "/auth_metadata", "/auth_issuer", "/media/config"];
+const optional = ["/rtc/transports", "/auth_metadata", "/auth_issuer"];
 
 const trace = new Trace();
 const node = await startNode(process.argv[2]);
