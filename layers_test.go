@@ -25,7 +25,7 @@ var layers = map[string][]string{
 	"dag":                 {"matrix"},
 	"dag/dagtest":         {"matrix", "dag", "crypto/*"},
 	"mailbox":             {"crypto/*"},
-	"bundle":              {"matrix", "mailbox"},
+	"bundle":              {"matrix", "mailbox", "crypto/*"},
 	"onion":               {"crypto/onionid", "internal/durable"},
 	"onion/oniontest":     {"onion", "crypto/onionid"},
 	"onion/tornet":        {"onion", "internal/durable"},

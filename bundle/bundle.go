@@ -48,15 +48,16 @@ type Type byte
 
 // The record types (docs/SPEC.md). An unknown type is skipped by who dispatches records: it is for a newer peer. 0 is no type.
 const (
-	TypeEvents      Type = 1 // room id, room version, raw events of one room: Events
-	TypeSnapshot    Type = 2 // an invite with its room's state: Snapshot
-	TypeCertificate Type = 3 // an onionid.Certificate: Certificate
-	TypeWant        Type = 4 // room id, event ids asked for: Want
-	TypeHeads       Type = 5 // room id, forward extremities: Heads
-	TypeReceipts    Type = 6 // room id, read receipts: Receipts
-	TypeContact     Type = 7 // a node's own particulars: Contact
-	TypeWitness     Type = 8 // hashes of what a mailbox said: Witness
-	TypeTestimony   Type = 9 // what a mailbox signed: Testimony
+	TypeEvents      Type = 1  // room id, room version, raw events of one room: Events
+	TypeSnapshot    Type = 2  // an invite with its room's state: Snapshot
+	TypeCertificate Type = 3  // an onionid.Certificate: Certificate
+	TypeWant        Type = 4  // room id, event ids asked for: Want
+	TypeHeads       Type = 5  // room id, forward extremities: Heads
+	TypeReceipts    Type = 6  // room id, read receipts: Receipts
+	TypeContact     Type = 7  // a node's own particulars: Contact
+	TypeWitness     Type = 8  // hashes of what a mailbox said: Witness
+	TypeTestimony   Type = 9  // what a mailbox signed: Testimony
+	TypeTokens      Type = 10 // rights to leave boxes at a mailbox of the sender's: Tokens
 )
 
 // Record is one typed piece, of at most MaxRecord bytes.

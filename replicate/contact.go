@@ -64,6 +64,8 @@ type contact struct {
 	partial   map[[16]byte]*assembly
 	bytes     int // of partial
 	wants     map[wantKey]*want
+	tokens    map[tokensOf]int      // chunks of ours that it was given
+	cut       bool                  // it is given no more
 	given     map[onionid.Name]bool // servers whose certificates were put into boxes for it
 }
 
@@ -149,7 +151,7 @@ func (c *contact) fetchable() bool { return c.inbox < maxInbox && c.bytes < maxH
 // newContact is an empty one.
 func newContact(name onionid.Name, row contactRow) *contact {
 	return &contact{name: name, contactRow: row, boxes: map[boxAt]*box{}, mapped: map[uint32]uint64{}, partial: map[[16]byte]*assembly{},
-		wants: map[wantKey]*want{}, given: map[onionid.Name]bool{}}
+		wants: map[wantKey]*want{}, given: map[onionid.Name]bool{}, tokens: map[tokensOf]int{}}
 }
 
 // load reads all rows. Each table is read in one pass; box bytes stay on the disk.
@@ -175,7 +177,7 @@ func (e *Engine) load() error {
 		if err := e.loadGuards(r); err != nil {
 			return err
 		}
-		return e.loadFirstContacts(r)
+		return errors.Join(e.loadFirstContacts(r), e.loadWallet(r))
 	})
 	if err != nil {
 		return err
@@ -247,6 +249,14 @@ func (e *Engine) loadContact(r store.Reader, c *contact, now time.Time) error {
 	if err := loadPartial(r, c); err != nil {
 		return err
 	}
+	if err := c.loadTokens(r); err != nil {
+		return err
+	}
+	if _, err := r.Get(store.Key(tableCut, peer)); err == nil {
+		c.cut = true
+	} else if !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
 	if err := scanOf(r, tableGiven, peer, func(k *store.KeyReader, _ []byte) error {
 		c.given[onionid.Name(k.String())] = true
 		return k.Err()
@@ -288,7 +298,7 @@ func scanOf(r store.Reader, table byte, peer string, fn func(*store.KeyReader, [
 
 // contactTables are those whose keys begin with a contact's name.
 var contactTables = []byte{tableContact, tableStreams, tableBoxMeta, tableBox, tableItem, tableFragment,
-	tableInbox, tableAssembly, tableGiven, tableWant}
+	tableInbox, tableAssembly, tableGiven, tableWant, tableTokens, tableCut}
 
 // erase deletes all rows of a contact but its outbox and what was received and not worked off yet (keepInbox).
 func erase(txn store.Txn, name onionid.Name, keepInbox bool) error {

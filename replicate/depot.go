@@ -38,6 +38,7 @@ type depot struct {
 	asked      int       // after so many times without one
 	descriptor *descriptor
 	bucket     atomic.Int64 // nanoseconds; 0 until a descriptor was read
+	tokens     atomic.Bool  // a deposit needs one
 
 	follow follower                 // own stores: how far the digest was read
 	todo   map[mailbox.Handle]*todo // own stores: boxes listed for us
@@ -53,6 +54,7 @@ type depot struct {
 type descriptor struct {
 	bucket, ttl time.Duration
 	epochs      []uint32
+	policy      mailbox.Policy // what a deposit needs
 }
 
 // covers tells whether it has a key for the day of now.
@@ -86,7 +88,7 @@ func (d *depot) knows(now time.Time) bool {
 }
 
 func (d *depot) setDescriptor(m mailbox.Descriptor, now time.Time) {
-	n := &descriptor{bucket: m.Bucket, ttl: m.TTL}
+	n := &descriptor{bucket: m.Bucket, ttl: m.TTL, policy: m.Deposits}
 	for _, k := range m.Keys {
 		n.epochs = append(n.epochs, k.Epoch)
 	}
@@ -101,6 +103,7 @@ func (d *depot) setDescriptor(m mailbox.Descriptor, now time.Time) {
 	d.descriptor = n
 	d.courier, d.family = rolesOf(m)
 	d.askAfter, d.asked = now.Add(renewAhead/4), 0
+	d.tokens.Store(n.policy.Deposit == mailbox.DepositTokens)
 	d.bucket.Store(int64(m.Bucket))
 }
 
@@ -111,7 +114,7 @@ func (d *depot) outcome(err error, deposit bool, now time.Time) {
 	}
 	switch {
 	case err == nil, errors.Is(err, mailbox.ErrExists), errors.Is(err, mailbox.ErrNotYet), errors.Is(err, mailbox.ErrGone),
-		errors.Is(err, mailbox.ErrTooMany):
+		errors.Is(err, mailbox.ErrTooMany), errors.Is(err, mailbox.ErrAccount), errors.Is(err, mailbox.ErrCap), errors.Is(err, errNoToken):
 		d.lastOK, d.lastErr = now, nil
 		if d.health.upSince.IsZero() {
 			d.health.upSince = now
@@ -142,6 +145,8 @@ func (d *depot) words() string {
 		return "The mailbox is full: ask its operator for more space, or use another mailbox."
 	case errors.Is(err, mailbox.ErrBusy):
 		return "The mailbox is busy; the next slots try again."
+	case errors.Is(err, mailbox.ErrToken):
+		return "The mailbox did not take a token: check both computers' clocks if this stays."
 	case errors.Is(err, mailbox.ErrRefused):
 		return "The mailbox does not understand our requests: one of the two programs is of another version."
 	case errors.Is(err, mailbox.ErrBadReply), errors.Is(err, mailbox.ErrPage), errors.Is(err, mailbox.ErrDescriptor):

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -71,6 +72,7 @@ type Config struct {
 	// Session makes a session with a courier; it connects only when told to. nil: no couriers, direct mode always. Then
 	// what Dial makes must be a Sealer too, or a *mailbox.Client.
 	Session func(mailbox.Address, SessionParams) Courier
+	Codes   map[mailbox.Address]mailbox.Code // invite codes for accounts with own mailboxes
 	Profile Profile
 	Seed    [32]byte // of the schedule's ChaCha8; drawn from crypto/rand by main, fixed in tests
 	Log     *slog.Logger
@@ -118,6 +120,11 @@ type Engine struct {
 	usable   time.Time // a courier was, last
 	replaced time.Time // a courier was, for cause, last
 	stopping bool
+	purses   map[mailbox.Address]*purse
+	codes    map[mailbox.Address]mailbox.Code // invite codes for accounts, until one was refused
+
+	walletWake chan struct{} // there may be something to do for workWallet
+	walletDay  uint32        // on which old tokens were last forgotten; guarded by mu
 }
 
 // routes are the stores that slots go to, sorted, so that a seed gives the same ones again.
@@ -185,6 +192,7 @@ func New(c Config) (*Engine, error) {
 		retries:  map[string]*retry{},
 		loops:    map[mailbox.Handle]*loop{},
 		couriers: slices.Clone(c.Couriers), newSession: c.Session,
+		purses:   map[mailbox.Address]*purse{}, codes: maps.Clone(c.Codes), walletWake: make(chan struct{}, 1),
 	}
 	p := c.Profile
 	e.profile.Store(&p)
@@ -206,6 +214,7 @@ func New(c Config) (*Engine, error) {
 func (e *Engine) Run(ctx context.Context) error {
 	var work sync.WaitGroup
 	work.Go(func() { e.workInbox(ctx) })
+	work.Go(func() { e.workWallet(ctx) })
 	e.mu.Lock()
 	e.began, e.stopping = time.Now(), false
 	if len(e.guards) > 0 {

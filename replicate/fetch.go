@@ -93,6 +93,9 @@ func (e *Engine) chooseGet(st *depot, now time.Time) (job, bool) {
 			offers = append(offers, func() (job, bool) { return e.fetchPayload(a), true })
 		}
 	}
+	if j, ok := e.getTokens(st, now); ok {
+		return j, true
+	}
 	if len(offers) > 0 {
 		return offers[e.rng.IntN(len(offers))]()
 	}

@@ -301,6 +301,8 @@ func (e *Engine) take(ctx context.Context, c *contact, row inboxRow) (effect, er
 		return e.compareWitness(c, data)
 	case bundle.TypeTestimony:
 		return e.takeTestimony(c, data)
+	case bundle.TypeTokens:
+		return e.takeTokens(c, data)
 	case typeHello:
 		return e.takeHello(c, data)
 	}

@@ -27,6 +27,8 @@ type job struct {
 	store *depot
 	// deposit: it asks the store to keep a box, and so tells whether the store has space.
 	deposit bool
+	// cover: a box of nobody, which leaves the last tokens to others.
+	cover bool
 }
 
 // finish records the outcome.
@@ -54,7 +56,7 @@ func (e *Engine) prepare(s slot) job {
 	}
 	j := e.choose(s, now)
 	j.store = s.store
-	return j
+	return e.pay(j, now)
 }
 
 // prepareFrame chooses what a frame carries; what must be durable before it leaves is durable when it returns.
@@ -62,7 +64,7 @@ func (e *Engine) prepareFrame(s *frameSlot, put, get *half) (jp, jg job) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now, p := time.Now(), e.profile.Load()
-	jp, jg = e.prepareWrite(s, p, now), e.prepareRead(s, p, get, now)
+	jp, jg = e.pay(e.prepareWrite(s, p, now), now), e.prepareRead(s, p, get, now)
 	for h, j := range map[*half]job{put: jp, get: jg} {
 		if h.store == nil {
 			h.store = j.store
@@ -142,6 +144,11 @@ func (e *Engine) prepareRead(s *frameSlot, p *Profile, h *half, now time.Time) j
 	}
 	if j, ok := e.seekPayload(ready, now); ok {
 		return j
+	}
+	for _, d := range ready {
+		if j, ok := e.getTokens(d, now); ok {
+			return j
+		}
 	}
 	if j, ok := e.chooseRead(ready, now); ok {
 		return j
@@ -235,6 +242,7 @@ func (e *Engine) fetchDescriptor(ctx context.Context, m Mailbox, st *depot) erro
 	now := time.Now()
 	st.setDescriptor(d, now)
 	e.hearDescriptor(st, d)
+	e.wakeWallet()
 	if err := e.beginDigest(st, now); err != nil {
 		st.descriptor = nil // nothing is done at this store before
 		return fmt.Errorf("keep a digest cursor: %w", err)
@@ -252,7 +260,7 @@ func putRandom(d *depot) job {
 	box := new([mailbox.BoxSize]byte)
 	rand.Read(id[:])
 	rand.Read(box[:])
-	return job{store: d, deposit: true, do: func(ctx context.Context, m Mailbox) error { return m.Put(ctx, id, box, nil) }}
+	return job{store: d, deposit: true, cover: true, do: func(ctx context.Context, m Mailbox) error { return m.Put(ctx, id, box, nil) }}
 }
 
 func getNothing(d *depot) job {

@@ -107,6 +107,20 @@ func (e *Engine) choosePut(w *where, now time.Time) (job, bool) {
 		})
 	}
 	for _, d := range w.places {
+		if e.tokensDue(d, now) {
+			at(d, func() job { return e.putTokens(d, now) })
+		}
+	}
+	// Boxes go only where there is a token for them.
+	payable := *w
+	payable.places = keep(w.places, func(d *depot) bool { return e.canPay(d, now) })
+	if w = &payable; len(w.places) == 0 {
+		if len(offers) > 0 {
+			return offers[e.rng.IntN(len(offers))]()
+		}
+		return job{}, false
+	}
+	for _, d := range w.places {
 		for _, in := range e.invites {
 			if in.depositDue(d.address, now) {
 				at(d, func() job { return e.deposit(in) })

@@ -465,6 +465,7 @@ func (f *fakeRooms) bodies(id matrix.RoomID) (out []string) {
 
 // node is one player.
 type node struct {
+	codes   map[mailbox.Address]mailbox.Code
 	t       testing.TB
 	w       *world
 	id      Identity

@@ -35,6 +35,13 @@ const (
 	tableGuard    = store.TableContact + 0xf  // mailbox → guardRow: a courier of ours, or one that was replaced for cause
 	tableHealth   = store.TableContact + 0x10 // mailbox → healthRow: a store that is not used any more, and why
 	tableDrain    = store.TableContact + 0x11 // mailbox → when it ceased to be one of our own: it is read until its boxes are gone
+	tablePurse    = store.TableContact + 0x18 // store → account: ours, with it
+	tableChunk    = store.TableContact + 0x19 // store, day, serial → chunkRow: tokens
+	tableUsed     = store.TableContact + 0x1a // store, day, serial → uvarint: how many of that chunk may have been shown
+	tableDrawn    = store.TableContact + 0x1b // store, day → uvarint: chunks drawn with our account
+	tableDraw     = store.TableContact + 0x1c // store → tokenDraw: the one under way
+	tableTokens   = store.TableContact + 0x1d // peer, store, day → uvarint: chunks given to the contact
+	tableCut      = store.TableContact + 0x1e // peer → nothing: it is given no more
 	tableLie      = store.TableContact + 0x1f // store → Lie: the proof that it told two nodes different things
 )
 

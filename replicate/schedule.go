@@ -128,6 +128,9 @@ func (e *Engine) runSlot(ctx context.Context, s slot, lead, timeout time.Duratio
 	case j = <-chosen:
 	default:
 		e.counts.late.Add(1)
+		if s.store.tokens.Load() {
+			s.cover = false // there is no token for it now
+		}
 		j = e.idle(s)
 		e.slots.Go(func() { (<-chosen).finish(e, errNotSent) })
 	}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tarn/mailbox"
+	"tarn/mailbox/mailboxtest"
+	mailboxstore "tarn/mailbox/store"
+)
+
+// tokenBox is a real mailbox that wants tokens, of which an account may draw few, so that the test is quick.
+func tokenBox(t *testing.T, edit ...func(*mailboxstore.Config)) *mailboxtest.Mailbox {
+	return mailboxtest.New(t, mailboxtest.WithTokens(), mailboxtest.WithConfig(func(c *mailboxstore.Config) {
+		c.Cap, c.Bucket = 1200, time.Second
+		for _, f := range edit {
+			f(c)
+		}
+	}))
+}
+
+func walletNode(w *world, n byte, p Profile, own ...*mailboxtest.Mailbox) *node {
+	nd := w.node(n, p)
+	nd.own = nil
+	for _, b := range own {
+		nd.own = append(nd.own, b.Address())
+	}
+	return nd
+}
+
+// startWallet runs the node on real mailboxes.
+func startWallet(t *testing.T, nd *node, all ...*mailboxtest.Mailbox) {
+	t.Helper()
+	e, err := New(Config{KV: nd.kv, Rooms: nd.rooms, Identity: nd.id, Stores: nd.own, Profile: nd.profile, Seed: nd.seed, Codes: nd.codes,
+		Dial: func(a mailbox.Address) Mailbox { return mailbox.NewClient(a, mailboxtest.Dialer(all...)) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nd.engine = e
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	nd.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		nd.stop = nil
+	}
+}
+
+func TestTwoNodesTalkAtAMailboxThatWantsTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box := tokenBox(t)
+		w := newWorld(t, 1)
+		a, b := walletNode(w, 1, fast(), box), walletNode(w, 2, fast(), box)
+		defer w.stopAll()
+		startWallet(t, a, box)
+		startWallet(t, b, box)
+		w.contact(a, b)
+		a.rooms.join(lounge, a.name(), b.name())
+		b.rooms.join(lounge, a.name(), b.name())
+		talk(t, w, a, b, 20, 20*time.Minute)
+		talk(t, w, b, a, 20, 20*time.Minute)
+		quiet(w, a, b, time.Hour)
+	})
+}
+
+// Each has a mailbox of its own, which the other can write to only with tokens that it is given: the first ones with the
+// link, the others in the stream.
+func TestTwoNodesTalkAtMailboxesThatWantTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one, two := tokenBox(t), tokenBox(t)
+		w := newWorld(t, 1)
+		a, b := walletNode(w, 1, fast(), one), walletNode(w, 2, fast(), two)
+		defer w.stopAll()
+		startWallet(t, a, one, two)
+		startWallet(t, b, one, two)
+		w.contact(a, b)
+		a.rooms.join(lounge, a.name(), b.name())
+		b.rooms.join(lounge, a.name(), b.name())
+		talk(t, w, a, b, 20, 20*time.Minute)
+		talk(t, w, b, a, 20, 20*time.Minute)
+		quiet(w, a, b, time.Hour)
+		// Days later, over restarts.
+		for range 2 {
+			time.Sleep(20 * time.Hour)
+			a.stop()
+			startWallet(t, a, one, two)
+			talk(t, w, b, a, 5, 20*time.Minute)
+			talk(t, w, a, b, 5, 20*time.Minute)
+		}
+		quiet(w, a, b, time.Hour)
+	})
+}

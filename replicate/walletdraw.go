@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"tarn/crypto/onionid"
+	"tarn/crypto/token"
+	"tarn/mailbox"
+	"tarn/store"
+)
+
+// Drawing tokens with our own stores. What is drawn follows from the profile and from how many contacts there are, in
+// classes; never from what is said: a store sees an account's draws.
+const (
+	drawSize = 2 * token.Chunk // tokens of one draw
+
+	accountPause = time.Hour        // after a store refused the account, or is full
+	answerFirst  = 2                // frames until the answer to a draw is looked for
+	drawLife     = 50 * time.Minute // then the answer is gone, and the same draw is asked for again
+)
+
+// account is our account with a store.
+type account struct {
+	secret     mailbox.AccountSecret
+	nonce      uint64 // of the proof of work
+	worked     bool
+	registered bool
+}
+
+func (a *account) marshal() []byte {
+	w := writer{}
+	w.u8(rowVersion)
+	w.raw(a.secret[:])
+	w.flag(a.worked)
+	w.uvarint(a.nonce)
+	w.flag(a.registered)
+	return w.b
+}
+
+func parseAccount(b []byte) (*account, error) {
+	r := reader{b: b}
+	r.version()
+	a := &account{secret: r.key32(), worked: r.flag(), nonce: r.uvarint(), registered: r.flag()}
+	return a, r.end()
+}
+
+// tokenDraw is a draw that is under way; all of it follows from its secret. It is on the disk before it is asked for.
+type tokenDraw struct {
+	day    uint32
+	n      int
+	secret [token.SecretSize]byte
+
+	// Not on the disk: after a restart the identical draw is asked for again.
+	blinded []byte
+	asked   time.Time // the store has it since; zero: not yet
+	answer  []byte
+	due     time.Time
+	tries   int
+	busy    bool
+}
+
+func (w *tokenDraw) marshal() []byte {
+	x := writer{}
+	x.u8(rowVersion)
+	x.uvarint(uint64(w.day))
+	x.uvarint(uint64(w.n))
+	x.raw(w.secret[:])
+	return x.b
+}
+
+func parseDraw(b []byte) (*tokenDraw, error) {
+	r := reader{b: b}
+	r.version()
+	day, n := r.uvarint(), r.uvarint()
+	w := &tokenDraw{day: uint32(day), n: int(n), secret: r.key32()}
+	if day > math.MaxUint32 || n < 1 || n > token.MaxBatch {
+		r.bad = true
+	}
+	return w, r.end()
+}
+
+// id and key of the box that the answer waits in. SPEC token §11.3 wants them random, and for one draw.
+func (w *tokenDraw) id() (id mailbox.BoxID) {
+	copy(id[:], hmacOf(w.secret[:], "tarn/1 token answer id"))
+	return id
+}
+
+func (w *tokenDraw) key() *[32]byte {
+	return (*[32]byte)(hmacOf(w.secret[:], "tarn/1 token answer key"))
+}
+
+func hmacOf(key []byte, label string) []byte {
+	m := hmac.New(sha256.New, key)
+	m.Write([]byte(label))
+	return m.Sum(nil)
+}
+
+func addressOfOnion(s string) mailbox.Address { return mailbox.Address{Onion: onionid.Name(s)} }
+
+func (e *Engine) loadDraws(r store.Reader) error {
+	if err := scan(r, tablePurse, func(k *store.KeyReader, v []byte) (err error) {
+		p := e.purse(addressOfOnion(k.String()))
+		p.account, err = parseAccount(v)
+		return errors.Join(err, k.Err())
+	}); err != nil {
+		return err
+	}
+	if err := scan(r, tableDrawn, func(k *store.KeyReader, v []byte) error {
+		p, day := e.purse(addressOfOnion(k.String())), k.Uint64()
+		n, size := binary.Uvarint(v)
+		if size <= 0 || k.Err() != nil {
+			return errors.Join(ErrRow, k.Err())
+		}
+		p.drawn[uint32(day)] = int(n)
+		return nil
+	}); err != nil {
+		return err
+	}
+	return scan(r, tableDraw, func(k *store.KeyReader, v []byte) (err error) {
+		p := e.purse(addressOfOnion(k.String()))
+		p.draw, err = parseDraw(v)
+		return errors.Join(err, k.Err())
+	})
+}
+
+// classOf is for how many contacts tokens are drawn: a store shall not count them.
+func classOf(contacts int) int {
+	for _, n := range []int{4, 16, 64} {
+		if contacts <= n {
+			return n
+		}
+	}
+	return (contacts + 127) / 128 * 128
+}
+
+// target is how many chunks of a day are drawn. Our own boxes are written while we are up, so theirs are drawn for today
+// and tomorrow; contacts write while we are away.
+func (e *Engine) target(day, today uint32, limit int) int {
+	p := e.profile.Load()
+	contacts := classOf(len(e.contacts))
+	n := contacts
+	if day <= today+1 {
+		ticks := float64(24*time.Hour) / float64(p.Frame)
+		own := ticks * (p.CoverPut + 0.1) / float64(max(1, len(e.own)))
+		n = 2*contacts + int(math.Ceil(min(own, 1e6)/token.Chunk))
+	}
+	return min(n, limit/token.Chunk)
+}
+
+// nextDraw is the day to draw for now and how many chunks; false: there is enough. First a little of each day, then the
+// rest.
+func (e *Engine) nextDraw(p *purse, policy mailbox.Policy, today uint32) (day uint32, chunks int, ok bool) {
+	for _, full := range []bool{false, true} {
+		for day := today; day <= today+mailbox.TokenDays; day++ {
+			want := e.target(day, today, int(policy.Cap))
+			if !full {
+				want = min(want, drawSize/token.Chunk)
+			}
+			if _, there := policy.Key(day); there && !p.capped[day] && p.drawn[day] < want {
+				return day, min(want-p.drawn[day], drawSize/token.Chunk), true
+			}
+		}
+	}
+	return 0, 0, false
+}
+
+// drawStep is what there is to do for a store of ours without its network: nil: nothing. The caller holds mu; what is
+// returned runs without.
+func (e *Engine) drawStep(d *depot, now time.Time) func(context.Context) bool {
+	p, policy := e.purse(d.address), d.descriptor.policy
+	switch {
+	case p.account == nil:
+		a := &account{secret: random32()}
+		if !e.saveAccount(p, a) {
+			return nil
+		}
+		p.account = a
+		return func(context.Context) bool { return true }
+	case !p.account.registered && !p.account.worked && e.codes[d.address] == (mailbox.Code{}) && policy.Accounts&mailbox.AccountsWork != 0 && !p.pause.After(now):
+		onion, err := d.address.Onion.Key()
+		if err != nil {
+			return nil
+		}
+		id := p.account.secret.ID()
+		return func(ctx context.Context) bool {
+			nonce, err := mailbox.Work(ctx, onion, id, policy.WorkBits)
+			if err != nil {
+				return false
+			}
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			a := *p.account
+			a.nonce, a.worked = nonce, true
+			if !e.saveAccount(p, &a) {
+				return false
+			}
+			p.account = &a
+			return true
+		}
+	case p.draw == nil:
+		day, chunks, ok := e.nextDraw(p, policy, mailbox.Epoch(now))
+		if !ok || p.pause.After(now) {
+			return nil
+		}
+		w := &tokenDraw{day: day, n: chunks * token.Chunk, secret: random32(), due: now}
+		if err := e.kv.Update(func(txn store.Txn) error {
+			return txn.Set(store.Key(tableDraw, string(p.address.Onion)), w.marshal())
+		}); err != nil {
+			e.log.Warn("keeping a draw of tokens", "err", err)
+			return nil
+		}
+		p.draw = w
+		return func(context.Context) bool { return true }
+	case p.draw.day < mailbox.Epoch(now):
+		return func(context.Context) bool { return e.endDraw(p, p.draw, nil) } // it came too late
+	case p.draw.blinded == nil:
+		w := p.draw
+		return func(context.Context) bool {
+			b, err := token.Blind(&w.secret, w.n)
+			if err != nil {
+				e.log.Error("blinding tokens", "err", err)
+				return e.endDraw(p, w, nil)
+			}
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			w.blinded = b
+			return true
+		}
+	case p.draw.answer != nil:
+		w := p.draw
+		public, ok := policy.Key(w.day)
+		if !ok {
+			return nil
+		}
+		return func(context.Context) bool {
+			outputs, err := token.Finalize(&w.secret, w.n, public[:], w.answer)
+			if err != nil {
+				// The store used another key than it published: an attempt to know our tokens again, or a fault.
+				e.log.Warn("a mailbox answered a draw of tokens with something that does not hold")
+				e.log.Debug("a draw of tokens", "err", err)
+				e.mu.Lock()
+				p.trouble = "The mailbox made tokens with another key than the one it publishes: it may be trying to recognise you. None of them is used."
+				p.pause = time.Now().Add(e.jitter(accountPause))
+				e.mu.Unlock()
+				return e.endDraw(p, w, nil)
+			}
+			return e.endDraw(p, w, outputs)
+		}
+	}
+	return nil
+}
+
+func (e *Engine) saveAccount(p *purse, a *account) bool {
+	err := e.kv.Update(func(txn store.Txn) error {
+		return txn.Set(store.Key(tablePurse, string(p.address.Onion)), a.marshal())
+	})
+	if err != nil {
+		e.log.Warn("keeping an account with a mailbox", "err", err)
+	}
+	return err == nil
+}
+
+// endDraw keeps the chunks of a draw, or none, and forgets the draw, in ONE Update: a crash before it asks for the same
+// draw again, after it there are the tokens.
+func (e *Engine) endDraw(p *purse, w *tokenDraw, outputs []byte) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if p.draw != w {
+		return true
+	}
+	var fresh []*chunk
+	drawn := p.drawn[w.day]
+	err := e.kv.Update(func(txn store.Txn) error {
+		fresh = fresh[:0]
+		for i := 0; i*token.Chunk < len(outputs)/token.OutputSize; i++ {
+			part := outputs[i*token.Chunk*token.OutputSize:]
+			part = part[:min(len(part), token.Chunk*token.OutputSize)]
+			c := &chunk{serial: randomSerial(), day: w.day, n: len(part) / token.OutputSize}
+			if err := txn.Set(chunkKey(tableChunk, p.address, c), chunkRow(c, token.InputSeed(&w.secret, i), part)); err != nil {
+				return err
+			}
+			fresh = append(fresh, c)
+		}
+		return errors.Join(
+			txn.Set(store.Key(tableDrawn, string(p.address.Onion), uint64(w.day)), binary.AppendUvarint(nil, uint64(drawn+len(fresh)))),
+			txn.Delete(store.Key(tableDraw, string(p.address.Onion))))
+	})
+	if err != nil {
+		e.log.Warn("keeping tokens", "err", err)
+		return false
+	}
+	p.draw = nil
+	p.drawn[w.day] += len(fresh)
+	p.chunks[w.day] = append(p.chunks[w.day], fresh...)
+	if len(fresh) > 0 {
+		p.trouble, p.tries = "", 0
+	}
+	return true
+}
+
+// teller is a Mailbox that takes registrations and draws: *mailbox.Client, and a frame's PUT half.
+type teller interface {
+	Register(ctx context.Context, r mailbox.Register) error
+	Issue(ctx context.Context, id mailbox.BoxID, i mailbox.Issue) error
+}
+
+var _ teller = (*mailbox.Client)(nil)
+
+var errNoTeller = fmt.Errorf("%w: it takes no registrations", mailbox.ErrRefused)
+
+// tokensDue tells whether there is something to write at a store of ours for the sake of tokens. The caller holds mu.
+func (e *Engine) tokensDue(d *depot, now time.Time) bool {
+	if !d.own || !d.wantsTokens() {
+		return false
+	}
+	p := e.purse(d.address)
+	if p.account == nil || p.pause.After(now) {
+		return false
+	}
+	w := p.draw
+	return e.mustRegister(p) || w != nil && w.blinded != nil && w.asked.IsZero() && !w.busy && !w.due.After(now)
+}
+
+// mustRegister tells whether the account is not known yet, and we have something to show for it.
+func (e *Engine) mustRegister(p *purse) bool {
+	return !p.account.registered && (p.account.worked || e.codes[p.address] != (mailbox.Code{}))
+}
+
+// putTokens is a registration or a draw, when tokensDue. The caller holds mu.
+func (e *Engine) putTokens(d *depot, now time.Time) job {
+	p := e.purse(d.address)
+	policy, a := d.descriptor.policy, p.account
+	if e.mustRegister(p) {
+		code := e.codes[d.address]
+		r := mailbox.Register{Account: a.secret.ID(), Proof: mailbox.ProofWork, Nonce: a.nonce}
+		if code != (mailbox.Code{}) && policy.Accounts&mailbox.AccountsCode != 0 {
+			r = mailbox.Register{Account: a.secret.ID(), Proof: mailbox.ProofCode, Code: code}
+		}
+		p.pause = now.Add(e.profile.Load().Timeout)
+		return job{store: d, do: func(ctx context.Context, m Mailbox) error {
+			t, ok := m.(teller)
+			if !ok {
+				return errNoTeller
+			}
+			return t.Register(ctx, r)
+		}, done: func(err error) { e.registered(p, err) }}
+	}
+	w := p.draw
+	w.busy = true
+	i := mailbox.Issue{Account: a.secret, Key: *w.key(), Epoch: w.day, Blinded: w.blinded}
+	return job{store: d, do: func(ctx context.Context, m Mailbox) error {
+		t, ok := m.(teller)
+		if !ok {
+			return errNoTeller
+		}
+		return t.Issue(ctx, w.id(), i)
+	}, done: func(err error) { e.drawAsked(p, w, err) }}
+}
+
+// registered hears how a registration ended. The caller holds mu.
+func (e *Engine) registered(p *purse, err error) {
+	now := time.Now()
+	p.pause = now.Add(e.jitter(e.profile.Load().Frame))
+	switch {
+	case err == nil:
+		a := *p.account
+		a.registered = true
+		if e.saveAccount(p, &a) {
+			p.account = &a
+			p.pause, p.trouble = now, ""
+		}
+	case errors.Is(err, errNotSent):
+		p.pause = now
+	case errors.Is(err, mailbox.ErrAccount):
+		p.pause = now.Add(e.jitter(accountPause))
+		p.trouble = "The mailbox gives no account: ask its operator for an invite code, or for a place on the list."
+		delete(e.codes, p.address) // it is of no use any more
+		if a := *p.account; a.worked { // the proof may have become too little
+			a.worked = false
+			if e.saveAccount(p, &a) {
+				p.account = &a
+			}
+		}
+	case errors.Is(err, mailbox.ErrFull):
+		p.pause = now.Add(e.jitter(accountPause))
+		p.trouble = "The mailbox takes no new accounts: it is full."
+	}
+	e.wakeWallet()
+}
+
+// drawAsked hears how the asking for a draw ended. The caller holds mu.
+func (e *Engine) drawAsked(p *purse, w *tokenDraw, err error) {
+	now, prof := time.Now(), e.profile.Load()
+	w.busy = false
+	if p.draw != w {
+		return
+	}
+	switch {
+	case err == nil:
+		w.asked, w.tries = now, 0
+		w.due = now.Add(e.jitter(answerFirst * prof.Frame))
+		return
+	case errors.Is(err, errNotSent):
+		w.due = now
+		return
+	case errors.Is(err, mailbox.ErrAccount):
+		// It forgot us, or never knew.
+		a := *p.account
+		a.registered, a.worked = false, false
+		if e.saveAccount(p, &a) {
+			p.account = &a
+		}
+		p.tries++
+		p.pause = now.Add(e.jitter(backoff(prof.Frame, p.tries, accountPause)))
+		p.trouble = "The mailbox does not know the account: ask its operator for an invite code, or for a place on the list."
+	case errors.Is(err, mailbox.ErrCap), errors.Is(err, mailbox.ErrRefused), errors.Is(err, mailbox.ErrExists):
+		// No more of that day; or it does not like the draw: another one, later.
+		p.capped[w.day] = errors.Is(err, mailbox.ErrCap)
+		p.pause = now.Add(e.jitter(prof.Frame))
+		if !p.capped[w.day] {
+			p.pause = now.Add(e.jitter(accountPause))
+		}
+		if err := e.kv.Update(func(txn store.Txn) error { return txn.Delete(store.Key(tableDraw, string(p.address.Onion))) }); err == nil {
+			p.draw = nil
+		}
+	case errors.Is(err, mailbox.ErrFull):
+		p.pause = now.Add(e.jitter(accountPause))
+		p.trouble = "The mailbox gives no tokens at the moment: it is full."
+	}
+	w.tries++
+	w.due = now.Add(e.jitter(backoff(prof.Frame, w.tries, prof.Retransmit)))
+	e.wakeWallet()
+}
+
+// getTokens looks for the answer to a draw at the store. The caller holds mu.
+func (e *Engine) getTokens(d *depot, now time.Time) (job, bool) {
+	p := e.purses[d.address]
+	if p == nil || p.draw == nil || !d.wantsTokens() {
+		return job{}, false
+	}
+	w := p.draw
+	if w.asked.IsZero() || w.answer != nil || w.busy || w.due.After(now) {
+		return job{}, false
+	}
+	w.busy = true
+	id := w.id()
+	var got *[mailbox.BoxSize]byte
+	return job{store: d, do: func(ctx context.Context, m Mailbox) (err error) {
+		got, err = m.Get(ctx, id.Handle())
+		return err
+	}, done: func(err error) {
+		now, prof := time.Now(), e.profile.Load()
+		w.busy = false
+		if err == nil && p.draw == w {
+			if answer, err := mailbox.OpenIssued(w.key(), id, got); err == nil {
+				w.answer = answer
+				e.wakeWallet()
+				return
+			}
+		}
+		w.tries++
+		w.due = now.Add(e.jitter(backoff(answerFirst*prof.Frame, w.tries, 10*time.Minute)))
+		if now.Sub(w.asked) > drawLife {
+			w.asked, w.due = time.Time{}, now
+		}
+	}}, true
+}
