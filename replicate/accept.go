@@ -49,6 +49,10 @@ type accept struct {
 	replyID   mailbox.BoxID
 	reply     []byte            // the sealed box, the same at every try
 	told      []mailbox.Address // our stores, as it says
+	tokens    place             // of the box with the first tokens for the inviter's store; the zero value: none is known
+
+	tokensAfter time.Time // when that box is looked for
+	tokensTries int
 
 	due   time.Time
 	tries int
@@ -74,6 +78,8 @@ func (a *accept) marshal() []byte {
 		w.raw(a.replyID[:])
 		w.raw(a.reply)
 		w.stores(a.told)
+		w.raw(a.tokens.id[:])
+		w.raw(a.tokens.key[:])
 	}
 	return w.b
 }
@@ -91,6 +97,8 @@ func parseAccept(voucher [32]byte, b []byte) (*accept, error) {
 		a.reply = slices.Clone(r.raw(mailbox.BoxSize))
 		if len(r.b) > 0 { // not in rows of the first form
 			a.told = r.stores()
+			copy(a.tokens.id[:], r.raw(mailbox.IDSize))
+			a.tokens.key = r.key32()
 		}
 	}
 	if a.state < acceptSeeking || a.state > acceptDelivered || (a.state == acceptReplying || a.state == acceptDelivered) && a.reply == nil {
@@ -267,6 +275,7 @@ func (e *Engine) answer(a *accept, content []byte, now time.Time) error {
 	next.state, next.name, next.stores, next.promise, next.sealedAt = acceptReplying, p.name, p.stores, p.promise, now
 	next.root, next.numberKey, next.replyID, next.reply, next.told = s.root, s.numberKey, at.id, box[:], slices.Clone(r.stores)
 	next.tries, next.due = 0, now
+	next.tokens = tokensPlace(a.link.Voucher, p.replySecret)
 	if err := e.saveAccept(&next); err != nil {
 		return err
 	}

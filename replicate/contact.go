@@ -177,7 +177,7 @@ func (e *Engine) load() error {
 		if err := e.loadGuards(r); err != nil {
 			return err
 		}
-		return errors.Join(e.loadFirstContacts(r), e.loadWallet(r))
+		return errors.Join(e.loadFirstContacts(r), e.loadWallet(r), e.loadLinkPurses(r))
 	})
 	if err != nil {
 		return err

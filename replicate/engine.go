@@ -102,26 +102,27 @@ type Engine struct {
 
 	// mu guards everything below, and the order of this package's writes to its own tables. It is held over an Update
 	// (a disk sync), never over the network or package room's Ingest.
-	mu       sync.Mutex
-	rng      *rand.Rand // for choices of content
-	own      []mailbox.Address
-	depots   map[mailbox.Address]*depot
-	contacts map[onionid.Name]*contact
-	invites  map[[32]byte]*invite
-	accepts  map[[32]byte]*accept
-	expected map[mailbox.Handle]ref // the boxes that we wait for
-	retries  map[string]*retry      // inbox rows that could not be worked off yet
-	draining []mailbox.Address      // were our own: read, and not offered any more
-	loops    map[mailbox.Handle]*loop
-	ages     ages
-	guards   []*guard  // our couriers, sorted
-	retired  []*guard  // replaced for cause
-	mode     Mode      // of the last tick
-	usable   time.Time // a courier was, last
-	replaced time.Time // a courier was, for cause, last
-	stopping bool
-	purses   map[mailbox.Address]*purse
-	codes    map[mailbox.Address]mailbox.Code // invite codes for accounts, until one was refused
+	mu         sync.Mutex
+	rng        *rand.Rand // for choices of content
+	own        []mailbox.Address
+	depots     map[mailbox.Address]*depot
+	contacts   map[onionid.Name]*contact
+	invites    map[[32]byte]*invite
+	accepts    map[[32]byte]*accept
+	expected   map[mailbox.Handle]ref // the boxes that we wait for
+	retries    map[string]*retry      // inbox rows that could not be worked off yet
+	draining   []mailbox.Address      // were our own: read, and not offered any more
+	loops      map[mailbox.Handle]*loop
+	ages       ages
+	guards     []*guard  // our couriers, sorted
+	retired    []*guard  // replaced for cause
+	mode       Mode      // of the last tick
+	usable     time.Time // a courier was, last
+	replaced   time.Time // a courier was, for cause, last
+	stopping   bool
+	purses     map[mailbox.Address]*purse
+	linkPurses map[[32]byte]*linkPurse
+	codes      map[mailbox.Address]mailbox.Code // invite codes for accounts, until one was refused
 
 	walletWake chan struct{} // there may be something to do for workWallet
 	walletDay  uint32        // on which old tokens were last forgotten; guarded by mu
@@ -192,7 +193,7 @@ func New(c Config) (*Engine, error) {
 		retries:  map[string]*retry{},
 		loops:    map[mailbox.Handle]*loop{},
 		couriers: slices.Clone(c.Couriers), newSession: c.Session,
-		purses:   map[mailbox.Address]*purse{}, codes: maps.Clone(c.Codes), walletWake: make(chan struct{}, 1),
+		purses: map[mailbox.Address]*purse{}, linkPurses: map[[32]byte]*linkPurse{}, codes: maps.Clone(c.Codes), walletWake: make(chan struct{}, 1),
 	}
 	p := c.Profile
 	e.profile.Store(&p)
@@ -288,7 +289,7 @@ func (e *Engine) reroute() {
 		addSet(c.stores, false)
 	}
 	for _, a := range e.accepts {
-		if a.state == acceptSeeking {
+		if a.state == acceptSeeking || a.state == acceptReplying { // the payload is there, and tokens
 			add(&r.read, 2, a.link.Store)
 			if d := e.depots[a.link.Store]; !slices.Contains(r.own, d) {
 				add(&r.seek, 8, a.link.Store)

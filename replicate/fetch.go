@@ -91,6 +91,8 @@ func (e *Engine) chooseGet(st *depot, now time.Time) (job, bool) {
 	for _, a := range e.accepts {
 		if a.fetchDue(st.address, now) {
 			offers = append(offers, func() (job, bool) { return e.fetchPayload(a), true })
+		} else if e.lacksTokens(a, st, now) {
+			offers = append(offers, func() (job, bool) { return e.fetchTokens(a), true })
 		}
 	}
 	if j, ok := e.getTokens(st, now); ok {

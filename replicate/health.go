@@ -136,7 +136,7 @@ func (e *Engine) putLoop(d *depot, token *[mailbox.TokenSize]byte) job {
 	h := id.Handle()
 	l := &loop{sum: sha256.Sum256(box[:]), store: d}
 	return job{
-		store: d, deposit: true,
+		store: d, deposit: true, cover: true,
 		do: func(ctx context.Context, m Mailbox) error {
 			e.mu.Lock()
 			l.sent = time.Now()

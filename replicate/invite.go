@@ -126,6 +126,9 @@ func (e *Engine) Invite(ctx context.Context, life time.Duration) (Link, error) {
 
 // deposit writes the payload to the link's store; later again, in case the store lost it.
 func (e *Engine) deposit(in *invite) job {
+	if j := e.depositTokens(in); j != nil {
+		return *j
+	}
 	at := payloadPlace(in.voucher)
 	box, err := at.seal(in.payload)
 	in.busy = true
@@ -144,6 +147,9 @@ func (e *Engine) deposit(in *invite) job {
 			switch {
 			case e.invites[in.voucher] != in:
 			case err == nil:
+				if l := e.linkPurses[in.voucher]; l != nil {
+					l.deposited = false // the next time both are written again
+				}
 				in.attempts++
 				in.due = now.Add(e.jitter(backoff(p.Retransmit, in.attempts, p.RetransmitMax)))
 				if in.deposited.IsZero() {

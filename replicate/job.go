@@ -181,6 +181,11 @@ func (e *Engine) seekPayload(stores []*depot, now time.Time) (job, bool) {
 				j.store = d
 				return j, true
 			}
+			if d.knows(now) && e.lacksTokens(a, d, now) {
+				j := e.fetchTokens(a)
+				j.store = d
+				return j, true
+			}
 		}
 	}
 	return job{}, false

@@ -224,6 +224,7 @@ func (e *Engine) pay(j job, now time.Time) job {
 	if !ok {
 		j.deposit = false
 		if j.cover {
+			j.done = nil
 			j.do = func(ctx context.Context, m Mailbox) error { return m.Nothing(ctx) }
 			return j
 		}
@@ -406,7 +407,7 @@ func (e *Engine) walletStep(ctx context.Context) bool {
 			return work(ctx)
 		}
 	}
-	more := e.giveStep(now)
+	more := e.linkStep(now) || e.giveStep(now)
 	e.mu.Unlock()
 	return more
 }

@@ -86,14 +86,18 @@ func TestTwoNodesTalkAtMailboxesThatWantTokens(t *testing.T) {
 		talk(t, w, a, b, 20, 20*time.Minute)
 		talk(t, w, b, a, 20, 20*time.Minute)
 		quiet(w, a, b, time.Hour)
-		// Days later, over restarts.
-		for range 2 {
-			time.Sleep(20 * time.Hour)
-			a.stop()
-			startWallet(t, a, one, two)
-			talk(t, w, b, a, 5, 20*time.Minute)
-			talk(t, w, a, b, 5, 20*time.Minute)
+		// The next day, after a restart, at a slower pace.
+		slow := CustomProfile(time.Minute, 0.3)
+		for _, n := range []*node{a, b} {
+			if err := n.engine.SetProfile(slow); err != nil {
+				t.Fatal(err)
+			}
+			n.profile = slow
 		}
-		quiet(w, a, b, time.Hour)
+		time.Sleep(24 * time.Hour)
+		a.stop()
+		startWallet(t, a, one, two)
+		talk(t, w, b, a, 3, 5*time.Hour)
+		talk(t, w, a, b, 3, 5*time.Hour)
 	})
 }

@@ -383,7 +383,7 @@ func (e *Engine) registered(p *purse, err error) {
 	case errors.Is(err, mailbox.ErrAccount):
 		p.pause = now.Add(e.jitter(accountPause))
 		p.trouble = "The mailbox gives no account: ask its operator for an invite code, or for a place on the list."
-		delete(e.codes, p.address) // it is of no use any more
+		delete(e.codes, p.address)     // it is of no use any more
 		if a := *p.account; a.worked { // the proof may have become too little
 			a.worked = false
 			if e.saveAccount(p, &a) {
@@ -474,3 +474,21 @@ func (e *Engine) getTokens(d *depot, now time.Time) (job, bool) {
 		}
 	}}, true
 }
+
+// Register is a teller's.
+func (h *half) Register(ctx context.Context, r mailbox.Register) error {
+	_, err := h.request(ctx, r.Request())
+	return err
+}
+
+// Issue is a teller's.
+func (h *half) Issue(ctx context.Context, id mailbox.BoxID, i mailbox.Issue) error {
+	r, err := i.Request(id)
+	if err != nil {
+		return err
+	}
+	_, err = h.request(ctx, r)
+	return err
+}
+
+var _ teller = (*half)(nil)
