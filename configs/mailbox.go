@@ -47,7 +47,7 @@ type Mailbox struct {
 	// How one gets an account: any of "work" (a proof of work; nothing is asked of a person), "code" (`mailbox
 	// invite-code` makes one) and "list" (account_list). Without "work" only people you know can use the mailbox.
 	Accounts []string `toml:"accounts"`
-	// The accounts that need no code: lines that `node mailboxes` prints.
+	// The accounts that need no code: lines that `node tokens` prints.
 	AccountList []string `toml:"account_list"`
 	// How hard the proof of work is, 1 to 40: each more doubles it. 22 is about a second of one processor.
 	WorkBits int `toml:"work_bits"`

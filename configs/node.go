@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"tarn/mailbox"
@@ -31,6 +32,9 @@ type Node struct {
 	// contacts' mailboxes are used as couriers too, if they offer it and belong to another operator than your mailboxes. The
 	// node draws two and keeps them for months. When none is known, requests go to the mailboxes directly.
 	Couriers []string `toml:"couriers"`
+	// Invite codes that operators of your mailboxes gave you, where a mailbox wants one: "LINE CODE", the mailbox's line
+	// and the code. A code is used once; it can stay here.
+	MailboxCodes []string `toml:"mailbox_codes"`
 	// What is written to the log: "debug", "info", "warn" or "error". Above debug no line names a user, room, onion or box.
 	LogLevel string `toml:"log_level"`
 	// The Client-Server API: where your Matrix clients connect.
@@ -82,10 +86,13 @@ func DefaultNode() Node {
 		DataDir:   ".",
 		Mailboxes: []string{},
 		Couriers:  []string{},
-		LogLevel:  "info",
-		Client:    Client{Listen: "127.0.0.1:8008"},
-		Tor:       DefaultTor(),
-		Profile:   Profile{Name: "balanced", Frame: 10 * time.Second, Mix: 2 * time.Second, Lag: 5 * time.Second, Push: 10 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 5 * time.Minute, Rewrite: 30 * time.Minute},
+
+		MailboxCodes: []string{},
+
+		LogLevel: "info",
+		Client:   Client{Listen: "127.0.0.1:8008"},
+		Tor:      DefaultTor(),
+		Profile:  Profile{Name: "balanced", Frame: 10 * time.Second, Mix: 2 * time.Second, Lag: 5 * time.Second, Push: 10 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 5 * time.Minute, Rewrite: 30 * time.Minute},
 	}
 }
 
@@ -110,6 +117,9 @@ func (n *Node) Check() error {
 			}
 		}
 	}
+	if _, err := n.Codes(); err != nil {
+		return err
+	}
 	if err := checkLevel(n.LogLevel); err != nil {
 		return err
 	}
@@ -120,6 +130,24 @@ func (n *Node) Check() error {
 		return err
 	}
 	return n.Profile.check()
+}
+
+// Codes is mailbox_codes by mailbox.
+func (n *Node) Codes() (map[mailbox.Address]mailbox.Code, error) {
+	out := map[mailbox.Address]mailbox.Code{}
+	for _, line := range n.MailboxCodes {
+		address, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+		a, err := mailbox.ParseAddress(address)
+		if err != nil {
+			return nil, fmt.Errorf("mailbox_codes: %q: %w", line, err)
+		}
+		c, err := mailbox.ParseCode(text)
+		if err != nil {
+			return nil, fmt.Errorf("mailbox_codes: %q: %w", line, err)
+		}
+		out[a] = c
+	}
+	return out, nil
 }
 
 func checkLevel(l string) error {

@@ -26,6 +26,8 @@ func main() {
 		{Name: "contacts", Does: "list the contacts", Run: cmdContacts},
 		{Name: "forget", Args: "CONTACT | LINK-NUMBER", Does: "end a contact, or take a link back", Run: cmdForget},
 		{Name: "profile", Args: "[NAME]", Does: "show what the profiles cost, or change it", Run: cmdProfile},
+		{Name: "cut", Args: "[--undo] CONTACT", Does: "give a contact no more tokens for your mailboxes", Run: cmdCut},
+		{Name: "tokens", Does: "show the mailboxes that want tokens, and how many there are", Run: cmdTokens},
 		{Name: "mailbox add", Args: "LINE", Does: "use a mailbox: the line that `mailbox address` prints", Run: cmdMailboxAdd},
 		{Name: "user add", Args: "NAME [--password-stdin]", Does: "make an account", Run: cmdUserAdd},
 		{Name: "user lock", Args: "NAME", Does: "let a user do nothing but log out", Run: cmdStanding("user lock", account.Standing{Locked: true}, "Locked. The sessions are kept for when you free the account.")},

@@ -61,6 +61,8 @@ func (n *node) methods() map[string]control.Handler {
 		"token":         method(n.token),
 		"profile":       method(n.useProfile),
 		"user standing": method(n.setStanding),
+		"cut":           method(n.cut),
+		"tokens":        method(func(context.Context, struct{}) (tokensResult, error) { return n.tokens(), nil }),
 	}
 }
 

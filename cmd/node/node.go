@@ -134,6 +134,9 @@ func (n *node) openEngine() (err error) {
 			*l.to = append(*l.to, a)
 		}
 	}
+	if c.Codes, err = n.cfg.Codes(); err != nil {
+		return err
+	}
 	n.engine, err = replicate.New(c)
 	return err
 }

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"tarn/crypto/onionid"
+	"tarn/mailbox"
+)
+
+// TokenStatus is how we stand with a mailbox that wants tokens.
+type TokenStatus struct {
+	Address mailbox.Address
+	Own     bool
+	Today   int    // tokens to spend today
+	Account string // the line for an operator who keeps a list; "" if we have no account there
+	Problem string // why there are none, as a person can act on it; "" if all is well
+}
+
+// Tokens lists those mailboxes, and the contacts that are given none any more.
+func (e *Engine) Tokens() (out []TokenStatus, cut []onionid.Name) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	today := mailbox.Epoch(time.Now())
+	for _, d := range e.depots {
+		if !d.wantsTokens() {
+			continue
+		}
+		p := e.purse(d.address)
+		s := TokenStatus{Address: d.address, Own: d.own, Today: p.left(today), Problem: p.trouble}
+		if p.account != nil {
+			s.Account = p.account.secret.ID().String()
+		}
+		switch {
+		case s.Problem != "":
+		case d.own && s.Today == 0:
+			s.Problem = "The first tokens are on their way; they come on the schedule, within minutes."
+		case s.Today == 0:
+			s.Problem = "A contact's mailbox: the contact has given no tokens for today, so nothing can be left there until it does."
+		}
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b TokenStatus) int { return cmp.Compare(a.Address.Onion, b.Address.Onion) })
+	for _, c := range e.contacts {
+		if c.cut {
+			cut = append(cut, c.name)
+		}
+	}
+	slices.Sort(cut)
+	return out, cut
+}
