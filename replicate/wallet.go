@@ -15,7 +15,7 @@ import (
 	"tarn/store"
 )
 
-// The wallet: the tokens that stores want for boxes (SPEC token §11.2 to §11.4). Tokens come in chunks, which are drawn
+// The wallet: the tokens that stores want for boxes (SPEC §11.2 to §11.5). Tokens come in chunks, which are drawn
 // by our account with a store of our own (walletdraw.go), or given by a contact for its stores (walletgive.go). A chunk is
 // spent here alone or given away whole, never both.
 //

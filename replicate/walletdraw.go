@@ -88,7 +88,7 @@ func parseDraw(b []byte) (*tokenDraw, error) {
 	return w, r.end()
 }
 
-// id and key of the box that the answer waits in. SPEC token §11.3 wants them random, and for one draw.
+// id and key of the box that the answer waits in. SPEC §11.3 wants them random, and for one draw.
 func (w *tokenDraw) id() (id mailbox.BoxID) {
 	copy(id[:], hmacOf(w.secret[:], "tarn/1 token answer id"))
 	return id
