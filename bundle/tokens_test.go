@@ -29,7 +29,7 @@ func TestTokensFitABox(t *testing.T) {
 	for i := range rec.Data[100:] { // real ones do not compress
 		rec.Data[100+i] = byte(i * i >> 3 * 7)
 	}
-	if !NewPacker(Ack{}).Add(rec) {
+	if !NewPacker(Head{}).Add(rec) {
 		t.Error("a whole chunk does not fit an empty box")
 	}
 	for name, bad := range map[string]Tokens{
