@@ -32,7 +32,7 @@ type Mailbox struct {
 	// How many addresses the mailbox has, 1 to 64. Each is a mailbox of its own to nodes, with a share of the quota. Worth
 	// raising when more than some 300 nodes use it: the list of new boxes that each of them reads gets shorter.
 	Ponds int `toml:"ponds"`
-	// Sessions that the courier holds at once, 1 to 100000. Each takes about 50 kB of memory, 150 kB at most.
+	// Sessions that the courier holds at once, 1 to 100000. Each takes about 60 kB of memory, 180 kB at most.
 	MaxSessions int `toml:"max_sessions"`
 	// Links with other mailboxes at once, in each direction, 1 to 10000.
 	MaxLinks int `toml:"max_links"`
