@@ -70,7 +70,7 @@ func run(ctx context.Context, dir, bin string, check bool) (err error) {
 		return err
 	}
 	if check {
-		fmt.Println("\nEvery message arrived exactly once and in order; nobody is named in the mailbox or in a log.")
+		fmt.Println("\nEvery message arrived exactly once and in order; nobody is named in a mailbox or in a log.")
 		return nil
 	}
 	s.invitePerson()

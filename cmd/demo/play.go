@@ -150,14 +150,14 @@ func (p *play) absence(ctx context.Context) error {
 	if err := bob.start(); err != nil {
 		return err
 	}
-	p.s.say("alice's boxes lie in the mailbox; bob's node is on again")
+	p.s.say("alice's boxes lie in the mailboxes; bob's node is on again")
 	return p.arrived(ctx, ls...)
 }
 
 // deposited waits until everything that alice's node has to say is in boxes, and some frames more, in which it writes them.
 func (p *play) deposited(ctx context.Context) error {
 	return await(ctx, patience, "alice's node to seal what waits", func() (bool, error) {
-		before, err := p.s.mailboxBoxes(ctx)
+		before, err := p.s.boxes(ctx)
 		if err != nil {
 			return false, err
 		}
@@ -166,14 +166,14 @@ func (p *play) deposited(ctx context.Context) error {
 		if err != nil {
 			return false, err
 		}
-		after, err := p.s.mailboxBoxes(ctx)
+		after, err := p.s.boxes(ctx)
 		return st.Contacts[0].Unacked > 0 && after > before, err
 	})
 }
 
 // killings kills each process once in mid-conversation and starts it again.
 func (p *play) killings(ctx context.Context) error {
-	for _, victim := range []*process{p.s.mailbox, p.s.nodes[0].process, p.s.nodes[1].process} {
+	for _, victim := range []*process{p.s.stores[0].process, p.s.couriers[0].process, p.s.nodes[0].process, p.s.nodes[1].process} {
 		var ls []*line
 		say := func(by int, when string) error {
 			l, err := p.send(ctx, by, when+" kill -9 of "+victim.name)

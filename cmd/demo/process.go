@@ -69,11 +69,15 @@ type stage struct {
 	start    time.Time
 	torrc    string // how to join the private Tor network
 	all      []*process
-	mailbox  *process
-	line     string // the mailbox's address
+	stores   []*hosted // mailboxes that keep boxes
+	couriers []*hosted // mailboxes that carry requests to them
 	nodes    [2]*homeserver
+}
 
-	mailboxConfig string
+// hosted is a mailbox.
+type hosted struct {
+	*process
+	line, config string // its address, as its operator would give it to others
 }
 
 // homeserver is one node and its one user.

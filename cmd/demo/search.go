@@ -20,7 +20,7 @@ type needle struct {
 	bytes []byte
 }
 
-// search looks for everything that names anybody in the mailbox's data directory and in every log.
+// search looks for everything that names anybody in the mailboxes' data directories and in every log.
 func (p *play) search() error {
 	needles, err := p.needles()
 	if err != nil {
@@ -48,7 +48,7 @@ func (p *play) search() error {
 			return err
 		}
 		rel, _ := filepath.Rel(p.s.dir, name)
-		wanted := strings.HasPrefix(rel, "mailbox"+string(filepath.Separator)) || strings.HasSuffix(name, ".log")
+		wanted := strings.HasPrefix(rel, "mailbox-") || strings.HasSuffix(name, ".log")
 		if d.Type().IsRegular() && wanted {
 			if err := look(name); err != nil && !os.IsNotExist(err) {
 				return err

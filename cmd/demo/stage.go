@@ -14,10 +14,11 @@ import (
 	"time"
 )
 
-// The demo's schedule: quick enough to watch. Each frame is three circuits of the private network.
-var schedule = []string{"--profile", "custom", "--frame", "1s", "--digests", "2", "--cover-put", "0.3", "--ack-delay", "1s", "--rewrite", "8s"}
+// The demo's schedule: quick enough to watch.
+var schedule = []string{"--profile", "custom", "--frame", "1s", "--mix", "200ms", "--lag", "1500ms", "--push", "500ms",
+	"--digests", "2", "--cover-put", "0.3", "--ack-delay", "1s", "--rewrite", "8s"}
 
-// build starts the network, the mailbox and the nodes, and introduces the nodes.
+// build starts the network, the mailboxes and the nodes, and introduces the nodes.
 func (s *stage) build(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Join(s.dir, "logs"), 0o700); err != nil {
 		return err
@@ -31,8 +32,17 @@ func (s *stage) build(ctx context.Context) error {
 	if err := s.file(ctx, s.torrc, 3*time.Minute); err != nil {
 		return err
 	}
-	if err := s.buildMailbox(ctx); err != nil {
-		return err
+	s.say("starting two mailboxes that keep boxes, and two that carry requests to them")
+	for i := range 2 {
+		store, err := s.buildMailbox(ctx, fmt.Sprintf("mailbox-store-%d", i+1), "--courier=false", "--digest-bucket", "500ms")
+		if err != nil {
+			return err
+		}
+		courier, err := s.buildMailbox(ctx, fmt.Sprintf("mailbox-courier-%d", i+1), "--store=false")
+		if err != nil {
+			return err
+		}
+		s.stores, s.couriers = append(s.stores, store), append(s.couriers, courier)
 	}
 	for i, name := range []string{"alice", "bob"} {
 		if err := s.buildNode(ctx, i, name); err != nil {
@@ -55,19 +65,20 @@ func (s *stage) file(ctx context.Context, name string, limit time.Duration) erro
 	})
 }
 
-func (s *stage) buildMailbox(ctx context.Context) (err error) {
-	s.say("starting the mailbox")
-	config := filepath.Join(s.dir, "mailbox", "mailbox.toml")
-	if _, err := s.command(ctx, "mailbox", "init", "--dir", filepath.Dir(config), "--torrc", s.torrc, "--digest-bucket", "500ms"); err != nil {
-		return err
+// buildMailbox starts one mailbox: each is of an operator of its own.
+func (s *stage) buildMailbox(ctx context.Context, name string, args ...string) (*hosted, error) {
+	m := &hosted{config: filepath.Join(s.dir, name, "mailbox.toml")}
+	args = append([]string{"init", "--dir", filepath.Dir(m.config), "--torrc", s.torrc, "--family", name}, args...)
+	if _, err := s.command(ctx, "mailbox", args...); err != nil {
+		return nil, err
 	}
-	if s.line, err = s.command(ctx, "mailbox", "address", "--config", config, "--no-qr"); err != nil {
-		return err
+	line, err := s.command(ctx, "mailbox", "address", "--config", m.config, "--no-qr")
+	if err != nil {
+		return nil, err
 	}
-	s.line = strings.TrimSpace(s.line)
-	s.mailboxConfig = config
-	s.mailbox, err = s.spawn("mailbox", "mailbox", "run", "--config", config)
-	return err
+	m.line = strings.TrimSpace(line)
+	m.process, err = s.spawn(name, "mailbox", "run", "--config", m.config)
+	return m, err
 }
 
 func (s *stage) buildNode(ctx context.Context, i int, name string) (err error) {
@@ -76,8 +87,11 @@ func (s *stage) buildNode(ctx context.Context, i int, name string) (err error) {
 		return err
 	}
 	n := &homeserver{config: filepath.Join(s.dir, name, "node.toml")}
-	args := append([]string{"init", "--json", "--dir", filepath.Dir(n.config), "--user", name, "--mailbox", s.line,
+	args := append([]string{"init", "--json", "--dir", filepath.Dir(n.config), "--user", name,
 		"--listen", fmt.Sprintf("127.0.0.1:%d", port), "--torrc", s.torrc}, schedule...)
+	for i := range s.stores {
+		args = append(args, "--mailbox", s.stores[i].line, "--courier", s.couriers[i].line)
+	}
 	out, err := s.command(ctx, "node", args...)
 	if err != nil {
 		return err
@@ -109,9 +123,14 @@ func freePort() (int, error) {
 
 type status struct {
 	Tor       struct{ State, Summary string }
+	Mode      string
 	Mailboxes []struct {
 		LastGood time.Time `json:"last_good"`
 		Problem  string
+	}
+	Couriers []struct {
+		Connected bool
+		Problem   string
 	}
 	Contacts []struct {
 		State, Reason, Check string
@@ -127,25 +146,42 @@ func (s *stage) status(ctx context.Context, n *homeserver) (st status, err error
 	return st, json.Unmarshal([]byte(out), &st)
 }
 
-// mailboxBoxes is how many boxes the mailbox keeps.
-func (s *stage) mailboxBoxes(ctx context.Context) (int, error) {
-	out, err := s.command(ctx, "mailbox", "status", "--json", "--config", s.mailboxConfig)
-	if err != nil {
-		return 0, err
+// boxes is how many boxes the mailboxes keep.
+func (s *stage) boxes(ctx context.Context) (sum int, err error) {
+	for _, m := range s.stores {
+		out, err := s.command(ctx, "mailbox", "status", "--json", "--config", m.config)
+		if err != nil {
+			return 0, err
+		}
+		var st struct{ Boxes int }
+		if err := json.Unmarshal([]byte(out), &st); err != nil {
+			return 0, err
+		}
+		sum += st.Boxes
 	}
-	var st struct{ Boxes int }
-	return st.Boxes, json.Unmarshal([]byte(out), &st)
+	return sum, nil
 }
 
-// ready waits until the node has spoken with the mailbox.
+// ready waits until the node has sessions with both couriers and has spoken through them with the mailboxes.
 func (s *stage) ready(ctx context.Context, n *homeserver) error {
-	return await(ctx, 3*time.Minute, n.name+"'s node to reach the mailbox", func() (bool, error) {
+	return await(ctx, 3*time.Minute, n.name+"'s node to reach the mailboxes", func() (bool, error) {
 		st, err := s.status(ctx, n)
-		if err != nil || len(st.Mailboxes) == 0 {
+		if err != nil {
 			return false, err
 		}
-		if st.Mailboxes[0].LastGood.IsZero() {
-			return false, fmt.Errorf("tor %s (%s), mailbox: %s", st.Tor.State, st.Tor.Summary, st.Mailboxes[0].Problem)
+		good := 0
+		for _, m := range st.Mailboxes {
+			if !m.LastGood.IsZero() {
+				good++
+			}
+		}
+		for _, c := range st.Couriers {
+			if c.Connected {
+				good++
+			}
+		}
+		if good < len(s.stores)+len(s.couriers) {
+			return false, fmt.Errorf("tor %s (%s), mode %s, mailboxes %+v, couriers %+v", st.Tor.State, st.Tor.Summary, st.Mode, st.Mailboxes, st.Couriers)
 		}
 		return true, nil
 	})
