@@ -144,6 +144,18 @@ func (h *Half) Via(layers int, route ...Hop) error {
 	return nil
 }
 
+// HopError says that a half failed at a courier on its way: this one could not be reached, or could not open it.
+type HopError struct {
+	Hop int // in the route of Via
+	Err error
+}
+
+// Error is error's.
+func (e *HopError) Error() string { return fmt.Sprintf("courier %d on the way: %v", e.Hop+1, e.Err) }
+
+// Unwrap is what failed.
+func (e *HopError) Unwrap() error { return e.Err }
+
 // unwrap takes the couriers' layers off an answer. What a courier could not do is said by the one before it, or in clear
 // by itself.
 func (h *Half) unwrap(b []byte) ([]byte, error) {
@@ -153,7 +165,7 @@ func (h *Half) unwrap(b []byte) ([]byte, error) {
 	for i, r := range h.replies {
 		if err := clearError(Clear(b[0])); err != nil {
 			h.route[i].distrust(err)
-			return nil, err
+			return nil, &HopError{i, err}
 		}
 		var err error
 		if b, err = r.Open(b[1:]); err != nil {

@@ -219,7 +219,7 @@ func (e *Engine) tendSession(ctx context.Context, p *Profile, g *guard, now time
 // sessionParams are what the courier's session should be asked for. One session is pushed the digests, not both: if it
 // breaks, the other one is made anew, to be pushed them, with its next frame.
 func (e *Engine) sessionParams(p *Profile, g *guard) SessionParams {
-	s := SessionParams{Push: p.Push, Hops: p.Hops, OnPage: e.pushed}
+	s := SessionParams{Push: p.Push, Hops: e.hopsOf(p, g, time.Now()), OnPage: e.pushed}
 	for _, o := range e.guards {
 		if o != g && o.params.Push > 0 && (o.connecting || o.session != nil && o.session.Connected()) {
 			s.Push = 0
@@ -305,21 +305,7 @@ func (e *Engine) saveGuard(g *guard) bool {
 // shares its operator with all of our own stores: with that one the requests of a session could be told apart, and direct
 // mode is better. The zero address: there is none. leaving is the one whose place it takes.
 func (e *Engine) candidate(now time.Time, leaving *guard) mailbox.Address {
-	var known []mailbox.Address
-	add := func(a mailbox.Address) {
-		if !slices.Contains(known, a) {
-			known = append(known, a)
-		}
-	}
-	for _, a := range e.couriers {
-		add(a)
-	}
-	for a, d := range e.depots {
-		if d.courier {
-			add(a)
-		}
-	}
-	slices.SortFunc(known, func(a, b mailbox.Address) int { return cmp.Compare(a.Onion, b.Onion) })
+	known := e.knownCouriers()
 	var best []mailbox.Address
 	class := 0
 	for _, a := range known {

@@ -106,6 +106,7 @@ type Engine struct {
 	rng        *rand.Rand // for choices of content
 	own        []mailbox.Address
 	depots     map[mailbox.Address]*depot
+	hops       map[mailbox.Address]*hop // couriers on the way
 	contacts   map[onionid.Name]*contact
 	invites    map[[32]byte]*invite
 	accepts    map[[32]byte]*accept
@@ -186,6 +187,7 @@ func New(c Config) (*Engine, error) {
 		clock: rand.New(rand.NewChaCha8(c.Seed)), rng: rand.New(rand.NewChaCha8(content)),
 		wake:     make(chan struct{}, 1),
 		depots:   map[mailbox.Address]*depot{},
+		hops:     map[mailbox.Address]*hop{},
 		contacts: map[onionid.Name]*contact{},
 		invites:  map[[32]byte]*invite{},
 		accepts:  map[[32]byte]*accept{},

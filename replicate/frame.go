@@ -7,6 +7,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"math"
+	"slices"
+	"sync"
 	"time"
 
 	"tarn/mailbox"
@@ -27,10 +29,12 @@ type frameDraw struct {
 	cover    float64          // PUT: if there is nothing to write, write a random box
 	loop     float64          // PUT: and read it back
 	putDelay [maxHops]float64 // exponential, mean 1
+	putBack  [maxHops]float64 // of the answer, uniform in [0, 1)
 	read     uint64           // GET: our own stores, or one where a link's payload is looked for
 	own      uint64           // GET: which of our own, for what has no place of its own
 	digest   float64          // GET: read on in a digest
 	getDelay [maxHops]float64 // uniform in [0, 1)
+	getBack  [maxHops]float64
 }
 
 func (s schedule) frame() (d frameDraw) {
@@ -40,31 +44,43 @@ func (s schedule) frame() (d frameDraw) {
 		d.putDelay[i] = s.rng.ExpFloat64()
 	}
 	d.read, d.own, d.digest = s.rng.Uint64(), s.rng.Uint64(), s.rng.Float64()
-	for i := range d.getDelay {
-		d.getDelay[i] = s.rng.Float64()
+	for _, u := range []*[maxHops]float64{&d.getDelay, &d.putBack, &d.getBack} {
+		for i := range u {
+			u[i] = s.rng.Float64()
+		}
 	}
 	return d
 }
 
-// putDelays are what the PUT half asks of its couriers.
-func (d *frameDraw) putDelays(p *Profile) time.Duration {
-	var sum time.Duration
-	for _, x := range d.putDelay[:p.Hops] {
-		sum += min(time.Duration(x*float64(p.Mix)), maxDelay)
-	}
-	return min(sum, maxDelay)
-}
-
-// getCut is where a GET's delay ends, in means: its answer shall make the frame's own lag. A PUT's has no such end.
+// getCut is where the delay of a GET, or of an answer, ends, in means: the answer shall make the frame's own lag. A PUT's
+// has no such end.
 const getCut = 1.75
 
-// getDelays are what the GET half asks: exponential too, but cut.
-func (d *frameDraw) getDelays(p *Profile) time.Duration {
-	var sum time.Duration
-	for _, u := range d.getDelay[:p.Hops] {
-		sum += time.Duration(-math.Log1p(-u*(1-math.Exp(-getCut))) * float64(p.Mix))
+// cut is an exponential delay that ends there.
+func cut(u float64, mean time.Duration) time.Duration {
+	return time.Duration(-math.Log1p(-u*(1-math.Exp(-getCut))) * float64(mean))
+}
+
+// putWay is what the PUT half asks of its couriers, getWay what the GET half does.
+func (s *frameSlot) putWay(p *Profile) way {
+	return s.way(func(i int) (delay, back time.Duration) {
+		return min(time.Duration(s.putDelay[i]*float64(p.Mix)), maxDelay), cut(s.putBack[i], p.Mix)
+	})
+}
+
+func (s *frameSlot) getWay(p *Profile) way {
+	return s.way(func(i int) (delay, back time.Duration) { return cut(s.getDelay[i], p.Mix), cut(s.getBack[i], p.Mix) })
+}
+
+// way asks the session's courier for the first delay; it answers when the frame's lag is over.
+func (s *frameSlot) way(draw func(i int) (delay, back time.Duration)) way {
+	w := way{couriers: s.route, layered: len(s.route) > 0}
+	w.first, _ = draw(0)
+	for i, h := range s.route {
+		delay, back := draw(i + 1)
+		w.route = append(w.route, Hop{Courier: h.sealer, Delay: delay, Back: back})
 	}
-	return min(sum, maxDelay)
+	return w
 }
 
 // frameSlot is one frame's place in time.
@@ -78,6 +94,8 @@ type frameSlot struct {
 	seek    []*depot
 	follow  []*depot // whose pages are to be pushed
 	others  bool     // another courier's session is up too
+	route   []*hop   // further couriers; none: the session has no layers
+	missing int      // the first of them whose keys are not known; -1: none
 }
 
 // frameTrace is what a test hears of a frame when it leaves: nothing that a courier does not see.
@@ -120,7 +138,14 @@ func (e *Engine) placeFrame(d frameDraw) (frameSlot, bool) {
 	if g == nil || len(r.own) == 0 {
 		return frameSlot{}, false
 	}
-	s := frameSlot{frameDraw: d, guard: g, session: session, own: e.through(g, r.own), seek: r.seek, follow: r.own, others: e.couriersInUse() > 1}
+	s := frameSlot{frameDraw: d, guard: g, session: session, own: e.through(g, r.own), seek: r.seek, follow: r.own, others: e.couriersInUse() > 1, missing: -1}
+	if now := time.Now(); g.params.Hops > 1 {
+		s.route = e.routeOf(g, now)
+		s.missing = slices.IndexFunc(s.route, func(h *hop) bool { return !h.known(now) })
+		if len(s.route) == 0 {
+			return frameSlot{}, false // the session will be made anew
+		}
+	}
 	for _, set := range r.sets {
 		set.stores = e.through(g, set.stores)
 		s.sets = append(s.sets, set)
@@ -131,8 +156,12 @@ func (e *Engine) placeFrame(d frameDraw) (frameSlot, bool) {
 // runFrame chooses both halves, seals them, and writes the frame at its time. A half that is not sealed by then is not
 // sent late: an idle one takes its place, which needs no lock, no disk and no choice.
 func (e *Engine) runFrame(ctx context.Context, p *Profile, s frameSlot) {
-	put := newHalf(&s, true, s.putDelays(p))
-	get := newHalf(&s, false, s.getDelays(p))
+	if s.missing >= 0 {
+		e.learnHop(ctx, p, &s, s.putWay(p), s.getWay(p))
+		return
+	}
+	put := newHalf(&s, true, s.putWay(p))
+	get := newHalf(&s, false, s.getWay(p))
 	wait := p.answerWait(1)
 	if s.others {
 		wait = p.answerWait(guards)
@@ -141,8 +170,10 @@ func (e *Engine) runFrame(ctx context.Context, p *Profile, s frameSlot) {
 		jp, jg := e.prepareFrame(&s, put, get)
 		hctx, cancel := context.WithTimeout(ctx, time.Until(s.at)+wait)
 		defer cancel()
-		e.slots.Go(func() { e.runHalf(hctx, ctx, jg, get) })
+		var both sync.WaitGroup // the answer to one half may come long before the other's
+		both.Go(func() { e.runHalf(hctx, ctx, jg, get) })
 		e.runHalf(hctx, ctx, jp, put)
+		both.Wait()
 	})
 	ok := waitUntil(ctx, s.at)
 	if ok && time.Since(s.at) > p.Frame+time.Second { // the machine slept
@@ -158,12 +189,12 @@ func (e *Engine) runFrame(ctx context.Context, p *Profile, s frameSlot) {
 	if f.Put != nil {
 		tr.put = put.target
 	} else {
-		f.Put, tr.put = s.idlePut()
+		f.Put, tr.put = s.idlePut(put.way)
 	}
 	if f.Get != nil {
 		tr.get = get.target
 	} else {
-		f.Get, tr.get = s.idleGet()
+		f.Get, tr.get = s.idleGet(get.way)
 	}
 	if f.Put == nil || f.Get == nil { // the session broke just now
 		put.leave(errCourier)
@@ -199,31 +230,31 @@ func (s *frameSlot) followed() (out []mailbox.Address) {
 }
 
 // idlePut is a no-op for a store of the drawn set, idleGet a read of nothing at one of our own.
-func (s *frameSlot) idlePut() (Half, mailbox.Address) {
+func (s *frameSlot) idlePut(w way) (Half, mailbox.Address) {
 	set := s.sets[s.set%uint64(len(s.sets))].stores
 	for i := range set {
 		d := set[(s.member+uint64(i))%uint64(len(set))]
-		if h, err := d.seal(true, mailbox.Request{Op: mailbox.OpNothing}, 0); err == nil {
-			return h, d.address
+		if h, err := w.over(d.seal(true, mailbox.Request{Op: mailbox.OpNothing}, w.first)); err == nil {
+			return h, w.seen(d.address)
 		}
 	}
-	h, err := s.session.Idle(0)
+	h, err := s.session.Idle(w.first)
 	if err != nil {
 		return nil, mailbox.Address{}
 	}
 	return h, s.guard.address
 }
 
-func (s *frameSlot) idleGet() (Half, mailbox.Address) {
+func (s *frameSlot) idleGet(w way) (Half, mailbox.Address) {
 	for i := range s.own {
 		d := s.own[(s.frameDraw.own+uint64(i))%uint64(len(s.own))]
 		r := mailbox.Request{Op: mailbox.OpGet}
 		rand.Read(r.Get[:])
-		if h, err := d.seal(false, r, 0); err == nil {
-			return h, d.address
+		if h, err := w.over(d.seal(false, r, w.first)); err == nil {
+			return h, w.seen(d.address)
 		}
 	}
-	h, err := s.session.Ask(s.own[0].address, 0)
+	h, err := w.ask(s.session, len(w.route), s.own[0].address)
 	if err != nil {
 		return nil, mailbox.Address{}
 	}
@@ -240,6 +271,7 @@ func (e *Engine) runHalf(ctx, run context.Context, j job, h *half) {
 	case ctx.Err() != nil && !errors.Is(err, errNotSent):
 		err = errUnanswered
 	}
+	err = e.tallyHops(h.way, err)
 	e.tally(h, j.store, err)
 	j.finish(e, err)
 }

@@ -42,7 +42,7 @@ type half struct {
 	guard   *guard
 	session Courier
 	put     bool
-	delay   time.Duration
+	way     way
 	store   *depot          // whom it is for; nil until chosen
 	target  mailbox.Address // what the courier sees: the store, or the courier itself
 
@@ -55,8 +55,8 @@ type half struct {
 
 var _ Mailbox = (*half)(nil)
 
-func newHalf(s *frameSlot, put bool, delay time.Duration) *half {
-	return &half{guard: s.guard, session: s.session, put: put, delay: delay, ready: make(chan Half, 1), left: make(chan struct{})}
+func newHalf(s *frameSlot, put bool, w way) *half {
+	return &half{guard: s.guard, session: s.session, put: put, way: w, ready: make(chan Half, 1), left: make(chan struct{})}
 }
 
 // take is the sealed sub-request if it is there; else nil, and it will not be sent any more.
@@ -99,12 +99,12 @@ func (h *half) ask(ctx context.Context, seal func() (Half, error)) ([]byte, erro
 }
 
 func (h *half) request(ctx context.Context, r mailbox.Request) ([]byte, error) {
-	return h.ask(ctx, func() (Half, error) { return h.store.seal(h.put, r, h.delay) })
+	return h.ask(ctx, func() (Half, error) { return h.way.over(h.store.seal(h.put, r, h.way.first)) })
 }
 
-// Descriptor asks the courier for the store's.
+// Descriptor asks the courier for the store's: the last one on the way.
 func (h *half) Descriptor(ctx context.Context) (mailbox.Descriptor, error) {
-	body, err := h.ask(ctx, func() (Half, error) { return h.session.Ask(h.store.address, h.delay) })
+	body, err := h.ask(ctx, func() (Half, error) { return h.way.ask(h.session, len(h.way.route), h.store.address) })
 	if err != nil {
 		return mailbox.Descriptor{}, err
 	}
@@ -124,7 +124,7 @@ func (h *half) Put(ctx context.Context, id mailbox.BoxID, box *[mailbox.BoxSize]
 // Nothing is a Mailbox's.
 func (h *half) Nothing(ctx context.Context) error {
 	if h.store == nil { // no store's keys are known yet: the courier itself
-		_, err := h.ask(ctx, func() (Half, error) { return h.session.Idle(h.delay) })
+		_, err := h.ask(ctx, func() (Half, error) { return h.session.Idle(h.way.first) })
 		return err
 	}
 	_, err := h.request(ctx, mailbox.Request{Op: mailbox.OpNothing})

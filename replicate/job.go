@@ -75,6 +75,9 @@ func (e *Engine) prepareFrame(s *frameSlot, put, get *half) (jp, jg job) {
 				h.target = h.store.address
 			}
 		}
+		if h.store != nil {
+			h.target = h.way.seen(h.target)
+		}
 	}
 	return jp, jg
 }

@@ -13,7 +13,7 @@ import (
 
 // NewSession is a session of package mailbox as the engine uses it. It dials in Connect alone.
 func NewSession(courier mailbox.Address, d mailbox.Dialer, p SessionParams) Courier {
-	return wireSession{mailbox.NewSession(courier, d, mailbox.SessionParams{Push: p.Push, OnPage: p.OnPage})}
+	return wireSession{mailbox.NewSession(courier, d, mailbox.SessionParams{Push: p.Push, Layers: p.Hops > 1, OnPage: p.OnPage})}
 }
 
 type wireSession struct{ *mailbox.Session }
@@ -40,6 +40,21 @@ func (s wireSession) Idle(delay time.Duration) (Half, error) { return wired(s.Se
 
 // wireHalf is a half of package mailbox, whose failures are the session's or the store's.
 type wireHalf struct{ *mailbox.Half }
+
+// Via is a Router's.
+func (h wireHalf) Via(route []Hop) error {
+	hops := make([]mailbox.Hop, len(route))
+	for i, x := range route {
+		c, ok := x.Courier.(wireSealer)
+		if !ok {
+			return fmt.Errorf("%w: a courier of another kind of session", mailbox.ErrFrame)
+		}
+		hops[i] = mailbox.Hop{Courier: c.Client, Delay: x.Delay, Back: x.Back}
+	}
+	return h.Half.Via(mailbox.MaxLayers, hops...)
+}
+
+var _ Router = wireHalf{}
 
 func wired(h *mailbox.Half, err error) (Half, error) {
 	if err != nil {

@@ -165,6 +165,7 @@ type Traffic struct {
 	Mode          Mode
 	ExpectedDelay time.Duration // mean, to a contact with stores like ours, when both nodes are up
 	BytesPerDay   int64         // sent and received, without what Tor adds
+	Hops          int           // how many couriers a request goes through; 0 in direct mode
 	Couriers      []CourierStatus
 	// Crowd estimates how many nodes write to the mailboxes that we read: among so many a node is hidden from their
 	// operators. 0: not known yet.
@@ -188,7 +189,11 @@ func (e *Engine) Traffic() Traffic {
 	if e.mode == Direct {
 		places = len(r.write)
 	}
-	t := Traffic{Profile: p.Name, Mode: e.mode, ExpectedDelay: p.ExpectedDelay(e.mode, places, bucket), BytesPerDay: p.BytesPerDay(e.mode),
+	as := *p
+	if as.Hops = e.hopsNow(p, now); e.mode == Direct {
+		as.Hops = 0
+	}
+	t := Traffic{Profile: p.Name, Mode: e.mode, ExpectedDelay: as.ExpectedDelay(e.mode, places, bucket), BytesPerDay: as.BytesPerDay(e.mode), Hops: as.Hops,
 		Crowd: int(math.Round(written / max(p.CoverPut, 0.1) * p.Frame.Seconds()))}
 	for _, g := range e.guards {
 		s := CourierStatus{Address: g.address, Family: g.family, Since: g.since, Until: g.until, LastUp: g.lastUp, Connected: g.session != nil && g.session.Connected()}
@@ -220,6 +225,8 @@ func (e *Engine) trafficNotice(p *Profile, now time.Time) string {
 		return "No courier of another operator than your mailboxes' is known: requests go to the mailboxes directly, each on its own circuit. Name couriers in the configuration, or mailboxes of several operators."
 	case e.mode == Direct:
 		return "No courier can be reached: requests go to the mailboxes directly, each on its own circuit."
+	case e.hopsNow(p, now) < p.Hops:
+		return fmt.Sprintf("The profile wants requests to go through %d couriers of different operators, and too few are known: they go through one. Name more couriers in the configuration.", p.Hops)
 	case len(e.guards) < guards:
 		return "Only one courier is known; with two, the loss of one would not be noticed."
 	}

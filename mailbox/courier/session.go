@@ -27,9 +27,10 @@ type session struct {
 	mu       sync.Mutex // guards all below
 	conn     net.Conn
 	over     bool
-	last     time.Time // of the newest frame
-	pending  int       // halves without an answer
-	held     int       // bytes, of those and of the answers below
+	last     time.Time           // of the newest frame
+	pending  int                 // halves without an answer
+	held     int                 // bytes, of those and of the answers below
+	open     map[uint32]struct{} // frames whose answer has not left
 	gets     []mailbox.HalfAnswer
 	receipts []mailbox.HalfAnswer
 	follows  [][32]byte
@@ -40,7 +41,7 @@ type session struct {
 
 func newSession(s *Server, token bool, now time.Time) *session {
 	return &session{
-		s: s, token: token, due: make(chan uint32, maxFrames), room: make(chan struct{}, maxFrames), done: make(chan struct{}), last: now,
+		s: s, token: token, open: map[uint32]struct{}{}, due: make(chan uint32, maxFrames), room: make(chan struct{}, maxFrames), done: make(chan struct{}), last: now,
 		rate:  bucket{rate: s.cfg.Rate, burst: float64(s.cfg.Burst), left: float64(s.cfg.Burst), at: now},
 		dials: bucket{rate: 1 / sessionDialEvery.Seconds(), burst: sessionDials, left: sessionDials, at: now},
 	}
@@ -159,6 +160,7 @@ func (x *session) read(c net.Conn) {
 		}
 		x.mu.Lock()
 		x.last = now
+		x.open[n] = struct{}{}
 		pause := x.rate.wait(now)
 		x.mu.Unlock()
 		time.AfterFunc(f.Lag, func() {
@@ -207,11 +209,14 @@ func (x *session) accept(frame uint32, r mailbox.SubRequest) {
 	})
 }
 
+// times is a bound of the session: one whose halves have layers waits that much longer for each answer, so more wait.
+func (x *session) times(bound int) int { return bound * (1 + x.up.Layout().Layers) }
+
 // admit reserves what a half of that size needs.
 func (x *session) admit(size int) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.pending >= maxPending*(1+x.up.Layout().Layers) || x.held+size > maxHeld || !x.s.take(size) {
+	if x.pending >= x.times(maxPending) || x.held+size > x.times(maxHeld) || !x.s.take(size) {
 		return false
 	}
 	x.pending++
@@ -226,9 +231,9 @@ func (x *session) deliver(frame uint32, put bool, answer []byte) {
 	if x.over || !x.s.take(len(answer)) {
 		return
 	}
-	list, most := &x.gets, maxGets
+	list, most := &x.gets, x.times(maxGets)
 	if put {
-		list, most = &x.receipts, maxRecs
+		list, most = &x.receipts, x.times(maxRecs)
 	}
 	x.held += len(answer)
 	*list = append(*list, mailbox.HalfAnswer{Frame: frame, Data: answer})
@@ -279,19 +284,24 @@ func (x *session) write(c net.Conn) {
 }
 
 // answers takes what the answer to that frame holds: the GET answer of the frame itself if it is there, else the oldest
-// one; and the oldest receipts.
+// one that was too late for its own; and the oldest receipts. One that is early is not taken: its own frame would then
+// take another's, and so on, and each time that none is there all would wait longer, for ever.
 func (x *session) answers(frame uint32) *mailbox.DownFrame {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	f := &mailbox.DownFrame{}
-	if len(x.gets) > 0 {
-		i := 0
-		for j, a := range x.gets {
-			if a.Frame == frame {
-				i = j
-			}
+	delete(x.open, frame)
+	late := -1
+	for i, a := range x.gets {
+		if _, early := x.open[a.Frame]; a.Frame == frame || !early && late < 0 {
+			late = i
 		}
-		a := x.drop(&x.gets, i)
+		if a.Frame == frame {
+			break
+		}
+	}
+	if late >= 0 {
+		a := x.drop(&x.gets, late)
 		f.Get = &a
 	}
 	for len(x.receipts) > 0 && len(f.Receipts) < mailbox.MaxReceipts {
