@@ -134,8 +134,10 @@ func TestDefaultPushRulesAreThere(t *testing.T) {
 			}
 		}
 	}
-	if o := alice.do("GET", "/pushrules/global/", nil).ok(); at(o, "content", 0, "pattern") != "alice" {
-		t.Errorf("%v", o)
+	for _, path := range []string{"/pushrules/global/", "/pushrules/global"} {
+		if o := alice.do("GET", path, nil).ok(); at(o, "content", 0, "pattern") != "alice" {
+			t.Errorf("%v", o)
+		}
 	}
 	if o := alice.do("GET", "/pushrules/global/underride/.m.rule.call/actions", nil).ok(); at(o, "actions", 1, "value") != "ring" {
 		t.Errorf("%v", o)

@@ -29,6 +29,9 @@ func (d *device) ask(method, path, body string, header ...string) answer {
 	}
 	w := httptest.NewRecorder()
 	d.n.api.ServeHTTP(w, q)
+	if w.Code < 300 {
+		passed.note(q.Pattern, d.n.t.Name())
+	}
 	return answer{d.n.t, method + " " + path, w.Code, w.Header(), w.Body.String()}
 }
 
@@ -97,9 +100,11 @@ func TestUploadedFilesComeBackAsTheyWere(t *testing.T) {
 				t.Errorf("%s: policy %q", c.typ, csp)
 			}
 		}
-		named := bob.ask("GET", downloads+uri+"/"+"other%20name.txt", "")
-		if _, params, _ := mime.ParseMediaType(named.header.Get("Content-Disposition")); params["filename"] != "other name.txt" {
-			t.Errorf("the name that was asked for: %v", named.header)
+		for _, prefix := range []string{downloads, "/_matrix/media/v3/download/"} {
+			named := bob.ask("GET", prefix+uri+"/"+"other%20name.txt", "")
+			if _, params, _ := mime.ParseMediaType(named.header.Get("Content-Disposition")); params["filename"] != "other name.txt" {
+				t.Errorf("the name that was asked for: %v", named.header)
+			}
 		}
 	}
 }
@@ -220,6 +225,9 @@ func TestThumbnails(t *testing.T) {
 		{"width=99999&height=99999", 800, 400},
 	} {
 		a := alice.ask("GET", thumbnails+uri+"?"+c.query, "")
+		if elder := alice.ask("GET", "/_matrix/media/v3/thumbnail/"+uri+"?"+c.query, ""); elder.status != a.status || elder.raw != a.raw {
+			t.Errorf("%s: the frozen path gives something else: %d", c.query, elder.status)
+		}
 		img, err := png.DecodeConfig(strings.NewReader(a.raw))
 		if a.header.Get("Content-Type") == "image/jpeg" {
 			img, _, err = image.DecodeConfig(strings.NewReader(a.raw))

@@ -90,11 +90,3 @@ func (a *API) searchPeople(c *call) (any, error) {
 func (a *API) turnServer(*call) (any, error) {
 	return nil, notFound("this node has no TURN server")
 }
-
-// thirdPartyProtocols: GET /thirdparty/protocols. There are no bridges.
-func (a *API) thirdPartyProtocols(*call) (any, error) { return empty{}, nil }
-
-// thirdPartyIDs: GET /account/3pid. No e-mail address or telephone number belongs to anybody here.
-func (a *API) thirdPartyIDs(*call) (any, error) {
-	return map[string][]empty{"threepids": {}}, nil
-}

@@ -62,6 +62,10 @@ func TestKeyBackupOverHTTP(t *testing.T) {
 	if o := alice.do("DELETE", "/room_keys/keys/"+esc(room)+"?version="+v, nil).ok(); o["count"] != 0.0 {
 		t.Errorf("%v", o)
 	}
+	put("/"+esc(room), obj{"sessions": obj{"s2": s}})
+	if o := alice.do("DELETE", "/room_keys/keys?version="+v, nil).ok(); o["count"] != 0.0 {
+		t.Errorf("%v", o)
+	}
 	alice.do("DELETE", "/room_keys/version/"+v, nil).ok()
 	get("").fails(404, "M_NOT_FOUND")
 	if o := alice.do("GET", "/room_keys/version", nil).ok(); o["version"] != old {

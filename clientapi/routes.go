@@ -210,8 +210,6 @@ var table = []route{
 	{"POST", old, "/pushers/set", user, smallBody, (*API).setPusher},
 	{"GET", old, "/notifications", user, 0, (*API).notifications},
 	{"GET", old, "/voip/turnServer", user, 0, (*API).turnServer},
-	{"GET", old, "/thirdparty/protocols", user, 0, (*API).thirdPartyProtocols},
-	{"GET", old, "/account/3pid", user, 0, (*API).thirdPartyIDs},
 	{"GET", old, "/pushrules", user, 0, (*API).pushRules},
 	{"GET", old, "/pushrules/{$}", user, 0, (*API).pushRules},
 	{"GET", old, "/pushrules/global", user, 0, (*API).pushRulesGlobal},
@@ -223,6 +221,23 @@ var table = []route{
 	{"PUT", old, "/pushrules/global/{kind}/{rule}/actions", user, smallBody, (*API).setPushRuleActions},
 	{"GET", old, "/pushrules/global/{kind}/{rule}/enabled", user, 0, (*API).pushRuleEnabled},
 	{"GET", old, "/pushrules/global/{kind}/{rule}/actions", user, 0, (*API).pushRuleActions},
+
+	// Third-party identifiers and networks, of which there are none: thirdparty.go
+	{"GET", old, "/thirdparty/protocols", user, 0, (*API).thirdPartyProtocols},
+	{"GET", old, "/thirdparty/protocol/{protocol}", user, 0, (*API).thirdPartyNone},
+	{"GET", old, "/thirdparty/location", user, 0, (*API).thirdPartyNone},
+	{"GET", old, "/thirdparty/location/{protocol}", user, 0, (*API).thirdPartyNone},
+	{"GET", old, "/thirdparty/user", user, 0, (*API).thirdPartyNone},
+	{"GET", old, "/thirdparty/user/{protocol}", user, 0, (*API).thirdPartyNone},
+	{"GET", old, "/account/3pid", user, 0, (*API).thirdPartyIDs},
+	{"POST", old, "/account/3pid", user, smallBody, (*API).thirdPartyDenied},
+	{"POST", old, "/account/3pid/add", user, smallBody, (*API).thirdPartyDenied},
+	{"POST", old, "/account/3pid/bind", user, smallBody, (*API).thirdPartyDenied},
+	{"POST", old, "/account/3pid/delete", user, smallBody, (*API).thirdPartyUnbound},
+	{"POST", old, "/account/3pid/unbind", user, smallBody, (*API).thirdPartyUnbound},
+	{"POST", old, "/account/3pid/{medium}/requestToken", anyone, smallBody, (*API).thirdPartyDenied},
+	{"POST", old, "/account/password/{medium}/requestToken", anyone, smallBody, (*API).thirdPartyDenied},
+	{"POST", old, "/register/{medium}/requestToken", anyone, smallBody, (*API).thirdPartyDenied},
 }
 
 // routes makes the mux of the table.

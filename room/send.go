@@ -141,6 +141,9 @@ func (p *plan) send(n NewEvent) (matrix.EventID, error) {
 			return id, err
 		}
 	}
+	if n.Type == matrix.TypeCreate && n.StateKey != nil && *n.StateKey == "" {
+		return "", fmt.Errorf("%w: a room is created once", ErrForbidden) // auth rule 1, which a v12 event could not even be built for
+	}
 	if n.Type == matrix.TypeRedaction {
 		if err := p.redacter(n); err != nil {
 			return "", err
