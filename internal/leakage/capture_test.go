@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -41,14 +40,13 @@ type capture struct {
 }
 
 // captured is one connection: what went each way, SOCKS handshake and all, in pieces as they were written.
-type captured struct {
-	up, down []int
-	over     bool
-}
+type captured struct{ up, down []int }
 
-// handshakeSteps are SOCKS's messages either way: a greeting, a user with a password, an onion's name with a port. Their
-// sizes are constant, too: that is checked with the rest.
-const handshakeSteps = 3
+// SOCKS's own bytes, either way: a greeting, a user with a password, an onion's name with a port.
+const (
+	socksUp   = 3 + (3 + 32 + 1) + (4 + 1 + 62 + 2)
+	socksDown = 2 + 2 + 10
+)
 
 func startCapture(t *testing.T, dir, tor string) *capture {
 	ln, err := net.Listen("unix", filepath.Join(dir, "capture"))
@@ -102,25 +100,40 @@ func (c *capture) serve(node net.Conn) {
 	go pass(tor, node, &x.up)
 	go pass(node, tor, &x.down)
 	<-done
-	c.mu.Lock()
-	x.over = true
-	c.mu.Unlock()
 }
 
-// sizes are the totals of finished exchanges, each way: of those that got an answer.
-func (c *capture) sizes() (up, down map[int]int, all int) {
+// sizes says what was on the wire: connections with one exchange, those with more (sessions), the frames and pages of
+// these, and the sizes that are none of the constants.
+func (c *capture) sizes() (exchanges, sessions, frames, pages int, odd []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	up, down = map[int]int{}, map[int]int{}
 	for _, x := range c.conns {
-		if !x.over || len(x.up) <= handshakeSteps || len(x.down) <= handshakeSteps {
-			continue
+		up, down := total(x.up)-socksUp, total(x.down)-socksDown
+		if up <= 0 || down <= 0 {
+			continue // it did not come about
 		}
-		all++
-		up[total(x.up)]++
-		down[total(x.down)]++
+		k := up / mailbox.UpSize
+		a, b := split(down, k)
+		switch {
+		case up%mailbox.UpSize != 0 || a < 0:
+			odd = append(odd, fmt.Sprintf("%d up, %d down", up, down))
+		case k == 1:
+			exchanges++
+		default:
+			sessions, frames, pages = sessions+1, frames+k-1, pages+b
+		}
 	}
-	return up, down, all
+	return exchanges, sessions, frames, pages, odd
+}
+
+// split finds a and b so that down is a answers and b pages; a is at most k. -1: there are none.
+func split(down, k int) (a, b int) {
+	for a := k; a >= 0; a-- {
+		if rest := down - a*mailbox.DownSize; rest >= 0 && rest%mailbox.PageFrameSize == 0 {
+			return a, rest / mailbox.PageFrameSize
+		}
+	}
+	return -1, -1
 }
 
 func total(xs []int) (sum int) {
@@ -184,8 +197,8 @@ func runTor(t *testing.T, cfg onion.Config) *onion.Tor {
 }
 
 // captureTalk lets two nodes become contacts and talk over real tor processes, and returns what was heard between the
-// first one and its tor.
-func captureTalk(t *testing.T) *capture {
+// first one and its tor: through a courier, or directly.
+func captureTalk(t *testing.T, courier bool) *capture {
 	torrc := tornet.Shared(t)
 	dir, err := os.MkdirTemp("", "tarn") // a short path: unix sockets
 	if err != nil {
@@ -203,31 +216,47 @@ func captureTalk(t *testing.T) *capture {
 	if err := other.WaitPublished(t.Context(), box.Address().Onion); err != nil {
 		t.Fatal(err)
 	}
+	carrier := mailboxtest.New(t, mailboxtest.WithoutStore(), mailboxtest.WithCourier(other, nil),
+		mailboxtest.WithNetwork(func(key ed25519.PrivateKey, port int) (net.Listener, error) {
+			return other.Listen(t.Context(), key, port)
+		}, other))
+	if err := other.WaitPublished(t.Context(), carrier.Address().Onion); err != nil {
+		t.Fatal(err)
+	}
+	var couriers []mailbox.Address
+	if courier {
+		couriers = append(couriers, carrier.Address())
+	}
 	arrived := make(chan matrix.EventID, 100)
-	node := func(name string, tor *onion.Tor) (*replicate.Engine, *rooms, onionid.Name) {
+	node := func(name string, tor *onion.Tor) (*replicate.Engine, *rooms, onionid.Name, func()) {
 		key, signing := ed25519.NewKeyFromSeed(digest(name, 0)), ed25519.NewKeyFromSeed(digest(name, 1))
 		cert := onionid.Certify(key, signing.Public().(ed25519.PublicKey))
 		kv := store.OpenMemory()
 		rs := newRooms(cert.Server, kv, func(id matrix.EventID) { arrived <- id })
 		e, err := replicate.New(replicate.Config{KV: kv, Rooms: rs, Identity: replicate.Identity{Key: key, Name: cert.Server, Certificate: cert},
 			Stores: []mailbox.Address{box.Address()}, Profile: replicate.CustomProfile(600*time.Millisecond, 0.3), Seed: sha256.Sum256([]byte(name)),
-			Dial: func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, tor) }})
+			Couriers: couriers,
+			Dial:     func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, tor) },
+			Session: func(a mailbox.Address, p replicate.SessionParams) replicate.Courier {
+				return replicate.NewSession(a, tor, p)
+			}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- e.Run(ctx) }()
-		t.Cleanup(func() {
+		stop := sync.OnceFunc(func() {
 			cancel()
 			if err := <-done; err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		})
-		return e, rs, cert.Server
+		t.Cleanup(stop)
+		return e, rs, cert.Server, stop
 	}
-	a, aRooms, aName := node("alice", mine)
-	b, bRooms, bName := node("bob", other)
+	a, aRooms, aName, stop := node("alice", mine)
+	b, bRooms, bName, _ := node("bob", other)
 	link, err := a.Invite(t.Context(), time.Hour)
 	if err != nil {
 		t.Fatal(err)
@@ -255,11 +284,14 @@ func captureTalk(t *testing.T) *capture {
 			x.from.send(t, x.to)
 			select {
 			case <-arrived:
-			case <-time.After(2 * time.Minute):
-				t.Fatal("a message does not arrive over tor")
+			case <-time.After(4 * time.Minute):
+				ca, _ := a.Contacts()
+				cb, _ := b.Contacts()
+				t.Fatalf("a message does not arrive over tor: %+v %+v; %+v %+v", ca, cb, a.Counts(), b.Counts())
 			}
 		}
 	}
+	stop()
 	return heard
 }
 
@@ -267,20 +299,16 @@ func TestRealTorSeesOneSize(t *testing.T) {
 	if os.Getenv("TARN_FULL") == "" {
 		t.Skip("a minute over a private Tor network; `make full` and `make leakage` do it")
 	}
-	up, down, all := captureTalk(t).sizes()
-	if all < 20 {
-		t.Errorf("only %d exchanges", all)
+	for _, courier := range []bool{false, true} {
+		t.Run(fmt.Sprint("courier ", courier), func(t *testing.T) {
+			exchanges, sessions, frames, pages, odd := captureTalk(t, courier).sizes()
+			t.Logf("%d exchanges, %d sessions with %d frames and %d pages", exchanges, sessions, frames, pages)
+			if len(odd) > 0 {
+				t.Errorf("other sizes than the constants: %v", odd)
+			}
+			if !courier && exchanges < 20 || courier && (sessions == 0 || frames < 20 || pages < 5) {
+				t.Error("too little was heard")
+			}
+		})
 	}
-	if len(up) != 1 || len(down) != 1 {
-		t.Errorf("sizes of exchanges differ: up %s, down %s", list(up), list(down))
-	}
-}
-
-func list(m map[int]int) string {
-	var s []string
-	for size, n := range m {
-		s = append(s, fmt.Sprintf("%d × %d", n, size))
-	}
-	slices.Sort(s)
-	return fmt.Sprint(s)
 }

@@ -21,40 +21,44 @@ import (
 
 // sentHalf is a half that remembers what it asks for.
 type sentHalf struct {
-	*mailbox.Half
+	replicate.Half
 	request mailbox.Request
 	put     bool
 	store   int // the courier itself: -1
 	delay   time.Duration
 }
 
+func sent(h replicate.Half, err error, s sentHalf) (replicate.Half, error) {
+	s.Half = h
+	return &s, err
+}
+
+// SealPut makes client a replicate.Sealer, with the methods that it has of *mailbox.Client.
 func (c *client) SealPut(r mailbox.Request, delay time.Duration) (replicate.Half, error) {
-	h, err := c.Client.SealPut(r, delay)
-	return &sentHalf{h, r, true, c.store, delay}, err
+	h, err := replicate.NewSealer(c.Client).SealPut(r, delay)
+	return sent(h, err, sentHalf{request: r, put: true, store: c.store, delay: delay})
 }
 
 func (c *client) SealGet(r mailbox.Request, delay time.Duration) (replicate.Half, error) {
-	h, err := c.Client.SealGet(r, delay)
-	return &sentHalf{h, r, false, c.store, delay}, err
+	h, err := replicate.NewSealer(c.Client).SealGet(r, delay)
+	return sent(h, err, sentHalf{request: r, store: c.store, delay: delay})
 }
 
-// session is a node's side of its session with a courier, which tells the recorder what the courier sees of a frame,
-// and what is in it.
+// session is a node's session with a courier. It tells the recorder what the courier sees of a frame, and what is in it.
 type session struct {
-	*mailbox.Session
+	replicate.Courier
 	player  *player
 	courier int
 }
 
 func (p *player) session(a mailbox.Address, params replicate.SessionParams) replicate.Courier {
-	s := mailbox.NewSession(a, p.host, mailbox.SessionParams{Push: params.Push, OnPage: params.OnPage})
-	return &session{s, p, p.w.courierIndex[a]}
+	return &session{replicate.NewSession(a, p.host, params), p, p.w.courierIndex[a]}
 }
 
 func (s *session) Send(ctx context.Context, f *replicate.Frame) error {
 	put, get := f.Put.(*sentHalf), f.Get.(*sentHalf)
 	s.note(put, get)
-	return s.Session.Send(ctx, &mailbox.Frame{Put: put.Half, Get: get.Half, Lag: f.Lag, Follow: f.Follow})
+	return s.Courier.Send(ctx, &replicate.Frame{Put: put.Half, Get: get.Half, Lag: f.Lag, Follow: f.Follow})
 }
 
 func (s *session) note(put, get *sentHalf) {
@@ -82,13 +86,13 @@ func (s *session) note(put, get *sentHalf) {
 }
 
 func (s *session) Ask(store mailbox.Address, delay time.Duration) (replicate.Half, error) {
-	h, err := s.Session.Ask(store, delay)
-	return &sentHalf{h, mailbox.Request{Op: mailbox.OpDescriptor}, false, -1, delay}, err
+	h, err := s.Courier.Ask(store, delay)
+	return sent(h, err, sentHalf{request: mailbox.Request{Op: mailbox.OpDescriptor}, store: -1, delay: delay})
 }
 
 func (s *session) Idle(delay time.Duration) (replicate.Half, error) {
-	h, err := s.Session.Idle(delay)
-	return &sentHalf{h, mailbox.Request{Op: mailbox.OpNothing}, true, -1, delay}, err
+	h, err := s.Courier.Idle(delay)
+	return sent(h, err, sentHalf{request: mailbox.Request{Op: mailbox.OpNothing}, put: true, store: -1, delay: delay})
 }
 
 func (r *recorder) frame(f leakage.Frame) {

@@ -18,6 +18,8 @@ const (
 	Store   Observer = "store alone"
 	Both    Observer = "courier and store collude"
 	Disk    Observer = "stolen mailbox disk"
+	// Couriers see more together than one does: only pairs are looked for.
+	Couriers Observer = "all couriers together"
 )
 
 // young is how old a box may be when it is read for the first time, to look like one that was waited for.
@@ -26,8 +28,8 @@ const young = 5 * time.Minute
 // bins is how many parts an hour is cut into to see whether traffic comes in bouts.
 const bins = 12
 
-// series is what can be said of events in one hour: how many, how their gaps are, whether they come in bouts.
-func series(times []time.Duration, begin time.Duration) []float64 {
+// Series is what can be said of events in one hour: how many, how their gaps are, whether they come in bouts.
+func Series(times []time.Duration, begin time.Duration) []float64 {
 	var gap, square, least, most, serial float64
 	gaps := make([]float64, 0, len(times))
 	for i := 1; i < len(times); i++ {
@@ -131,7 +133,7 @@ func networkFeatures(l *Log) func(int, int) []float64 {
 	return func(n, h int) (f []float64) {
 		begin := time.Duration(h) * time.Hour
 		for _, up := range []bool{true, false} {
-			f = append(f, series(pick(of[n][h], func(p Packet) bool { return p.Up == up }, func(p Packet) time.Duration { return p.At }), begin)...)
+			f = append(f, Series(pick(of[n][h], func(p Packet) bool { return p.Up == up }, func(p Packet) time.Duration { return p.At }), begin)...)
 			var sum, square, most float64
 			for _, p := range of[n][h] {
 				if p.Up == up {
@@ -144,12 +146,18 @@ func networkFeatures(l *Log) func(int, int) []float64 {
 	}
 }
 
-// courierFeatures: the session's frames, their targets, and the delays that it is asked for.
+// courierFeatures: the frames of the node's session with one of its couriers, their targets, and the delays that it is
+// asked for.
 func courierFeatures(l *Log) func(int, int) []float64 {
-	of := hourly(l, l.Frames, func(f Frame) (int, time.Duration) { return f.Node, f.At })
+	of := hourly(l, l.Frames, func(f Frame) (int, time.Duration) {
+		if f.Courier != l.anyCourier(f.Node) {
+			return -1, 0
+		}
+		return f.Node, f.At
+	})
 	return func(n, h int) []float64 {
 		fs := of[n][h]
-		f := series(pick(fs, func(Frame) bool { return true }, func(f Frame) time.Duration { return f.At }), time.Duration(h)*time.Hour)
+		f := Series(pick(fs, func(Frame) bool { return true }, func(f Frame) time.Duration { return f.At }), time.Duration(h)*time.Hour)
 		puts, gets := map[int]float64{}, map[int]float64{}
 		var putDelay, getDelay, putRuns, getRuns, follows float64
 		for i, x := range fs {
@@ -216,7 +224,7 @@ func storeFeatures(l *Log) func(int, int) []float64 {
 				}
 			}
 		}
-		f = append(series(puts, begin), series(gets, begin)...)
+		f = append(Series(puts, begin), Series(gets, begin)...)
 		return append(f, nothing, fresh, again, absent, age/max(1, fresh), late, digest)
 	}
 }
@@ -286,7 +294,7 @@ func diskFeatures(l *Log) func(int, int) []float64 {
 				times = append(times, l.Disk[i].At)
 			}
 		}
-		return series(times, begin)
+		return Series(times, begin)
 	}
 }
 
@@ -361,8 +369,8 @@ func bothFeatures(l *Log) func(int, int) []float64 {
 		}
 		f := []float64{float64(len(x.puts)), float64(len(x.gets)), x.fresh, x.nothing, x.again, x.absent, x.age / max(1, x.fresh), x.late, x.own,
 			x.digest, peak(x.from), peak(x.by), pairs(x.from), pairs(x.by), mutual}
-		f = append(f, series(x.puts, begin)[1:]...)
-		return append(f, series(x.gets, begin)[1:]...)
+		f = append(f, Series(x.puts, begin)[1:]...)
+		return append(f, Series(x.gets, begin)[1:]...)
 	}
 }
 

@@ -16,7 +16,9 @@ func Link(l *Log, o Observer, truth map[[2]int]bool) []Score {
 	case Network:
 		of = networkPairs(l)
 	case Courier:
-		of = courierPairs(l)
+		of = courierPairs(l, false)
+	case Couriers:
+		of = courierPairs(l, true)
 	case Both:
 		of = bothPairs(l)
 	default:
@@ -25,9 +27,11 @@ func Link(l *Log, o Observer, truth map[[2]int]bool) []Score {
 	var out []Score
 	for a := range l.Nodes {
 		for b := a + 1; b < l.Nodes; b++ {
-			if yes, ok := truth[[2]int{a, b}]; ok {
-				out = append(out, Score{Value: of(a, b), True: yes, A: a, B: b})
+			yes, ok := truth[[2]int{a, b}]
+			if !ok || o == Courier && !slices.ContainsFunc(l.Couriers[a], func(c int) bool { return slices.Contains(l.Couriers[b], c) }) {
+				continue // no courier has a session of both
 			}
+			out = append(out, Score{Value: of(a, b), True: yes, A: a, B: b})
 		}
 	}
 	return out
@@ -97,38 +101,52 @@ func networkPairs(l *Log) func(a, b int) float64 {
 	return func(a, b int) float64 { return follow(up[a], down[b], 1) + follow(up[b], down[a], 1) }
 }
 
-// courierPairs: do reads at a store follow writes to it?
-func courierPairs(l *Log) func(a, b int) float64 {
+// courierPairs: do the one's reads at a store follow the other's writes to it? One courier sees that of the sessions that
+// it has itself: the score is that of the courier that sees most. All together see all.
+func courierPairs(l *Log, together bool) func(a, b int) float64 {
 	const bin = 10 * time.Second
-	puts, gets := map[int]tracks{}, map[int]tracks{}
+	type view struct{ courier, store int }
+	puts, gets := map[view]tracks{}, map[view]tracks{}
+	add := func(m map[view]tracks, store int, f Frame) {
+		v := view{f.Courier, store}
+		if together {
+			v.courier = 0
+		}
+		if store < 0 {
+			return
+		}
+		if m[v] == nil {
+			m[v] = newTracks(l, bin)
+		}
+		m[v].add(f.Node, f.At, bin, 1)
+	}
 	for _, f := range l.Frames {
-		for _, x := range []struct {
-			m     map[int]tracks
-			store int
-		}{{puts, f.Put}, {gets, f.Get}} {
-			if x.store < 0 {
-				continue
-			}
-			if x.m[x.store] == nil {
-				x.m[x.store] = newTracks(l, bin)
-			}
-			x.m[x.store].add(f.Node, f.At, bin, 1)
+		add(puts, f.Put, f)
+		add(gets, f.Get, f)
+	}
+	stores := map[int][]view{} // by courier
+	for v := range puts {
+		if gets[v] != nil {
+			puts[v].center()
+			gets[v].center()
+			stores[v.courier] = append(stores[v.courier], v)
 		}
 	}
-	var stores []int
-	for s := range puts {
-		if gets[s] != nil {
-			puts[s].center()
-			gets[s].center()
-			stores = append(stores, s)
-		}
+	for _, vs := range stores {
+		slices.SortFunc(vs, func(x, y view) int { return x.store - y.store })
 	}
-	slices.Sort(stores)
-	return func(a, b int) (sum float64) {
-		for _, s := range stores {
-			sum += follow(puts[s][a], gets[s][b], 5) + follow(puts[s][b], gets[s][a], 5)
+	return func(a, b int) float64 {
+		best := 0.0 // who has not both sessions has no guess
+		for _, vs := range stores {
+			sum := 0.0
+			for _, v := range vs {
+				sum += follow(puts[v][a], gets[v][b], 5) + follow(puts[v][b], gets[v][a], 5)
+			}
+			if math.Abs(sum) > math.Abs(best) {
+				best = sum
+			}
 		}
-		return sum
+		return best
 	}
 }
 

@@ -20,7 +20,7 @@ func live(t *testing.T, name string, p plan) (out outcome) {
 	t.Run(name, func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) { out = run(t, p) })
 	})
-	if out.log == nil {
+	if out.Log == nil {
 		t.FailNow()
 	}
 	return out
@@ -49,22 +49,22 @@ func twins(t *testing.T) (talking, silent outcome) {
 // packets have one size a direction, and the network sees to the nanosecond the same whether people talk or not.
 func TestWorld(t *testing.T) {
 	talking, silent := twins(t)
-	if n := len(talking.delivery); n < 6 || talking.late > 0 {
-		t.Errorf("%d messages arrived, %d did not", n, talking.late)
+	if n := len(talking.Delivery); n < 6 || talking.Late > 0 {
+		t.Errorf("%d messages arrived, %d did not", n, talking.Late)
 	}
-	if talking.lost > 0 || silent.lost > 0 {
-		t.Errorf("the stores did %d and %d things that nobody asked for", talking.lost, silent.lost)
+	if talking.Lost > 0 || silent.Lost > 0 {
+		t.Errorf("the stores did %d and %d things that nobody asked for", talking.Lost, silent.Lost)
 	}
 	real := 0
-	for _, o := range talking.log.Ops {
-		if _, ok := talking.log.Readers[o.Box]; ok && o.Kind == leakage.Put && o.At > 0 {
+	for _, o := range talking.Log.Ops {
+		if _, ok := talking.Log.Readers[o.Box]; ok && o.Kind == leakage.Put && o.At > 0 {
 			real++
 		}
 	}
-	if real < 5 || len(talking.log.Disk) < real {
-		t.Errorf("%d boxes held messages, %d lie on the disks", real, len(talking.log.Disk))
+	if real < 5 || len(talking.Log.Disk) < real {
+		t.Errorf("%d boxes held messages, %d lie on the disks", real, len(talking.Log.Disk))
 	}
-	if n, why := same(talking.log, silent.log, twinTime); why != "" || n < 1000 {
+	if n, why := same(talking.Log, silent.Log, twinTime); why != "" || n < 1000 {
 		t.Errorf("%d packets are the same with and without conversations: %s", n, why)
 	}
 }

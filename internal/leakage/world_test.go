@@ -38,19 +38,19 @@ type plan struct {
 	stores   int
 	couriers int
 	seed     uint64
-	warm     time.Duration // how long befriending may take
-	hours    time.Duration // 0: all of chat's
-	silent   bool          // the same world, but nobody says a word
-	steady   bool          // connections always take the same time: chance in them follows targets, which the network does not see
+	warm     time.Duration                 // how long befriending may take
+	hours    time.Duration                 // 0: all of chat's
+	silent   bool                          // the same world, but nobody says a word
+	watch    func(*world, *sync.WaitGroup) // begins at hour 0, ends with the last
+	steady   bool                          // connections always take the same time: chance in them follows targets, which the network does not see
 }
 
-// outcome is what came of it.
+// outcome is what came of it. Its fields are exported for encoding/gob.
 type outcome struct {
-	log      *leakage.Log
-	delivery []time.Duration // of each message, from send to the peer's room
-	late     int             // messages that did not arrive
-	bytes    int64           // on the nodes' wires within the world's hours
-	lost     int
+	Log      *leakage.Log
+	Delivery []time.Duration // of each message, from send to the peer's room
+	Late     int             // messages that did not arrive in their hour
+	Lost     int             // things that a store did and nobody asked for
 }
 
 // player is one node.
@@ -122,12 +122,14 @@ func run(t *testing.T, p plan) outcome {
 	w.rec.mu.Unlock()
 	w.net.Tap(w.rec.packet)
 	time.Sleep(time.Until(zero))
-	traffic := w.traffic()
 	var live sync.WaitGroup
 	if p.chat.Uptimes != nil {
 		for _, x := range w.players {
 			live.Go(func() { w.commute(x) })
 		}
+	}
+	if p.watch != nil {
+		p.watch(w, &live)
 	}
 	if !p.silent {
 		for i := range p.chat.Conversations {
@@ -136,10 +138,10 @@ func run(t *testing.T, p plan) outcome {
 	}
 	time.Sleep(time.Until(zero.Add(p.hours)))
 	live.Wait()
-	out := outcome{log: &w.rec.log, delivery: w.delivery, late: w.late, lost: w.rec.lost, bytes: w.traffic() - traffic}
+	out := outcome{&w.rec.log, w.delivery, w.late, w.rec.lost}
 	w.stopAll()
 	w.readDisks()
-	out.log.Sort()
+	out.Log.Sort()
 	return out
 }
 
@@ -406,21 +408,6 @@ func (w *world) commute(p *player) {
 			p.stop()
 		}
 	}
-}
-
-// traffic is what all nodes have sent and got so far.
-func (w *world) traffic() (sum int64) {
-	for i := range w.players {
-		for k := range w.boxes {
-			t := w.net.Traffic(fmt.Sprintf("node%d", i), fmt.Sprint("mailbox", k))
-			sum += int64(t.Up + t.Down)
-		}
-		for k := range w.couriers {
-			t := w.net.Traffic(fmt.Sprintf("node%d", i), courierHost(k))
-			sum += int64(t.Up + t.Down)
-		}
-	}
-	return sum
 }
 
 // readDisks is the thief: what the stores keep, and in which bucket it came.
