@@ -283,7 +283,7 @@ func TestASessionIsHeldToItsRate(t *testing.T) {
 
 // Garbage ends the session that it comes in, and no other; ten thousand hellos and halves of garbage leave no memory behind.
 func TestGarbageIsBounded(t *testing.T) {
-	n := 2_000
+	n := 1_000
 	if os.Getenv("TARN_FULL") != "" {
 		n = 10_000
 	}
@@ -487,10 +487,10 @@ func TestBothRolesInOne(t *testing.T) {
 // Sessions and halves live over midnight, when keys change, and a descriptor is asked for once a day.
 func TestKeysChangeUnderASession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorldOf(t, 5*time.Minute, nil) // few pages: each costs real work
+		w := newWorldOf(t, 10*time.Minute, nil) // few pages: each costs real work
 		w.connect()
-		for range 5 * 24 * 4 {
-			time.Sleep(15 * time.Minute)
+		for range 5 * 24 {
+			time.Sleep(time.Hour)
 			p, err := w.client.SealPut(nothing, 0)
 			if errors.Is(err, mailbox.ErrNoDescriptor) {
 				p, err := w.session.Idle(0)
@@ -518,7 +518,7 @@ func TestKeysChangeUnderASession(t *testing.T) {
 		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if n := len(w.pages); n < 5*288-5 {
+		if n := len(w.pages); n < 5*144-25 { // none in the hours whose frame follows nothing
 			t.Errorf("%d pages were pushed in five days", n)
 		}
 	})
