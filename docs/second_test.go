@@ -268,6 +268,8 @@ func (s *second) accept(link string) {
 	replySecret := r.take(32)
 	hybrid, err := hpke.MLKEM768X25519().NewPublicKey(r.take(1216))
 	s.check(err)
+	_, err = hpke.MLKEM768X25519().NewPublicKey(r.take(1216)) // for recoveries
+	s.check(err)
 	s.certificateOf(inviter, r.str())
 	stores := r.list()
 	s.must(len(stores) == 1 && string(stores[0]) == nameOf(s.store), "stores")
@@ -275,7 +277,9 @@ func (s *second) accept(link string) {
 
 	contribution := make([]byte, 32)
 	rand.Read(contribution)
-	reply := cat([]byte{1}, public(s.onion), contribution, str(string(certify(s.onion, public(s.signing)))), list(nameOf(s.store)))
+	rescue, err := hpke.MLKEM768X25519().GenerateKey()
+	s.check(err)
+	reply := cat([]byte{1}, public(s.onion), contribution, rescue.PublicKey().Bytes(), str(string(certify(s.onion, public(s.signing)))), list(nameOf(s.store)))
 	reply = cat(reply, ed25519.Sign(s.onion, cat([]byte("tarn/1 reply\x00"), voucher, reply)))
 	answer, err := hpke.Seal(hybrid, hpke.HKDFSHA256(), hpke.ChaCha20Poly1305(), cat([]byte("tarn/1 reply\x00"), voucher), reply)
 	s.check(err)
@@ -288,7 +292,7 @@ func (s *second) accept(link string) {
 	}
 	box[0] ^= 1
 	s.must(s.put(id, box) == 1, "another box under the reply's id")
-	root, number := agreed(voucher, inviter, public(s.onion), answer, contribution, replySecret)
+	root, number, _ := agreed(voucher, inviter, public(s.onion), answer, contribution, replySecret)
 	s.number = number
 	s.out, s.in = newChain(root, "responder", 0), newChain(root, "initiator", 0)
 }

@@ -150,10 +150,10 @@ func linkOf(store, voucher []byte, expiry uint64) string {
 }
 
 // agreed is what both ends have after SPEC §7.3.
-func agreed(voucher, inviter, acceptor, answer, contribution, replySecret []byte) (root, numberKey []byte) {
+func agreed(voucher, inviter, acceptor, answer, contribution, replySecret []byte) (root, numberKey, recovery []byte) {
 	transcript := sum256([]byte("tarn/1 first contact\x00"), voucher, inviter, acceptor, answer)
 	secret := cat(contribution, replySecret)
-	return kdf(secret, transcript, "tarn/1 first root", 32), kdf(secret, transcript, "tarn/1 number key", 32)
+	return kdf(secret, transcript, "tarn/1 first root", 32), kdf(secret, transcript, "tarn/1 number key", 32), kdf(secret, transcript, "tarn/1 recovery secret", 32)
 }
 
 func numberOf(key, nonce []byte) string {
@@ -285,10 +285,14 @@ var vectors = map[string]func(b block) map[string]string{
 		if err != nil {
 			panic(err)
 		}
+		recoveryKey, err := hpke.MLKEM768X25519().NewPrivateKey(b.hex("recovery key"))
+		if err != nil {
+			panic(err)
+		}
 		body := cat([]byte{1}, public(inviter), uvarint(b.num("expiry")), sum256([]byte("tarn/1 number nonce\x00"), b.hex("nonce")), b.hex("reply secret"),
-			linkKey.PublicKey().Bytes(), str(string(certify(inviter, public(b.key("inviter signing seed"))))), list(nameOf(public(b.key("store seed")))))
+			linkKey.PublicKey().Bytes(), recoveryKey.PublicKey().Bytes(), str(string(certify(inviter, public(b.key("inviter signing seed"))))), list(nameOf(public(b.key("store seed")))))
 		voucher := sum256(body, ed25519.Sign(inviter, cat([]byte("tarn/1 invitation\x00"), body)))
-		root, numberKey := agreed(voucher, public(inviter), public(acceptor), b.hex("answer"), b.hex("contribution"), b.hex("reply secret"))
+		root, numberKey, recovery := agreed(voucher, public(inviter), public(acceptor), b.hex("answer"), b.hex("contribution"), b.hex("reply secret"))
 		return map[string]string{
 			"voucher":     hex.EncodeToString(voucher),
 			"payload id":  hex.EncodeToString(kdf(voucher, nil, "tarn/1 invitation id", 16)),
@@ -298,6 +302,8 @@ var vectors = map[string]func(b block) map[string]string{
 			"root":        hex.EncodeToString(root),
 			"number key":  hex.EncodeToString(numberKey),
 			"number":      numberOf(numberKey, b.hex("nonce")),
+
+			"recovery secret": hex.EncodeToString(recovery),
 		}
 	},
 }
@@ -459,7 +465,7 @@ func TestCheckedInVectors(t *testing.T) {
 	decodeFile(t, "../replicate/testdata/vectors.json", &v)
 	voucher := sum256(v.hex("payload"))
 	inviter, acceptor := public(v.key("inviter onion seed")), public(v.key("acceptor onion seed"))
-	root, numberKey := agreed(voucher, inviter, acceptor, v.hex("answer"), v.hex("contribution"), v.hex("reply secret"))
+	root, numberKey, recovery := agreed(voucher, inviter, acceptor, v.hex("answer"), v.hex("contribution"), v.hex("reply secret"))
 	id, key := kdf(voucher, nil, "tarn/1 invitation id", 16), kdf(voucher, nil, "tarn/1 invitation key", 32)
 	plain := make([]byte, 8192)
 	copy(plain, cat(u16(len(v.hex("payload"))), v.hex("payload")))
@@ -471,7 +477,9 @@ func TestCheckedInVectors(t *testing.T) {
 		"voucher": voucher, "invitation id": id, "invitation key": key, "invitation box SHA-256": sum256(sealZero(key, plain, id)),
 		"reply id":  kdf(v.hex("reply secret"), voucher, "tarn/1 reply id", 16),
 		"reply key": kdf(v.hex("reply secret"), voucher, "tarn/1 reply key", 32),
-		"root":      root, "number key": numberKey,
+		"root":      root, "number key": numberKey, "recovery secret": recovery,
+		"recovery id (initiator, 20000, 1)":  kdf(recovery, nil, "tarn/1 recovery id\x01\x00\x00\x4e\x20\x01", 16),
+		"recovery key (initiator, 20000, 1)": kdf(recovery, nil, "tarn/1 recovery key\x01\x00\x00\x4e\x20\x01", 32),
 	} {
 		if v[k] != hex.EncodeToString(got) {
 			t.Errorf("replicate: %s is %s, computed %x", k, v[k], got)

@@ -46,6 +46,9 @@ type accept struct {
 	sealedAt  time.Time
 	root      ratchet.Root
 	numberKey [32]byte
+	recovery  [32]byte // secret
+	ownKey    [sealed.PrivateKeySize]byte
+	peerKey   []byte
 	replyID   mailbox.BoxID
 	reply     []byte            // the sealed box, the same at every try
 	told      []mailbox.Address // our stores, as it says
@@ -75,6 +78,9 @@ func (a *accept) marshal() []byte {
 		w.time(a.sealedAt)
 		w.raw(a.root[:])
 		w.raw(a.numberKey[:])
+		w.raw(a.recovery[:])
+		w.raw(a.ownKey[:])
+		w.bytes(a.peerKey)
 		w.raw(a.replyID[:])
 		w.raw(a.reply)
 		w.stores(a.told)
@@ -92,14 +98,13 @@ func parseAccept(voucher [32]byte, b []byte) (*accept, error) {
 	a.created, a.reason = r.time(), r.str(255)
 	if r.flag() {
 		a.name, a.stores, a.promise, a.sealedAt = r.name(), r.stores(), r.key32(), r.time()
-		a.root, a.numberKey = r.key32(), r.key32()
+		a.root, a.numberKey, a.recovery, a.ownKey = r.key32(), r.key32(), r.key32(), r.key32()
+		a.peerKey = slices.Clone(r.bytes(sealed.PublicKeySize))
 		copy(a.replyID[:], r.raw(mailbox.IDSize))
 		a.reply = slices.Clone(r.raw(mailbox.BoxSize))
-		if len(r.b) > 0 { // not in rows of the first form
-			a.told = r.stores()
-			copy(a.tokens.id[:], r.raw(mailbox.IDSize))
-			a.tokens.key = r.key32()
-		}
+		a.told = r.stores()
+		copy(a.tokens.id[:], r.raw(mailbox.IDSize))
+		a.tokens.key = r.key32()
 	}
 	if a.state < acceptSeeking || a.state > acceptDelivered || (a.state == acceptReplying || a.state == acceptDelivered) && a.reply == nil {
 		r.bad = true
@@ -179,7 +184,7 @@ func (e *Engine) saveAccept(a *accept) error {
 func (e *Engine) failAccept(a *accept, reason string) {
 	old := *a
 	a.state, a.reason = acceptFailed, reason
-	a.reply, a.root, a.numberKey = nil, ratchet.Root{}, [32]byte{}
+	a.reply, a.root, a.numberKey, a.recovery, a.ownKey = nil, ratchet.Root{}, [32]byte{}, [32]byte{}, [32]byte{}
 	if err := e.saveAccept(a); err != nil {
 		e.log.Warn("ending the following of a link", "err", err)
 		*a = old // it is tried again
@@ -257,7 +262,11 @@ func (e *Engine) answer(a *accept, content []byte, now time.Time) error {
 	if err := e.rooms.AddCertificate(p.certificate); err != nil {
 		return fmt.Errorf("keep a contact's certificate: %w", err)
 	}
-	r := reply{name: e.self.Name, contribution: random32(), certificate: e.self.Certificate, stores: e.offered()}
+	own, err := sealed.Generate()
+	if err != nil {
+		return fmt.Errorf("make a key: %w", err)
+	}
+	r := reply{name: e.self.Name, contribution: random32(), recovery: own.Public().Bytes(), certificate: e.self.Certificate, stores: e.offered()}
 	answer, _, err := key.Seal(replyInfo(a.link.Voucher), r.marshal(e.self.Key, a.link.Voucher))
 	if err != nil {
 		return fmt.Errorf("seal a reply: %w", err)
@@ -274,6 +283,7 @@ func (e *Engine) answer(a *accept, content []byte, now time.Time) error {
 	next := *a
 	next.state, next.name, next.stores, next.promise, next.sealedAt = acceptReplying, p.name, p.stores, p.promise, now
 	next.root, next.numberKey, next.replyID, next.reply, next.told = s.root, s.numberKey, at.id, box[:], slices.Clone(r.stores)
+	next.recovery, next.ownKey, next.peerKey = s.recovery, [32]byte(own.Bytes()), slices.Clone(p.recovery)
 	next.tries, next.due = 0, now
 	next.tokens = tokensPlace(a.link.Voucher, p.replySecret)
 	if err := e.saveAccept(&next); err != nil {
@@ -327,9 +337,9 @@ func (e *Engine) deliverReply(a *accept) job {
 				}
 				next := *a
 				next.state, next.tries, next.due = acceptDelivered, 0, now.Add(e.jitter(p.Retransmit))
-				next.root, next.numberKey = ratchet.Root{}, [32]byte{} // the contact's rows have what follows from them
+				next.root, next.numberKey, next.recovery, next.ownKey = ratchet.Root{}, [32]byte{}, [32]byte{}, [32]byte{} // the contact's rows have what follows from them
 				row := contactRow{state: contactActive, created: now, voucher: a.link.Voucher, linkExpiry: a.link.Expiry, stores: a.stores, told: a.told,
-					numberKey: a.numberKey, promise: a.promise}
+					numberKey: a.numberKey, promise: a.promise, recoverySecret: a.recovery, ownKey: a.ownKey, peerKey: a.peerKey}
 				err := e.begin(newContact(a.name, row), a.root, a.sealedAt, func(txn store.Txn) error {
 					return txn.Set(store.Key(tableAccept, a.link.Voucher[:]), next.marshal())
 				})

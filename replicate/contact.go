@@ -5,11 +5,13 @@ package replicate
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
 	"tarn/crypto/onionid"
 	"tarn/crypto/ratchet"
+	"tarn/crypto/sealed"
 	"tarn/mailbox"
 	"tarn/store"
 )
@@ -45,6 +47,8 @@ type contact struct {
 	ackSent  [32]byte  // what the newest box acknowledged (acks)
 	recovery *recovery // one that is under way
 
+	recoveryDay uint32 // the day for which its places are in the engine's map
+
 	boxes     map[boxAt]*box    // unacknowledged
 	floorDue  time.Time         // when the peer is told (again) that we gave up a box it waits for
 	floorTold int               // how often it was
@@ -71,21 +75,27 @@ type contact struct {
 
 // contactRow is what is kept of a contact beside its streams.
 type contactRow struct {
-	state     contactState
-	initiator bool // we made the link
-	created   time.Time
-	lastHeard time.Time
-	voucher   [32]byte          // of the link that made the contact
-	stores    []mailbox.Address // where boxes for it are left
-	serial    uint64            // of the newest word about them
-	told      []mailbox.Address // our stores, as it was told
-	peerNext  uint64            // the lowest index of this epoch that the contact lacks, by its newest acknowledgement
-	numberKey [32]byte          // with the inviter's nonce it gives the number that people compare
-	promise   [32]byte          // acceptor: SHA-256 of that nonce, as the link's payload promised
-	number    string            // "" until the nonce is known
-	// Not in rows of the first form:
-	toldSerial uint64    // of the newest word about our stores
-	linkExpiry time.Time // of the link that made the contact
+	state      contactState
+	initiator  bool // we made the link
+	created    time.Time
+	lastHeard  time.Time
+	voucher    [32]byte          // of the link that made the contact
+	stores     []mailbox.Address // where boxes for it are left
+	serial     uint64            // of the newest word about them
+	told       []mailbox.Address // our stores, as it was told
+	peerNext   uint64            // the lowest index of this epoch that the contact lacks, by its newest acknowledgement
+	numberKey  [32]byte          // with the inviter's nonce it gives the number that people compare
+	promise    [32]byte          // acceptor: SHA-256 of that nonce, as the link's payload promised
+	number     string            // "" until the nonce is known
+	toldSerial uint64            // of the newest word about our stores
+	linkExpiry time.Time         // of the link that made the contact
+	// For recoveries, both ends': a secret of the first contact, our key, and the contact's public one.
+	recoverySecret [32]byte
+	ownKey         [sealed.PrivateKeySize]byte
+	peerKey        []byte
+	recovered      time.Time // of the newest request or answer that was taken
+	rescued        uint32    // the epoch that began by it
+	unsent         uint64    // outbox items that were given up since it was away too long
 }
 
 func (c *contactRow) marshal() []byte {
@@ -105,6 +115,12 @@ func (c *contactRow) marshal() []byte {
 	w.str(c.number)
 	w.uvarint(c.toldSerial)
 	w.time(c.linkExpiry)
+	w.raw(c.recoverySecret[:])
+	w.raw(c.ownKey[:])
+	w.bytes(c.peerKey)
+	w.time(c.recovered)
+	w.uvarint(uint64(c.rescued))
+	w.uvarint(c.unsent)
 	return w.b
 }
 
@@ -113,8 +129,14 @@ func parseContact(b []byte) (contactRow, error) {
 	r.version()
 	c := contactRow{state: contactState(r.u8()), initiator: r.flag(), created: r.time(), lastHeard: r.time(), voucher: r.key32(),
 		stores: r.stores(), serial: r.uvarint(), told: r.stores(), peerNext: r.uvarint(), numberKey: r.key32(), promise: r.key32(), number: r.str(32)}
-	if len(r.b) > 0 {
-		c.toldSerial, c.linkExpiry = r.uvarint(), r.time()
+	c.toldSerial, c.linkExpiry = r.uvarint(), r.time()
+	c.recoverySecret, c.ownKey = r.key32(), r.key32()
+	c.peerKey = slices.Clone(r.bytes(sealed.PublicKeySize))
+	c.recovered = r.time()
+	rescued := r.uvarint()
+	c.rescued, c.unsent = uint32(rescued), r.uvarint()
+	if rescued > math.MaxUint32 || len(c.peerKey) != 0 && len(c.peerKey) != sealed.PublicKeySize {
+		r.bad = true
 	}
 	if c.state != contactActive {
 		r.bad = true
@@ -189,8 +211,12 @@ func (e *Engine) load() error {
 	if err := e.kv.View(e.loadHealth); err != nil {
 		return err
 	}
+	if err := e.beginRecoveries(now); err != nil {
+		return err
+	}
 	for _, c := range e.contacts {
 		e.expect(c)
+		e.expectRecovery(c, now)
 		// Acknowledgements that waited when the node went down.
 		if c.ackSent != acks(c.head()) {
 			c.ackDue = now.Add(e.exp(e.profile.Load().AckDelay))
@@ -227,6 +253,15 @@ func (e *Engine) loadContact(r store.Reader, c *contact, now time.Time) error {
 	}
 	if c.pair, c.packed, c.ackSent, err = parseStreams(b); err != nil {
 		return fmt.Errorf("streams: %w", err)
+	}
+	switch b, err := r.Get(store.Key(tableRecovery, peer)); {
+	case err == nil:
+		if c.recovery, err = parseRecovery(b); err != nil {
+			return fmt.Errorf("recovery: %w", err)
+		}
+		c.recovery.box.due = now
+	case !errors.Is(err, store.ErrNotFound):
+		return err
 	}
 	if err := scanOf(r, tableBoxMeta, peer, func(k *store.KeyReader, v []byte) error {
 		epoch, index := k.Uint64(), k.Uint64()
@@ -297,7 +332,7 @@ func scanOf(r store.Reader, table byte, peer string, fn func(*store.KeyReader, [
 }
 
 // contactTables are those whose keys begin with a contact's name.
-var contactTables = []byte{tableContact, tableStreams, tableBoxMeta, tableBox, tableItem, tableFragment,
+var contactTables = []byte{tableContact, tableStreams, tableRecovery, tableBoxMeta, tableBox, tableItem, tableFragment,
 	tableInbox, tableAssembly, tableGiven, tableWant, tableTokens, tableCut}
 
 // erase deletes all rows of a contact but its outbox and what was received and not worked off yet (keepInbox).

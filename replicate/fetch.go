@@ -33,6 +33,8 @@ type ref struct {
 	at      boxAt
 	invite  *invite // instead of a contact: the reply to a link of ours
 	loop    *loop   // or: a box of our own
+
+	recovery *place // of a contact: a request for new streams, or an answer
 }
 
 // todo is a box that a digest listed for us.
@@ -260,6 +262,8 @@ func (e *Engine) fetch(st *depot, t *todo) job {
 					err = e.closeLoop(t, got)
 				case t.invite != nil:
 					err = e.openReply(st, t, got)
+				case t.recovery != nil:
+					err = e.openRecovery(st, t, got)
 				default:
 					err = e.openBox(st, t, got)
 				}
@@ -336,6 +340,8 @@ func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plain
 	}
 	plan := e.planInbox(c, t.at, fragments, now)
 	peer := string(c.name)
+	// The answer to a recovery was read.
+	rescued := turned && c.recovery != nil && p.Epoch() == c.rescued
 	// The contact's first box: it has read our reply.
 	var followed *accept
 	if !c.initiator {
@@ -347,6 +353,11 @@ func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plain
 		}
 		if followed != nil {
 			if err := txn.Delete(store.Key(tableAccept, c.voucher[:])); err != nil {
+				return err
+			}
+		}
+		if rescued {
+			if err := txn.Delete(store.Key(tableRecovery, peer)); err != nil {
 				return err
 			}
 		}
@@ -364,6 +375,10 @@ func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plain
 		c.highAcked, c.floorTold = 0, 0
 	}
 	e.moved(c, old)
+	if rescued {
+		c.recovery = nil
+		e.renewed(c, now)
+	}
 	plan.apply()
 	if followed != nil {
 		delete(e.accepts, c.voucher)

@@ -52,6 +52,7 @@ type payload struct {
 	promise     [32]byte // SHA-256 of the nonce that the inviter shows after the reply
 	replySecret [32]byte
 	key         []byte // hybrid public key, made for this link
+	recovery    []byte // hybrid public key, made for the contact: recoveries are sealed to it
 	certificate onionid.Certificate
 	stores      []mailbox.Address
 }
@@ -65,6 +66,7 @@ func (p *payload) marshal(key ed25519.PrivateKey) []byte {
 	w.raw(p.promise[:])
 	w.raw(p.replySecret[:])
 	w.raw(p.key)
+	w.raw(p.recovery)
 	w.bytes(p.certificate.Bytes())
 	w.stores(p.stores)
 	return append(w.b, ed25519.Sign(key, append([]byte(labelPayload), w.b...))...)
@@ -101,14 +103,16 @@ func parsePayload(b []byte) (*payload, error) {
 	}
 	p.expiry = time.Unix(int64(min(secs, maxUnix)), 0)
 	p.promise, p.replySecret = r.key32(), r.key32()
-	p.key = r.raw(sealed.PublicKeySize)
+	p.key, p.recovery = r.raw(sealed.PublicKeySize), r.raw(sealed.PublicKeySize)
 	cert := r.bytes(maxCertificate)
 	p.stores = r.stores()
 	if r.end() != nil || len(p.stores) == 0 {
 		return nil, fmt.Errorf("%w: form", ErrPayload)
 	}
-	if _, err := sealed.ParsePublicKey(p.key); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrPayload, err)
+	for _, k := range [][]byte{p.key, p.recovery} {
+		if _, err := sealed.ParsePublicKey(k); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrPayload, err)
+		}
 	}
 	if p.certificate, err = parseCertificateOf(name, cert); err != nil {
 		return nil, err
@@ -131,6 +135,7 @@ func parseCertificateOf(name onionid.Name, b []byte) (onionid.Certificate, error
 type reply struct {
 	name         onionid.Name
 	contribution [32]byte // random: the root's secret part
+	recovery     []byte   // as the payload's
 	certificate  onionid.Certificate
 	stores       []mailbox.Address
 }
@@ -140,6 +145,7 @@ func (p *reply) marshal(key ed25519.PrivateKey, voucher [32]byte) []byte {
 	w.u8(contactVersion)
 	w.raw(key.Public().(ed25519.PublicKey))
 	w.raw(p.contribution[:])
+	w.raw(p.recovery)
 	w.bytes(p.certificate.Bytes())
 	w.stores(p.stores)
 	return append(w.b, ed25519.Sign(key, slices.Concat([]byte(labelReply), voucher[:], w.b))...)
@@ -151,11 +157,14 @@ func parseReply(b []byte, voucher [32]byte) (*reply, error) {
 		return nil, err
 	}
 	r := reader{b: body}
-	p := &reply{name: name, contribution: r.key32()}
+	p := &reply{name: name, contribution: r.key32(), recovery: r.raw(sealed.PublicKeySize)}
 	cert := r.bytes(maxCertificate)
 	p.stores = r.stores()
 	if r.end() != nil || len(p.stores) == 0 {
 		return nil, fmt.Errorf("%w: form", ErrPayload)
+	}
+	if _, err := sealed.ParsePublicKey(p.recovery); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrPayload, err)
 	}
 	p.certificate, err = parseCertificateOf(name, cert)
 	return p, err
@@ -227,6 +236,7 @@ func (p place) open(box *[mailbox.BoxSize]byte) ([]byte, error) {
 type shared struct {
 	root      ratchet.Root
 	numberKey [32]byte
+	recovery  [32]byte
 }
 
 // agree derives it: the secret is the acceptor's contribution, which only the holder of the link's hybrid key can
@@ -251,6 +261,7 @@ func agree(voucher, replySecret, contribution [32]byte, inviter, acceptor onioni
 	return shared{
 		root:      ratchet.Root(derive(secret, transcript, labelRoot, 32)),
 		numberKey: [32]byte(derive(secret, transcript, labelNumberKey, 32)),
+		recovery:  [32]byte(derive(secret, transcript, labelRecoverySecret, 32)),
 	}, nil
 }
 

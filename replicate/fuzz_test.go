@@ -23,6 +23,14 @@ func testIdentity(n byte) Identity {
 	return Identity{key, c.Server, c}
 }
 
+func testRecovery(n byte) *sealed.PrivateKey {
+	key, err := sealed.ParsePrivateKey(bytes.Repeat([]byte{n}, sealed.PrivateKeySize))
+	if err != nil {
+		panic(err)
+	}
+	return key
+}
+
 func testPayload(t testing.TB) ([]byte, *sealed.PrivateKey) {
 	key, err := sealed.ParsePrivateKey(bytes.Repeat([]byte{7}, sealed.PrivateKeySize))
 	if err != nil {
@@ -30,13 +38,13 @@ func testPayload(t testing.TB) ([]byte, *sealed.PrivateKey) {
 	}
 	id := testIdentity(1)
 	p := payload{name: id.Name, expiry: time.Unix(1_900_000_000, 0), promise: promiseOf([32]byte{1}), replySecret: [32]byte{2},
-		key: key.Public().Bytes(), certificate: id.Certificate, stores: []mailbox.Address{{Onion: testIdentity(9).Name}}}
+		key: key.Public().Bytes(), recovery: testRecovery(8).Public().Bytes(), certificate: id.Certificate, stores: []mailbox.Address{{Onion: testIdentity(9).Name}}}
 	return p.marshal(id.Key), key
 }
 
 func testReply() []byte {
 	id := testIdentity(2)
-	r := reply{name: id.Name, contribution: [32]byte{3}, certificate: id.Certificate, stores: []mailbox.Address{{Onion: testIdentity(9).Name}}}
+	r := reply{name: id.Name, contribution: [32]byte{3}, recovery: testRecovery(9).Public().Bytes(), certificate: id.Certificate, stores: []mailbox.Address{{Onion: testIdentity(9).Name}}}
 	return r.marshal(id.Key, [32]byte{5})
 }
 
@@ -138,14 +146,14 @@ func TestPayloadAndReplyAreBoundToTheirMakers(t *testing.T) {
 func FuzzParseRows(f *testing.F) {
 	now := time.UnixMilli(1_800_000_000_123)
 	st := []mailbox.Address{{Onion: testIdentity(9).Name}}
-	c := contactRow{state: contactActive, initiator: true, created: now, lastHeard: now, stores: st, told: st, serial: 3, peerNext: 9, number: "123 456"}
+	c := contactRow{state: contactActive, initiator: true, created: now, lastHeard: now, stores: st, told: st, serial: 3, peerNext: 9, number: "123 456", peerKey: testRecovery(9).Public().Bytes(), recovered: now, rescued: 7}
 	b := box{id: mailbox.BoxID{1}, created: now, eliciting: true, carried: []uint64{1, 2, 3}}
 	p := piece{Fragment: bundle.Fragment{Type: 1, ID: [16]byte{1}, Index: 1, Count: 3, Data: []byte("x")}, received: now}
 	in := inboxRow{received: now, kind: 1, data: []byte("data")}
 	w := want{wantKey: wantKey{"!r:x", "$e"}}
 	td := todo{listed: now}
 	_, key := testPayload(f)
-	iv := invite{created: now, expiry: now, store: st[0], key: key, payload: []byte("payload")}
+	iv := invite{created: now, expiry: now, store: st[0], key: key, recovery: testRecovery(8), payload: []byte("payload")}
 	ac := accept{state: acceptReplying, link: Link{Store: st[0], Expiry: now}, created: now, name: st[0].Onion, stores: st, sealedAt: now, reply: make([]byte, mailbox.BoxSize)}
 	s := ratchet.NewPair(ratchet.Root{1}, 0, true, now)
 	for kind, row := range [][]byte{c.marshal(), b.marshal(), p.marshal(), in.marshal(), w.marshal(), td.marshal(), iv.marshal(), ac.marshal(),

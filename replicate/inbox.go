@@ -10,6 +10,7 @@ import (
 
 	"tarn/bundle"
 	"tarn/crypto/onionid"
+	"tarn/mailbox"
 	"tarn/matrix"
 	"tarn/room"
 	"tarn/store"
@@ -371,6 +372,9 @@ func (e *Engine) assemble(c *contact, id [16]byte) (bundle.Record, error) {
 // expire drops what waited too long: unfinished records, links that nobody used. The caller holds mu.
 func (e *Engine) expire(now time.Time) {
 	for _, c := range e.contacts {
+		if c.recoveryDay != mailbox.Epoch(now) {
+			e.expectRecovery(c, now)
+		}
 		for id, a := range c.partial {
 			if a.done || now.Sub(a.first) < keepFailing {
 				continue

@@ -98,6 +98,9 @@ func (e *Engine) seal(c *contact, f *filling, w *where, now time.Time) (job, boo
 }
 
 func (e *Engine) commitBox(c *contact, plaintext []byte, f *filling, now time.Time) (*box, *[mailbox.BoxSize]byte, error) {
+	if c.lost() {
+		return nil, nil, ErrRestored
+	}
 	slot, next := f.pair.Next()
 	sealed := slot.Seal(plaintext)
 	if len(sealed) != mailbox.BoxSize {
@@ -265,7 +268,7 @@ func (e *Engine) rewrite(c *contact, bx *box, w *where, now time.Time) (job, boo
 		return job{}, false
 	}
 	overtaken := c.highAcked > bx.index && bx.epoch == c.pair.Epoch() || c.highAcked > 0 && bx.epoch < c.pair.Epoch()
-	lost := bx.exists >= existsLimit || bx.attempts >= skippedLimit && overtaken
+	lost := c.unreadable(bx) || bx.exists >= existsLimit || bx.attempts >= skippedLimit && overtaken
 	if lost && c.roomForBox(maxReseal) {
 		plaintext := make([]byte, bundle.Size)
 		copy(plaintext, row[mailbox.BoxSize:])
@@ -280,6 +283,9 @@ func (e *Engine) rewrite(c *contact, bx *box, w *where, now time.Time) (job, boo
 // reseal gives a box up under its index and seals its plaintext under the next one, in one Update. The head in it is
 // old; that is no matter: what it says of an epoch only grows, and of one that is over it is not listened to. A later box's head tells the peer to wait for the old one no longer.
 func (e *Engine) reseal(c *contact, old *box, plaintext []byte, w *where, now time.Time) (job, bool) {
+	if c.lost() {
+		return job{}, false
+	}
 	slot, next := c.pair.Next()
 	sealed := slot.Seal(plaintext)
 	bx := &box{boxAt: boxAt{slot.Epoch, slot.Index}, id: slot.ID, place: slot.Place(), created: old.created, eliciting: old.eliciting, carried: old.carried, failures: old.failures}

@@ -34,6 +34,7 @@ type invite struct {
 	store       mailbox.Address
 	deposited   time.Time // zero: not yet
 	key         *sealed.PrivateKey
+	recovery    *sealed.PrivateKey // for the contact that it becomes
 	nonce       [32]byte
 	replySecret [32]byte
 	payload     []byte
@@ -52,6 +53,7 @@ func (in *invite) marshal() []byte {
 	w.str(string(in.store.Onion))
 	w.time(in.deposited)
 	w.raw(in.key.Bytes())
+	w.raw(in.recovery.Bytes())
 	w.raw(in.nonce[:])
 	w.raw(in.replySecret[:])
 	w.bytes(in.payload)
@@ -63,7 +65,7 @@ func parseInvite(voucher [32]byte, b []byte) (*invite, error) {
 	r := reader{b: b}
 	r.version()
 	in := &invite{voucher: voucher, created: r.time(), expiry: r.time(), store: mailbox.Address{Onion: r.name()}, deposited: r.time()}
-	key := r.raw(sealed.PrivateKeySize)
+	key, recovery := r.raw(sealed.PrivateKeySize), r.raw(sealed.PrivateKeySize)
 	in.nonce, in.replySecret = r.key32(), r.key32()
 	in.payload = slices.Clone(r.bytes(mailbox.PayloadSize))
 	in.failed = r.str(255)
@@ -72,6 +74,9 @@ func parseInvite(voucher [32]byte, b []byte) (*invite, error) {
 	}
 	var err error
 	if in.key, err = sealed.ParsePrivateKey(key); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRow, err)
+	}
+	if in.recovery, err = sealed.ParsePrivateKey(recovery); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRow, err)
 	}
 	return in, nil
@@ -99,6 +104,10 @@ func (e *Engine) Invite(ctx context.Context, life time.Duration) (Link, error) {
 	if err != nil {
 		return Link{}, fmt.Errorf("make a link: %w", err)
 	}
+	recovery, err := sealed.Generate()
+	if err != nil {
+		return Link{}, fmt.Errorf("make a link: %w", err)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.own) == 0 {
@@ -108,10 +117,10 @@ func (e *Engine) Invite(ctx context.Context, life time.Duration) (Link, error) {
 		return Link{}, ErrTooMany
 	}
 	now := time.Now()
-	in := &invite{created: now, expiry: time.Unix(now.Add(life).Unix(), 0), store: e.offered()[e.rng.IntN(len(e.offered()))], key: key,
+	in := &invite{created: now, expiry: time.Unix(now.Add(life).Unix(), 0), store: e.offered()[e.rng.IntN(len(e.offered()))], key: key, recovery: recovery,
 		nonce: random32(), replySecret: random32(), due: now}
 	p := payload{name: e.self.Name, expiry: in.expiry, promise: promiseOf(in.nonce), replySecret: in.replySecret,
-		key: key.Public().Bytes(), certificate: e.self.Certificate, stores: e.offered()}
+		key: key.Public().Bytes(), recovery: recovery.Public().Bytes(), certificate: e.self.Certificate, stores: e.offered()}
 	in.payload = p.marshal(e.self.Key)
 	in.voucher = sha256.Sum256(in.payload)
 	if err := e.kv.Update(func(txn store.Txn) error {
@@ -227,7 +236,7 @@ func (e *Engine) openReply(st *depot, t *todo, got *[mailbox.BoxSize]byte) error
 	}
 	now := time.Now()
 	row := contactRow{state: contactActive, initiator: true, created: now, lastHeard: now, voucher: in.voucher, linkExpiry: in.expiry, stores: r.stores,
-		told: p.stores, numberKey: s.numberKey, promise: promiseOf(in.nonce), number: numberOf(s.numberKey, in.nonce)}
+		recoverySecret: s.recovery, ownKey: [32]byte(in.recovery.Bytes()), peerKey: slices.Clone(r.recovery), told: p.stores, numberKey: s.numberKey, promise: promiseOf(in.nonce), number: numberOf(s.numberKey, in.nonce)}
 	hello := append([]byte{byte(typeHello)}, in.nonce[:]...)
 	err = e.begin(newContact(r.name, row), s.root, t.listed, func(txn store.Txn) error {
 		return errors.Join(
@@ -311,6 +320,7 @@ func (e *Engine) begin(c *contact, root ratchet.Root, since time.Time, more func
 		st.follow.saved = min(st.follow.saved, b)
 	}
 	e.expect(c)
+	e.expectRecovery(c, time.Now())
 	e.reroute()
 	return nil
 }
@@ -336,7 +346,9 @@ func (e *Engine) loadFirstContacts(r store.Reader) error {
 			return err
 		}
 		e.invites[in.voucher] = in
-		e.expected[in.reply().id.Handle()] = ref{invite: in}
+		if in.failed == "" { // else its answer is of no use, or begins streams that were in use before a backup was restored
+			e.expected[in.reply().id.Handle()] = ref{invite: in}
+		}
 		return nil
 	}); err != nil {
 		return err

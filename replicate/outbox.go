@@ -152,7 +152,7 @@ func (e *Engine) choosePut(w *where, now time.Time) (job, bool) {
 	}
 	e.rng.Shuffle(len(reachable), func(i, j int) { reachable[i], reachable[j] = reachable[j], reachable[i] })
 	for _, c := range reachable {
-		if !c.roomForBox(maxUnacked) || w.aimNext(c) == nil {
+		if c.lost() || !c.roomForBox(maxUnacked) || w.aimNext(c) == nil {
 			continue
 		}
 		if now.After(c.headsDue) && !c.headsDue.IsZero() && c.waits() < maxSummaries {
@@ -194,6 +194,11 @@ func (c *contact) gaveUp(now time.Time) bool {
 
 // putFor finds a box for one contact: a rewrite that is due, or something new; by lot if there is both.
 func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
+	if c.recovery != nil {
+		if j, ok := e.putRecovery(c, w, now); ok || c.lost() {
+			return j, ok
+		}
+	}
 	due := c.dueBox(w, now)
 	next := w.aimNext(c) != nil
 	fresh := next && c.roomForBox(maxUnacked) && e.hasNew(c, now)

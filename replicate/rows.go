@@ -35,6 +35,7 @@ const (
 	tableGuard    = store.TableContact + 0xf  // mailbox → guardRow: a courier of ours, or one that was replaced for cause
 	tableHealth   = store.TableContact + 0x10 // mailbox → healthRow: a store that is not used any more, and why
 	tableDrain    = store.TableContact + 0x11 // mailbox → when it ceased to be one of our own: it is read until its boxes are gone
+	tableRestored = store.TableContact + 0x12 // nothing: the database was restored from a backup, and the recoveries are not begun
 	tableTokenBox = store.TableContact + 0x17 // voucher → linkPurse: the first tokens for who follows a link of ours
 	tablePurse    = store.TableContact + 0x18 // store → account: ours, with it
 	tableChunk    = store.TableContact + 0x19 // store, day, serial → chunkRow: tokens

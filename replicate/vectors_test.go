@@ -32,6 +32,7 @@ func TestVectorsOfAFirstContact(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	rescue := recoveryPlace(s.recovery, true, 20000, 1)
 	sum := sha256.Sum256(box[:])
 	got := map[string]string{
 		"inviter onion seed":                 hex.EncodeToString(bytes.Repeat([]byte{1}, 32)),
@@ -50,6 +51,9 @@ func TestVectorsOfAFirstContact(t *testing.T) {
 		"contribution":                       hex.EncodeToString(append([]byte{3}, make([]byte, 31)...)),
 		"root":                               hex.EncodeToString(s.root[:]),
 		"number key":                         hex.EncodeToString(s.numberKey[:]),
+		"recovery secret":                    hex.EncodeToString(s.recovery[:]),
+		"recovery id (initiator, 20000, 1)":  hex.EncodeToString(rescue.id[:]),
+		"recovery key (initiator, 20000, 1)": hex.EncodeToString(rescue.key[:]),
 		"nonce":                              hex.EncodeToString(nonce[:]),
 		"number":                             numberOf(s.numberKey, nonce),
 	}
