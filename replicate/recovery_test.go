@@ -85,7 +85,7 @@ func TestARestoredBackupHealsByItselfAndReusesNoIndex(t *testing.T) {
 				kept := map[*node]int{a: len(a.rooms.bodies(lounge)), b: len(b.rooms.bodies(lounge))}
 				w.has(b, lounge, n, time.Minute)
 				say(100) // more than an epoch
-				time.Sleep(3 * time.Hour)
+				time.Sleep(30 * time.Minute)
 				// Something that the restored node wrote, and that nobody has read, is lost with it; what the others
 				// wrote is not.
 				late := 0
@@ -158,9 +158,9 @@ func TestARestoredNodeUsesNoLinkOfBefore(t *testing.T) {
 		b.rooms.join(lounge, a.name(), b.name())
 		talk(t, w, a, b, 3, time.Hour)
 		a.restore(old)
-		time.Sleep(2 * time.Hour)
+		time.Sleep(20 * time.Minute)
 		a.restore(a.backup()) // and once more
-		time.Sleep(2 * time.Hour)
+		time.Sleep(20 * time.Minute)
 		if st := a.state(b.name()); st == Active {
 			t.Error("the link's answer was read a second time")
 		}
