@@ -29,6 +29,8 @@ func main() {
 		{Name: "cut", Args: "[--undo] CONTACT", Does: "give a contact no more tokens for your mailboxes", Run: cmdCut},
 		{Name: "tokens", Does: "show the mailboxes that want tokens, and how many there are", Run: cmdTokens},
 		{Name: "mailbox add", Args: "LINE", Does: "use a mailbox: the line that `mailbox address` prints", Run: cmdMailboxAdd},
+		{Name: "backup", Args: "FILE [--passphrase-stdin]", Does: "write everything that makes the node into one sealed file", Run: cmdBackup},
+		{Name: "restore", Args: "FILE [--dir DIR]", Does: "make a node of a backup, in an empty folder", Run: cmdRestore},
 		{Name: "user add", Args: "NAME [--password-stdin]", Does: "make an account", Run: cmdUserAdd},
 		{Name: "user lock", Args: "NAME", Does: "let a user do nothing but log out", Run: cmdStanding("user lock", account.Standing{Locked: true}, "Locked. The sessions are kept for when you free the account.")},
 		{Name: "user suspend", Args: "NAME", Does: "let a user read and leave, nothing else", Run: cmdStanding("user suspend", account.Standing{Suspended: true}, "Suspended.")},

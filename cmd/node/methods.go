@@ -63,6 +63,7 @@ func (n *node) methods() map[string]control.Handler {
 		"user standing": method(n.setStanding),
 		"cut":           method(n.cut),
 		"tokens":        method(func(context.Context, struct{}) (tokensResult, error) { return n.tokens(), nil }),
+		"backup":        method(n.backup),
 	}
 }
 
