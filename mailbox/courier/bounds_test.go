@@ -489,7 +489,7 @@ func TestKeysChangeUnderASession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorldOf(t, 10*time.Minute, nil) // few pages: each costs real work
 		w.connect()
-		for range 5 * 24 {
+		for range 3 * 24 {
 			time.Sleep(time.Hour)
 			p, err := w.client.SealPut(nothing, 0)
 			if errors.Is(err, mailbox.ErrNoDescriptor) {
@@ -518,8 +518,8 @@ func TestKeysChangeUnderASession(t *testing.T) {
 		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if n := len(w.pages); n < 5*144-25 { // none in the hours whose frame follows nothing
-			t.Errorf("%d pages were pushed in five days", n)
+		if n := len(w.pages); n < 3*144-20 { // none in the hours whose frame follows nothing
+			t.Errorf("%d pages were pushed in three days", n)
 		}
 	})
 }

@@ -291,7 +291,7 @@ func TestBytesOfADay(t *testing.T) {
 		rng := rand.New(rand.NewPCG(3, 4))
 		var halves []*mailbox.Half
 		sent := 0
-		for time.Since(began) < time.Hour {
+		for time.Since(began) < 20*time.Minute {
 			time.Sleep(time.Duration(rng.ExpFloat64() * float64(10*time.Second)))
 			put, err := c.SealPut(nothing, time.Duration(rng.ExpFloat64()*float64(2*time.Second)))
 			must(t, err)
@@ -308,9 +308,11 @@ func TestBytesOfADay(t *testing.T) {
 			t.Errorf("%d bytes up for %d frames", up, sent)
 		}
 		pushes := (down - uint64(sent)*mailbox.DownFrameSize) / mailbox.PageFrameSize
-		if down != uint64(sent)*mailbox.DownFrameSize+pushes*mailbox.PageFrameSize || pushes < 360 || pushes > 370 {
+		if down != uint64(sent)*mailbox.DownFrameSize+pushes*mailbox.PageFrameSize || pushes < 120 || pushes > 135 {
 			t.Errorf("%d bytes down for %d frames", down, sent)
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		day := float64(up+down) / float64(sent) * 8640 / 1e6
 		t.Logf("%d frames, %d pushes with %d pages: %.1f MB a day", sent, pushes, pages, day)
 		if day < 173*0.95 || day > 173*1.05 {
@@ -322,8 +324,8 @@ func TestBytesOfADay(t *testing.T) {
 				t.Errorf("half %d: %v", i, err)
 			}
 		}
-		if pages < 355 {
-			t.Errorf("%d pages were pushed in an hour", pages)
+		if pages < 115 {
+			t.Errorf("%d pages were pushed in twenty minutes", pages)
 		}
 	})
 }
