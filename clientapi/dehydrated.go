@@ -68,14 +68,20 @@ func (a *API) deleteDehydrated(c *call) (any, error) {
 	return map[string]any{"device_id": id}, nil
 }
 
-// dehydratedEvents: POST /dehydrated_device/{device}/events: what came for it, in pieces. Nothing is forgotten by reading:
+// dehydratedEvents: GET /dehydrated_device/{device}/events?from=, which ends without a next_batch, and POST with next_batch
+// in the body, as the MSC had it first, which ends with no events: what came for it, in pieces. Nothing is forgotten by reading:
 // rehydration may be broken off; the device goes with its events when the client makes another one.
 func (a *API) dehydratedEvents(c *call) (any, error) {
 	var q struct {
 		Next string `json:"next_batch"`
 	}
-	if err := c.decode(&q); err != nil {
-		return nil, err
+	if c.limit > 0 {
+		if err := c.decode(&q); err != nil {
+			return nil, err
+		}
+	}
+	if s := c.query("from"); s != "" {
+		q.Next = s
 	}
 	var since store.Pos
 	if q.Next != "" {
@@ -99,5 +105,9 @@ func (a *API) dehydratedEvents(c *call) (any, error) {
 	if !more {
 		last = upTo
 	}
-	return map[string]any{"events": append([]json.RawMessage{}, events...), "next_batch": token(last)}, nil
+	out := map[string]any{"events": append([]json.RawMessage{}, events...)}
+	if more || c.limit > 0 {
+		out["next_batch"] = token(last)
+	}
+	return out, nil
 }

@@ -95,6 +95,7 @@ var table = []route{
 	{"PUT", root, dehydratedPath, user, largeBody, (*API).putDehydrated},
 	{"GET", root, dehydratedPath, user, 0, (*API).getDehydrated},
 	{"DELETE", root, dehydratedPath, user, 0, (*API).deleteDehydrated},
+	{"GET", root, dehydratedPath + "/{device}/events", user, 0, (*API).dehydratedEvents},
 	{"POST", root, dehydratedPath + "/{device}/events", user, smallBody, (*API).dehydratedEvents},
 	{"POST", old, "/room_keys/version", user, smallBody, (*API).createBackup},
 	{"GET", old, "/room_keys/version", user, 0, (*API).backupVersion},

@@ -208,6 +208,58 @@ async function play() {
     assert.deepEqual((await alice.publicRooms({ limit: 20 })).chunk, []);
     await alice.setAccountData("im.vector.setting.breadcrumbs", { recent_rooms: [room] });
     step("settings");
+
+    const body = new Uint8Array(200_000).map((_, i) => i * 7);
+    const file = await alice.uploadContent(body, { name: "a.bin", type: "application/octet-stream" });
+    const get = (url, from) => trace.fetch(url, { headers: { Authorization: `Bearer ${from.getAccessToken()}` } });
+    const back = await get(bob.mxcUrlToHttp(file.content_uri, undefined, undefined, undefined, false, true, true), bob);
+    assert.deepEqual(new Uint8Array(await back.arrayBuffer()), body, "a file comes back");
+    // 1 by 1 pixel
+    const png = Uint8Array.from(atob("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="), (c) => c.charCodeAt(0));
+    const picture = await alice.uploadContent(png, { name: "a.png", type: "image/png" });
+    const small = await get(bob.mxcUrlToHttp(picture.content_uri, 96, 96, "crop", false, true, true), bob);
+    assert.match(small.headers.get("content-type"), /^image\//);
+    assert.ok((await alice.getMediaConfig(true))["m.upload.size"] > 0);
+    step("files and thumbnails");
+
+    await alice.setPresence({ presence: "unavailable", status_msg: "at lunch" });
+    assert.equal((await bob.getPresence(a)).status_msg, "at lunch");
+    await until("bob sees alice's presence", () => bob.getUser(a)?.presenceStatusMsg === "at lunch", [bob, sdk.UserEvent.Presence], ...anything(bob));
+    assert.ok(await alice.doesServerSupportExtendedProfiles());
+    await alice.setExtendedProfileProperty("m.tz", "Europe/Berlin");
+    assert.equal(await bob.getExtendedProfileProperty(a, "m.tz"), "Europe/Berlin");
+    await bob.setIgnoredUsers([a]);
+    await until("the ignored user", () => bob.isUserIgnored(a), [bob, ClientEvent.AccountData]);
+    await bob.setIgnoredUsers([]);
+    const plain = (await bob.createRoom({ preset: "private_chat", invite: [a] })).room_id;
+    await alice.joinRoom(plain);
+    await bob.sendMessage(plain, { msgtype: "m.text", body: "alice?", "m.mentions": { user_ids: [a] } });
+    await until("the count of a mention", () => alice.getRoom(plain)?.getUnreadNotificationCount("highlight") === 1, ...anything(alice), [alice, RoomEvent.UnreadNotifications]);
+    const { notifications } = await alice.http.authedRequest("GET", "/notifications", { only: "highlight" });
+    assert.equal(notifications[0].event.content.body, "alice?");
+    step("presence, profile fields, ignored users, unread counts");
+
+    const { login_token } = await alice.requestLoginToken({ type: "m.login.password", identifier: { type: "m.id.user", user: a }, password });
+    const handed = await sdk.createClient({ baseUrl: node.url, fetchFn: trace.fetch }).loginRequest({ type: "m.login.token", token: login_token });
+    assert.equal(handed.user_id, a);
+    step("a login by a token from another device");
+
+    assert.ok(await alice.getCrypto().isDehydrationSupported());
+    await alice.getCrypto().startDehydration({ createNewKey: true });
+    await until("bob knows the dehydrated device", async () => [...((await bob.getCrypto().getUserDeviceInfo([a])).get(a)?.values() ?? [])].some((d) => d.dehydrated),
+        [bob, CryptoEvent.DevicesUpdated], ...anything(bob));
+    await bob.sendTextMessage(room, "for whoever comes later");
+    const later = await person("alice", secrets.alice);
+    assert.ok(await later.getCrypto().userHasCrossSigningKeys(a, true));
+    await later.getCrypto().bootstrapCrossSigning({ authUploadDeviceSigningKeys: async () => assert.fail("no new keys are due") });
+    let opened;
+    later.on(CryptoEvent.RehydrationCompleted, () => (opened = "ok"));
+    later.on(CryptoEvent.RehydrationError, (why) => (opened = why));
+    await later.getCrypto().startDehydration();
+    await until("the dehydrated device is opened", () => opened, [later, CryptoEvent.RehydrationCompleted]);
+    assert.equal(opened, "ok");
+    await until("what came for the dehydrated device can be read", () => texts(later, room).includes("for whoever comes later"), ...anything(later));
+    step("a dehydrated device takes keys for one that comes later");
 }
 
 let failure;
