@@ -231,6 +231,7 @@ func (e *Engine) sessionParams(p *Profile, g *guard) SessionParams {
 // chooseCouriers fills the node's couriers up to two, and replaces those whose time is over or who do not do their work.
 // The caller holds mu.
 func (e *Engine) chooseCouriers(now time.Time) {
+	var ended []mailbox.Address // not drawn again at once
 	for i := 0; i < len(e.guards); i++ {
 		g := e.guards[i]
 		cause := e.causeAgainst(g, now)
@@ -238,7 +239,7 @@ func (e *Engine) chooseCouriers(now time.Time) {
 		if cause == "" && !over {
 			continue
 		}
-		other := e.candidate(now, g)
+		other := e.candidate(now, g, ended)
 		if other == (mailbox.Address{}) {
 			if over && cause == "" {
 				g.until = now.Add(e.guardLife()) // there is no other
@@ -252,10 +253,11 @@ func (e *Engine) chooseCouriers(now time.Time) {
 			e.log.Warn("a courier is replaced", "cause", cause)
 		}
 		e.retire(g)
+		ended = append(ended, g.address)
 		i--
 	}
 	for len(e.guards) < guards {
-		a := e.candidate(now, nil)
+		a := e.candidate(now, nil, ended)
 		if a == (mailbox.Address{}) {
 			return
 		}
@@ -303,13 +305,13 @@ func (e *Engine) saveGuard(g *guard) bool {
 // candidate draws a courier that is not in use: of those that are known, the ones of an operator who is neither the other
 // courier's nor a known store's, if there are any; then those of another operator than the other courier's; but none that
 // shares its operator with all of our own stores: with that one the requests of a session could be told apart, and direct
-// mode is better. The zero address: there is none. leaving is the one whose place it takes.
-func (e *Engine) candidate(now time.Time, leaving *guard) mailbox.Address {
+// mode is better. The zero address: there is none. leaving is the one whose place it takes, not are never drawn.
+func (e *Engine) candidate(now time.Time, leaving *guard, not []mailbox.Address) mailbox.Address {
 	known := e.knownCouriers()
 	var best []mailbox.Address
 	class := 0
 	for _, a := range known {
-		if slices.ContainsFunc(e.guards, func(g *guard) bool { return g.address == a }) ||
+		if slices.Contains(not, a) || slices.ContainsFunc(e.guards, func(g *guard) bool { return g.address == a }) ||
 			slices.ContainsFunc(e.retired, func(g *guard) bool { return g.address == a && now.Sub(g.retired) < guardRetired }) {
 			continue
 		}

@@ -38,6 +38,7 @@ type seenFrame struct {
 	node               onionid.Name
 	put, get           mailbox.Address
 	putDelay, getDelay time.Duration
+	courier            mailbox.Address // the courier's; set by watchedFrames
 }
 
 func (w *world) courier(n byte) *fakeCourier {

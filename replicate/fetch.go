@@ -45,6 +45,7 @@ type todo struct {
 	span      time.Duration // of that page; 0 after a restart
 	place     [32]byte      // of one that is looked for unlisted
 	tries     int
+	failures  int // to get any answer
 	notBefore time.Time
 	busy      bool
 }
@@ -272,8 +273,11 @@ func (e *Engine) fetch(st *depot, t *todo) job {
 				return
 			}
 			if !errors.Is(err, errBadBox) {
-				// The store's or the disk's fault: the box stays due, a little later.
-				t.notBefore = time.Now().Add(e.jitter(e.profile.Load().Frame))
+				// The store's, the courier's or the disk's fault: the box stays due, later and later. Who repeats at once
+				// shows a courier that drops answers which of its GETs were for something.
+				p := e.profile.Load()
+				t.failures++
+				t.notBefore = time.Now().Add(e.jitter(backoff(p.Frame, t.failures-1, p.Retransmit)))
 				return
 			}
 			t.tries++

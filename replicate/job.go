@@ -138,7 +138,13 @@ func (e *Engine) prepareRead(s *frameSlot, p *Profile, h *half, now time.Time) j
 	if len(ready) == 0 {
 		return getNothing(s.own[s.frameDraw.own%uint64(len(s.own))])
 	}
-	if late := keep(ready, func(d *depot) bool { return e.behind(d, p, now) }); len(late) > 0 && s.digest < catchUp {
+	if late := keep(ready, func(d *depot) bool {
+		share := catchUp
+		if d.lastFail.After(d.lastOK) {
+			share /= 10 // it will not answer this time either
+		}
+		return s.digest < share && e.behind(d, p, now)
+	}); len(late) > 0 {
 		d := late[s.frameDraw.own%uint64(len(late))]
 		if j, ok := e.chooseDigest(d, now); ok {
 			j.store = d

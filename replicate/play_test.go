@@ -32,6 +32,7 @@ import (
 type fakeStore struct {
 	address mailbox.Address
 	bucket  time.Duration
+	family  string
 	closing time.Duration // after its end a bucket stays open that long
 
 	mu      sync.Mutex
@@ -48,6 +49,7 @@ type fakeStore struct {
 	putting func(id mailbox.BoxID, box [mailbox.BoxSize]byte) // hears each PUT
 	skew    time.Duration                                     // its clock's advance
 	putErr  func(id mailbox.BoxID) error                      // a PUT's answer instead
+	drop    func(id mailbox.BoxID) bool                       // a PUT is acknowledged and thrown away
 	written map[mailbox.BoxID]map[[sha256.Size]byte]bool      // every content ever put under an id
 }
 
@@ -111,7 +113,7 @@ func (c *fakeClient) Descriptor(ctx context.Context) (mailbox.Descriptor, error)
 }
 
 func (c *fakeClient) descriptor() mailbox.Descriptor {
-	return mailbox.Descriptor{Geometry: 1, Onion: c.address.Onion, Bucket: c.bucket, TTL: 14 * 24 * time.Hour,
+	return mailbox.Descriptor{Geometry: 1, Family: c.family, Onion: c.address.Onion, Bucket: c.bucket, TTL: 14 * 24 * time.Hour,
 		Keys: []mailbox.RequestKey{{Epoch: mailbox.Epoch(time.Now())}, {Epoch: mailbox.Epoch(time.Now()) + 1}}}
 }
 
@@ -134,6 +136,9 @@ func (c *fakeClient) Put(ctx context.Context, id mailbox.BoxID, box *[mailbox.Bo
 	}
 	if c.full {
 		return mailbox.ErrFull
+	}
+	if c.drop != nil && c.drop(id) {
+		return nil
 	}
 	if c.putting != nil {
 		c.putting(id, *box)
