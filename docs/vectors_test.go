@@ -202,6 +202,12 @@ var vectors = map[string]func(b block) map[string]string{
 			"key id":      "ed25519:" + strings.ReplaceAll(id, "-", "_"),
 		}
 	},
+	"places": func(b block) map[string]string {
+		names := []string{"a", "b", "c"}
+		score := func(n string) []byte { return mac(b.hex("place"), []byte(nameOf(public(b.key("store "+n+" seed"))))) }
+		slices.SortFunc(names, func(x, y string) int { return bytes.Compare(score(y), score(x)) })
+		return map[string]string{"order": strings.Join(names, " ")}
+	},
 	"mailbox request": func(b block) map[string]string {
 		onion := public(b.key("onion seed"))
 		padded := func(op byte, rest ...[]byte) string {

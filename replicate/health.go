@@ -110,6 +110,12 @@ func parseHealth(b []byte) (health, error) {
 // usable tells whether boxes may be left there.
 func (d *depot) usable() bool { return d.health.state == storeGood }
 
+// left tells whether a store is not to be used. The caller holds mu.
+func (e *Engine) left(a mailbox.Address) bool {
+	d := e.depots[a]
+	return d != nil && !d.usable()
+}
+
 // words about the state.
 func (s storeState) words() string {
 	switch s {

@@ -94,7 +94,7 @@ func (e *Engine) prepareWrite(s *frameSlot, p *Profile, now time.Time) job {
 	if len(places) == 0 {
 		return job{do: func(ctx context.Context, m Mailbox) error { return m.Nothing(ctx) }} // by the courier itself
 	}
-	w := &where{places: places, set: set.key, guard: s.guard, others: s.others, cover: s.cover < p.CoverPut}
+	w := &where{places: places, set: set.key, guard: s.guard, others: s.others, cover: s.cover < p.CoverPut, left: e.left}
 	if j, ok := e.choosePut(w, now); ok {
 		return j
 	}
@@ -233,7 +233,7 @@ func (e *Engine) choose(s slot, now time.Time) job {
 	var ok bool
 	switch s.kind {
 	case slotPut:
-		j, ok = e.choosePut(&where{places: []*depot{s.store}, direct: true, cover: s.cover}, now)
+		j, ok = e.choosePut(&where{places: []*depot{s.store}, direct: true, cover: s.cover, left: e.left}, now)
 	case slotGet:
 		j, ok = e.chooseGet(s.store, now)
 	case slotDigest:

@@ -29,12 +29,13 @@ const (
 
 // where says where a PUT may go.
 type where struct {
-	places []*depot // stores that requests can be sealed for
-	direct bool     // places is one store, and what is written must belong there; else what is written chooses among them
-	set    string   // else: the set that was drawn
-	guard  *guard   // and through whom
-	others bool     // another courier's session is up too
-	cover  bool     // if there is nothing to write, a random box is written
+	places []*depot                   // stores that requests can be sealed for
+	direct bool                       // places is one store, and what is written must belong there; else what is written chooses among them
+	set    string                     // else: the set that was drawn
+	guard  *guard                     // and through whom
+	others bool                       // another courier's session is up too
+	cover  bool                       // if there is nothing to write, a random box is written
+	left   func(mailbox.Address) bool // a store is not to be used
 }
 
 // has finds a store among the places.
@@ -56,37 +57,36 @@ func (w *where) takes(c *contact) bool {
 }
 
 // aim is the store for a box of c: of its two stores the first, and the other one by turns when it is written again. One
-// that is not to be used, or that this frame can not reach, is passed over, in frames also for one of the receiver's
-// others: it reads them all. nil: not there, not now.
+// that is left counts last, and one that this frame can not reach is passed over, also for one of the receiver's others: it
+// reads them all. nil: not there, not now.
 func (w *where) aim(c *contact, b *box) *depot {
-	order := placesOf(c.stores, b.place)
+	var order, left []mailbox.Address
+	for _, a := range placesOf(c.stores, b.place) {
+		if w.left(a) {
+			left = append(left, a)
+		} else {
+			order = append(order, a)
+		}
+	}
+	if len(order) == 0 {
+		order, left = left, nil
+	}
 	n := min(copies, len(order))
-	turn := (b.attempts + b.failures/2) % n
 	if w.direct {
 		d := w.places[0]
-		rank := slices.Index(order, d.address)
-		bad := !d.usable() && slices.ContainsFunc(order, func(a mailbox.Address) bool { return a != d.address })
 		again := b.last == d.address && n > 1 && (b.attempts+b.failures)%4 != 3
-		if rank < 0 || rank >= n && b.attempts+b.failures == 0 || bad && b.failures == 0 || again {
+		if !slices.Contains(order[:n], d.address) || again {
 			return nil
 		}
 		return d
 	}
-	order = append(append(slices.Clone(order[turn:n]), order[:turn]...), order[n:]...)
-	var last *depot
-	for _, a := range order {
-		d := w.has(a)
-		if d == nil {
-			continue
-		}
-		if d.usable() {
+	turn := (b.attempts + b.failures/2) % n
+	for _, a := range slices.Concat(order[turn:n], order[:turn], order[n:], left) {
+		if d := w.has(a); d != nil {
 			return d
 		}
-		if last == nil {
-			last = d
-		}
 	}
-	return last
+	return nil
 }
 
 // aimNext is the store for the next new box of c; nil: it can not go there now.

@@ -14,8 +14,8 @@ import (
 // copies is how many of the receiver's stores a box may lie in.
 const copies = 2
 
-// placesOf are the stores of a box, the first one first: those of the receiver's set with the greatest
-// HMAC(place, onion name) (rendezvous hashing). Both ends compute it; to all others each box's pair is uniform in the set
+// placesOf orders the receiver's stores for a box by HMAC(place, onion name), the greatest first (rendezvous hashing). The
+// first two are the box's own; a third is for when one of these can not be used. Both ends compute it; to all others each box's pair is uniform in the set
 // and independent of every other's, so what a courier sees of the targets says nothing about what is sent. One store
 // that joins or leaves the set moves only the boxes that it has or had.
 func placesOf(set []mailbox.Address, place [32]byte) []mailbox.Address {
@@ -30,8 +30,8 @@ func placesOf(set []mailbox.Address, place [32]byte) []mailbox.Address {
 		all = append(all, scored{m.Sum(nil), a})
 	}
 	slices.SortFunc(all, func(x, y scored) int { return bytes.Compare(y.score, x.score) })
-	out := make([]mailbox.Address, 0, copies)
-	for _, s := range all[:min(copies, len(all))] {
+	out := make([]mailbox.Address, 0, len(all))
+	for _, s := range all {
 		out = append(out, s.a)
 	}
 	return out
