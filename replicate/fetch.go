@@ -73,6 +73,7 @@ func parseTodo(b []byte) (time.Time, error) {
 func (e *Engine) chooseGet(st *depot, now time.Time) (job, bool) {
 	// The lowest index of each contact, then one contact by lot.
 	best := map[*contact]*todo{}
+	var loop *todo // the oldest
 	var offers []func() (job, bool)
 	for h, t := range st.todo {
 		if t.contact != nil && e.expected[h].contact != t.contact {
@@ -82,7 +83,11 @@ func (e *Engine) chooseGet(st *depot, now time.Time) (job, bool) {
 		if t.busy || t.notBefore.After(now) {
 			continue
 		}
-		if t.contact == nil {
+		if t.loop != nil {
+			if loop == nil || t.before(loop) {
+				loop = t
+			}
+		} else if t.contact == nil {
 			offers = append(offers, func() (job, bool) { return e.fetch(st, t), true })
 		} else if b := best[t.contact]; t.contact.fetchable() && (b == nil || t.at.before(b.at)) {
 			best[t.contact] = t
@@ -103,6 +108,9 @@ func (e *Engine) chooseGet(st *depot, now time.Time) (job, bool) {
 	}
 	if len(offers) > 0 {
 		return offers[e.rng.IntN(len(offers))]()
+	}
+	if loop != nil {
+		return e.fetch(st, loop), true
 	}
 	if st.own {
 		if t := e.probe(now); t != nil {

@@ -239,6 +239,9 @@ func (e *Engine) choose(s slot, now time.Time) job {
 	case slotDigest:
 		j, ok = e.chooseDigest(s.store, now)
 	}
+	if !ok && s.kind == slotPut && s.cover && s.store.own && e.rng.IntN(2) == 0 {
+		return e.putLoop(s.store, nil)
+	}
 	if !ok {
 		return e.idle(s)
 	}

@@ -47,6 +47,15 @@ func profile() replicate.Profile { return replicate.CustomProfile(10*time.Second
 // newNode makes a node whose contacts leave boxes in box.
 func newNode(t *testing.T, name string, seed byte, box *mailboxtest.Mailbox) *node {
 	t.Helper()
+	return newNodeAt(t, name, seed, func(c *replicate.Config) {
+		c.Stores = []mailbox.Address{box.Address()}
+		c.Dial = func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, box.Dialer()) }
+	})
+}
+
+// newNodeAt makes a node; at says where its mailboxes and couriers are.
+func newNodeAt(t *testing.T, name string, seed byte, at func(*replicate.Config)) *node {
+	t.Helper()
 	n := &node{t: t, name: name, kv: store.OpenMemory()}
 	onion := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, 32))
 	signing := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed + 100}, 32))
@@ -68,12 +77,12 @@ func newNode(t *testing.T, name string, seed byte, box *mailboxtest.Mailbox) *no
 			Signer: matrix.Signer{Server: server, KeyID: cert.KeyID, Key: signing}, Certificate: cert,
 		})
 		must(err)
-		n.engine, err = replicate.New(replicate.Config{
-			KV: n.kv, Rooms: rooms, Stores: []mailbox.Address{box.Address()}, Profile: profile(),
-			Identity: replicate.Identity{Key: onion, Name: server, Certificate: cert},
-			Dial:     func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, box.Dialer()) },
-			Seed:     [32]byte{seed}, Log: slog.New(slog.DiscardHandler),
-		})
+		cfg := replicate.Config{
+			KV: n.kv, Rooms: rooms, Profile: profile(), Identity: replicate.Identity{Key: onion, Name: server, Certificate: cert},
+			Seed: [32]byte{seed}, Log: slog.New(slog.DiscardHandler),
+		}
+		at(&cfg)
+		n.engine, err = replicate.New(cfg)
 		must(err)
 		n.api = clientapi.New(clientapi.Config{Rooms: rooms, Accounts: accounts, Stream: n.stream, Server: server, NoRateLimit: true, Log: slog.New(slog.DiscardHandler)})
 		if n.user == "" {
