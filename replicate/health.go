@@ -124,7 +124,7 @@ func (s storeState) words() string {
 	case storeLossy:
 		return "It loses or changes boxes that it said it had; contacts are told to use the others."
 	case storeFalse:
-		return "It signed two different statements about one thing; it is not used any more."
+		return "It was proven to lie; it is not used any more."
 	}
 	return ""
 }

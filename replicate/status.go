@@ -288,7 +288,7 @@ func (e *Engine) Stores() []StoreStatus {
 		s := StoreStatus{Address: st.address, Own: st.own, Bucket: time.Duration(st.bucket.Load()), LastSuccess: st.lastOK, LastFailure: st.lastFail,
 			Problem: st.words(), Family: st.family, Courier: st.courier, Left: !st.usable(), Draining: slices.Contains(e.draining, st.address),
 			Loops: st.health.loops.good, Lost: st.health.loops.lost, LoopDelay: st.health.delay}
-		if w := st.health.state.words(); w != "" {
+		if w := st.health.state.words(); w != "" && st.heard.lie == nil { // of a lie the other words say more
 			s.Problem = w
 		}
 		out = append(out, s)
