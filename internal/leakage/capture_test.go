@@ -18,6 +18,7 @@ import (
 
 	"tarn/crypto/onionid"
 	"tarn/mailbox"
+	"tarn/mailbox/courier"
 	"tarn/mailbox/mailboxtest"
 	mailboxstore "tarn/mailbox/store"
 	"tarn/matrix"
@@ -45,7 +46,7 @@ type captured struct{ up, down []int }
 // SOCKS's own bytes, either way: a greeting, a user with a password, an onion's name with a port.
 const (
 	socksUp   = 3 + (3 + 32 + 1) + (4 + 1 + 62 + 2)
-	socksDown = 2 + 2 + 10
+	socksDown = 2 + 2 + (4 + 16 + 2) // tor answers with an IPv6 address of zeros
 )
 
 func startCapture(t *testing.T, dir, tor string) *capture {
@@ -198,7 +199,7 @@ func runTor(t *testing.T, cfg onion.Config) *onion.Tor {
 
 // captureTalk lets two nodes become contacts and talk over real tor processes, and returns what was heard between the
 // first one and its tor: through a courier, or directly.
-func captureTalk(t *testing.T, courier bool) *capture {
+func captureTalk(t *testing.T, through bool) *capture {
 	torrc := tornet.Shared(t)
 	dir, err := os.MkdirTemp("", "tarn") // a short path: unix sockets
 	if err != nil {
@@ -216,7 +217,7 @@ func captureTalk(t *testing.T, courier bool) *capture {
 	if err := other.WaitPublished(t.Context(), box.Address().Onion); err != nil {
 		t.Fatal(err)
 	}
-	carrier := mailboxtest.New(t, mailboxtest.WithoutStore(), mailboxtest.WithCourier(other, nil),
+	carrier := mailboxtest.New(t, mailboxtest.WithoutStore(), mailboxtest.WithCourier(other, func(c *courier.Config) { c.Rate, c.Burst = 20, 200 }), // hastier than people are
 		mailboxtest.WithNetwork(func(key ed25519.PrivateKey, port int) (net.Listener, error) {
 			return other.Listen(t.Context(), key, port)
 		}, other))
@@ -224,7 +225,7 @@ func captureTalk(t *testing.T, courier bool) *capture {
 		t.Fatal(err)
 	}
 	var couriers []mailbox.Address
-	if courier {
+	if through {
 		couriers = append(couriers, carrier.Address())
 	}
 	arrived := make(chan matrix.EventID, 100)

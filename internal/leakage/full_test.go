@@ -210,7 +210,8 @@ func (s size) covered(t *testing.T, r *leakage.Report) {
 	p := replicate.Balanced()
 	p.Name, p.CoverPut = "balanced, cover_put 1", 1
 	hours := max(1, (2*s.hours+2)/3)
-	real, _ := s.worlds(t, r, p, hours, 2)
+	real, sum := s.worlds(t, r, p, hours, 2)
+	sum.note(r, p)
 	bare := s.controls(leakage.NoCover, hours, 2)
 	row := leakage.Row{Observer: leakage.Both, Profile: p.Name, Seeds: s.seeds, Control: string(leakage.NoCover)}
 	for _, i := range []int{leakage.BothPuts, leakage.BothFresh} {
