@@ -25,12 +25,12 @@
 //   - An item leaves the outbox only when every box that carries a part of it was acknowledged by the peer.
 //   - A received box is acknowledged only after what was in it is durable here.
 //   - Delivery is at least once; room and the record handlers here ignore doubles.
-//   - Memory is bounded: at most Window handles a contact, MaxInFlight slots, fixed batches of rows.
+//   - Memory is bounded: at most 2·Window handles a contact, MaxInFlight slots, fixed batches of rows.
 //
 // Data: rows in the tables 0x50..0x6f of the node's database (rows.go lists them), and the outbox of package store.
 //
 // Limits: the set of known stores grows when a contact is made, and so do the places that slots go to. The wait
 // for a PUT grows with the number of different sets of stores that the contacts have. A store that drops less than half a
-// percent of what it acknowledged is not noticed. One ratchet epoch a first contact until the KEM
-// half exists; a restored backup must make its contacts anew (a new link replaces the old stream).
+// percent of what it acknowledged is not noticed. What a restored node had taken in
+// since its backup and is no event of a room does not come again (recovery.go).
 package replicate

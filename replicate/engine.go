@@ -100,6 +100,8 @@ type Engine struct {
 	slots      sync.WaitGroup
 	wake       chan struct{} // the inbox has something new
 
+	maxWaiting int // tests make it small
+
 	// mu guards everything below, and the order of this package's writes to its own tables. It is held over an Update
 	// (a disk sync), never over the network or package room's Ingest.
 	mu         sync.Mutex
@@ -185,7 +187,7 @@ func New(c Config) (*Engine, error) {
 	e := &Engine{
 		kv: c.KV, rooms: c.Rooms, self: c.Identity, log: c.Log, dial: c.Dial,
 		clock: rand.New(rand.NewChaCha8(c.Seed)), rng: rand.New(rand.NewChaCha8(content)),
-		wake:     make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), maxWaiting: maxWaiting,
 		depots:   map[mailbox.Address]*depot{},
 		hops:     map[mailbox.Address]*hop{},
 		contacts: map[onionid.Name]*contact{},

@@ -350,6 +350,8 @@ func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plain
 	if turned {
 		row.peerNext = 0 // of the new epoch
 	}
+	back := row.unsent > 0
+	row.unsent = 0 // it is back, and asks for what it lacks
 	plan := e.planInbox(c, t.at, fragments, now)
 	peer := string(c.name)
 	// The answer to a recovery was read.
@@ -387,6 +389,9 @@ func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plain
 		c.highAcked, c.floorTold = 0, 0
 	}
 	e.moved(c, old)
+	if back {
+		c.headsDue = now
+	}
 	if rescued {
 		c.recovery = nil
 		e.renewed(c, now)

@@ -387,5 +387,8 @@ func (e *Engine) expire(now time.Time) {
 			c.drop(id)
 		}
 	}
+	if err := e.boundOutboxes(); err != nil {
+		e.log.Warn("bounding what waits for contacts that are away", "err", err)
+	}
 	e.expireLinks(now)
 }

@@ -27,9 +27,10 @@ type box struct {
 	boxAt
 	id        mailbox.BoxID
 	created   time.Time
-	eliciting bool     // it holds more than an acknowledgement
-	carried   []uint64 // outbox items, one entry for each fragment or whole item in it
-	place     [32]byte // the ratchet slot's: which of the contact's stores it goes to
+	sealed    time.Time // under this index
+	eliciting bool      // it holds more than an acknowledgement
+	carried   []uint64  // outbox items, one entry for each fragment or whole item in it
+	place     [32]byte  // the ratchet slot's: which of the contact's stores it goes to
 
 	// Not on disk: after a restart every box is due at once, and written identically, which a store allows.
 	due      time.Time
@@ -47,6 +48,7 @@ func (b *box) marshal() []byte {
 	w.raw(b.id[:])
 	w.raw(b.place[:])
 	w.time(b.created)
+	w.time(b.sealed)
 	w.flag(b.eliciting)
 	w.uvarint(uint64(len(b.carried)))
 	for _, s := range b.carried {
@@ -61,7 +63,7 @@ func parseBox(v []byte) (*box, error) {
 	b := &box{}
 	copy(b.id[:], r.raw(mailbox.IDSize))
 	b.place = r.key32()
-	b.created, b.eliciting = r.time(), r.flag()
+	b.created, b.sealed, b.eliciting = r.time(), r.time(), r.flag()
 	n := r.uvarint()
 	if n > bundle.MaxFragments {
 		r.bad = true
@@ -106,7 +108,7 @@ func (e *Engine) commitBox(c *contact, plaintext []byte, f *filling, now time.Ti
 	if len(sealed) != mailbox.BoxSize {
 		return nil, nil, fmt.Errorf("replicate: a sealed bundle of %d bytes", len(sealed))
 	}
-	bx := &box{boxAt: boxAt{slot.Epoch, slot.Index}, id: slot.ID, place: slot.Place(), created: now, eliciting: f.eliciting, carried: append([]uint64(nil), f.whole...)}
+	bx := &box{boxAt: boxAt{slot.Epoch, slot.Index}, id: slot.ID, place: slot.Place(), created: now, sealed: now, eliciting: f.eliciting, carried: append([]uint64(nil), f.whole...)}
 	for _, p := range f.pieces {
 		bx.carried = append(bx.carried, p.seq)
 	}
@@ -268,7 +270,10 @@ func (e *Engine) rewrite(c *contact, bx *box, w *where, now time.Time) (job, boo
 		return job{}, false
 	}
 	overtaken := c.highAcked > bx.index && bx.epoch == c.pair.Epoch() || c.highAcked > 0 && bx.epoch < c.pair.Epoch()
-	lost := c.unreadable(bx) || bx.exists >= existsLimit || bx.attempts >= skippedLimit && overtaken
+	// A store forgets a box after its TTL. A copy under a new index is there before, and looks like any new box; the same
+	// box again after the TTL would show that it is a real one.
+	ttl := e.ttlOf(c)
+	lost := c.unreadable(bx) || ttl > 0 && now.Sub(bx.sealed) > ttl/2 || bx.exists >= existsLimit || bx.attempts >= skippedLimit && overtaken
 	if lost && c.roomForBox(maxReseal) {
 		plaintext := make([]byte, bundle.Size)
 		copy(plaintext, row[mailbox.BoxSize:])
@@ -288,7 +293,7 @@ func (e *Engine) reseal(c *contact, old *box, plaintext []byte, w *where, now ti
 	}
 	slot, next := c.pair.Next()
 	sealed := slot.Seal(plaintext)
-	bx := &box{boxAt: boxAt{slot.Epoch, slot.Index}, id: slot.ID, place: slot.Place(), created: old.created, eliciting: old.eliciting, carried: old.carried, failures: old.failures}
+	bx := &box{boxAt: boxAt{slot.Epoch, slot.Index}, id: slot.ID, place: slot.Place(), created: old.created, sealed: now, eliciting: old.eliciting, carried: old.carried, failures: old.failures}
 	err := e.kv.Update(func(txn store.Txn) error {
 		return errors.Join(
 			txn.Set(store.Key(tableStreams, string(c.name)), streamsRow(next, c.packed, c.ackSent)),

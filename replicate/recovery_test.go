@@ -248,3 +248,47 @@ func testKeyOf(t *testing.T, seed []byte) []byte {
 	}
 	return k.Public().Bytes()
 }
+
+func FuzzParseRecovery(f *testing.F) {
+	offer, err := ratchet.ParseOffer(bytes.Repeat([]byte{3}, 32))
+	if err != nil {
+		f.Fatal(err)
+	}
+	c := &contact{contactRow: contactRow{recoverySecret: [32]byte{1}}}
+	r := &recovery{asking: true, lost: true, created: time.Unix(1_800_000_000, 0), offer: offer, request: []byte("request"), sealed: []byte("sealed")}
+	if err := c.lay(r, 20000, 1); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(r.marshal(), r.bytes)
+	f.Fuzz(func(t *testing.T, row, raw []byte) {
+		if v, err := parseRecovery(row); err == nil && !bytes.Equal(v.marshal(), row) {
+			t.Errorf("%x is read and written as %x", row, v.marshal())
+		}
+		box := new([mailbox.BoxSize]byte)
+		copy(box[:], raw)
+		at := recoveryPlace(c.recoverySecret, false, 20000, 1)
+		if content, err := at.openRandom(box); err == nil && string(content) != "sealed" {
+			t.Errorf("%x opens", content)
+		}
+	})
+}
+
+func FuzzOpenSigned(f *testing.F) {
+	own, peer := testIdentity(1), testIdentity(2)
+	from, to := &Engine{self: own}, &Engine{self: peer}
+	key := testRecovery(9)
+	c := &contact{name: peer.Name, contactRow: contactRow{peerKey: key.Public().Bytes()}}
+	back := &contact{name: own.Name, contactRow: contactRow{ownKey: [32]byte(key.Bytes())}}
+	_, box, err := from.sealSigned(c, labelRequest, append([]byte{contactVersion}, make([]byte, requestSize-1)...))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(box)
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := to.openSigned(back, labelRequest, b, requestSize)
+		if err == nil && (len(got) != requestSize+64 || got[0] != contactVersion) || err != nil && got != nil || bytes.Equal(b, box) && err != nil {
+			t.Errorf("%d bytes: %v", len(b), err)
+		}
+	})
+}

@@ -110,6 +110,9 @@ func (e *Engine) Contacts() ([]ContactStatus, error) {
 				s.Reason = "Our answer was in the mailbox, but the other node did not read it before the link expired; ask for a new link."
 			}
 		}
+		if r := c.awayReason(s.Waiting, now); r != "" && c.number != "" {
+			s.Reason = r
+		}
 		if r := c.recoveryReason(now); r != "" {
 			s.Reason = r
 		}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"tarn/store"
+)
+
+// What is kept for a contact that is away. SPEC §7.4.
+const (
+	awayAfter  = 24 * time.Hour // not heard for so long, while something waits: it is called away
+	maxWaiting = 20_000         // outbox items of a contact; beyond, the oldest events of rooms are taken out
+	boundBatch = 1000           // items that one Update takes out
+)
+
+// ttlOf is how long the contact's stores keep a box: the shortest that is known, else 0.
+func (e *Engine) ttlOf(c *contact) (ttl time.Duration) {
+	for _, a := range c.stores {
+		if st := e.depots[a]; st != nil && st.descriptor != nil && (ttl == 0 || st.descriptor.ttl < ttl) {
+			ttl = st.descriptor.ttl
+		}
+	}
+	return ttl
+}
+
+// boundOutboxes takes the oldest events out of the outbox of a contact that has too much waiting: they are in our rooms, and
+// the contact asks for them when a summary, or a later event, shows that they are missing. Nothing else is taken out, for
+// nothing else heals; and the number that was is kept for people to see until the contact is heard of. The caller holds mu.
+func (e *Engine) boundOutboxes() error {
+	var waiting map[string]int
+	if err := e.kv.View(func(r store.Reader) (err error) {
+		waiting, err = store.Destinations(r)
+		return err
+	}); err != nil {
+		return fmt.Errorf("count what waits: %w", err)
+	}
+	for _, c := range e.contacts {
+		for left := waiting[string(c.name)] - e.maxWaiting; left > 0; {
+			n, err := e.takeOut(c, left)
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				break // only what does not heal, or is in boxes
+			}
+			left -= n
+		}
+	}
+	return nil
+}
+
+// takeOut is one Update: the items and their number go together.
+func (e *Engine) takeOut(c *contact, limit int) (n int, err error) {
+	row := c.contactRow
+	err = e.kv.Update(func(txn store.Txn) error {
+		row, n = c.contactRow, 0
+		var seqs []uint64
+		for after := c.packed; len(seqs) < min(limit, boundBatch); {
+			items, err := store.Pending(txn, string(c.name), after, boundBatch)
+			if err != nil {
+				return err
+			}
+			if len(items) == 0 {
+				break
+			}
+			for _, it := range items {
+				if after = it.Seq; it.Kind == store.ItemEvent && len(seqs) < min(limit, boundBatch) {
+					seqs = append(seqs, it.Seq)
+				}
+			}
+		}
+		if n = len(seqs); n == 0 {
+			return nil
+		}
+		row.unsent += uint64(n)
+		return errors.Join(store.Dequeue(txn, string(c.name), seqs...), txn.Set(store.Key(tableContact, string(c.name)), row.marshal()))
+	})
+	if err != nil {
+		return 0, fmt.Errorf("bound an outbox: %w", err)
+	}
+	c.contactRow = row
+	return n, nil
+}
+
+// awayReason says so to people; "" if the contact is not away.
+func (c *contact) awayReason(waiting int, now time.Time) string {
+	since := c.lastHeard
+	if since.IsZero() {
+		since = c.created
+	}
+	if now.Sub(since) < awayAfter || waiting == 0 && c.unsent == 0 {
+		return ""
+	}
+	s := fmt.Sprintf("Away since %s; %d things wait for it.", since.UTC().Format("2006-01-02 15:04"), waiting)
+	if c.unsent > 0 {
+		s += fmt.Sprintf(" %d older events of rooms wait no more: when it is back its node asks for them.", c.unsent)
+	}
+	return s
+}
