@@ -110,7 +110,7 @@ func TestAStoreThatHidesBoxesFromOneReaderIsFoundOut(t *testing.T) {
 			if again, err := mailbox.Prove(one.Address(), l.Proof[0], l.Proof[1]); err != nil || again != l.Lie {
 				t.Errorf("the proof does not hold: %v", err)
 			}
-			if s := n.engine.Stores(); len(s) != 1 || !bytes.Contains([]byte(s[0].Problem), []byte("two different statements")) {
+			if s := n.engine.Stores(); len(s) != 1 || !bytes.Contains([]byte(s[0].Problem), []byte("different things")) {
 				t.Errorf("the status says %+v", s)
 			}
 		}
