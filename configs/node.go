@@ -92,7 +92,7 @@ func DefaultNode() Node {
 		LogLevel: "info",
 		Client:   Client{Listen: "127.0.0.1:8008"},
 		Tor:      DefaultTor(),
-		Profile:  Profile{Name: "balanced", Frame: 10 * time.Second, Mix: 2 * time.Second, Lag: 5 * time.Second, Push: 10 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 5 * time.Minute, Rewrite: 30 * time.Minute},
+		Profile:  Profile{Name: "balanced", Frame: 10 * time.Second, Mix: 2 * time.Second, Lag: 4500 * time.Millisecond, Push: 10 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 5 * time.Minute, Rewrite: 30 * time.Minute},
 	}
 }
 

@@ -56,6 +56,13 @@ func (c *fakeCourier) set(f func(*fakeCourier)) {
 	f(c)
 }
 
+// carried is how many frames it got.
+func (c *fakeCourier) carried() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.frames)
+}
+
 // fakeHalf is a sub-request that is not sealed.
 type fakeHalf struct {
 	client *fakeClient // nil: for the courier itself

@@ -182,6 +182,8 @@ func TestABoxThatOneStoreReplacedForGoodIsSealedAnew(t *testing.T) {
 					return false
 				}
 			}
+			b.engine.mu.Lock()
+			defer b.engine.mu.Unlock()
 			next, _ := b.engine.contacts[a.name()].pair.Receivers()[0].Ack()
 			return next > 2
 		})

@@ -54,7 +54,7 @@ func (s schedule) frame() (d frameDraw) {
 
 // getCut is where the delay of a GET, or of an answer, ends, in means: the answer shall make the frame's own lag. A PUT's
 // has no such end.
-const getCut = 1.75
+const getCut = 1.5
 
 // cut is an exponential delay that ends there.
 func cut(u float64, mean time.Duration) time.Duration {

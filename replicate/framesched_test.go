@@ -159,20 +159,20 @@ func TestACourierThatDiesIsReplacedByTheOtherAndComesBack(t *testing.T) {
 		talk(t, w, a, b, 3, time.Hour)
 		dead := w.courier(0)
 		dead.set(func(c *fakeCourier) { c.down = errors.New("switched off"); c.broken++ })
-		before, sent := w.courier(1).frames, len(a.frames)
+		before, sent := w.courier(1).carried(), a.left()
 		talk(t, w, b, a, 6, time.Hour)
-		if n := len(a.frames) - sent; n == 0 || len(w.courier(1).frames) == len(before) {
+		if n := a.left() - sent; n == 0 || w.courier(1).carried() == before {
 			t.Errorf("%d frames left while one courier was down", n)
 		}
 		if m := a.engine.Traffic(); m.Mode != Couriers {
 			t.Errorf("the mode is %v", m.Mode)
 		}
-		calls := len(a.calls)
+		calls := a.called()
 		dead.set(func(c *fakeCourier) { c.down = nil })
-		had := len(dead.frames)
-		w.until(2*time.Hour, "frames by the courier that came back", func() bool { return len(dead.frames) > had+3 })
+		had := dead.carried()
+		w.until(2*time.Hour, "frames by the courier that came back", func() bool { return dead.carried() > had+3 })
 		talk(t, w, a, b, 9, time.Hour)
-		if len(a.calls) != calls {
+		if a.called() != calls {
 			t.Error("something was asked directly")
 		}
 	})
@@ -193,14 +193,14 @@ func TestWithoutCouriersTheNodeSpeaksDirectlyAfterAWhile(t *testing.T) {
 		for _, c := range w.couriers {
 			c.set(func(c *fakeCourier) { c.down = errors.New("switched off"); c.broken++ })
 		}
-		calls := len(a.calls)
+		calls := a.called()
 		time.Sleep(directAfter - 5*time.Minute)
-		if len(a.calls) != calls {
+		if a.called() != calls {
 			t.Error("a lost session makes the node speak directly at once")
 		}
 		talk(t, w, b, a, 4, 2*time.Hour)
 		tr := a.engine.Traffic()
-		if tr.Mode != Direct || tr.Notice == "" || len(a.calls) == calls {
+		if tr.Mode != Direct || tr.Notice == "" || a.called() == calls {
 			t.Errorf("mode %v, %q", tr.Mode, tr.Notice)
 		}
 		for _, c := range w.couriers {

@@ -482,7 +482,7 @@ type node struct {
 	engine  *Engine
 	stop    func()
 	offline offline
-	callsMu sync.Mutex // several stores' clients note their calls
+	callsMu sync.Mutex // guards calls, trace and frames
 	calls   []call
 	trace   []trace
 
@@ -546,6 +546,19 @@ func (w *world) node(n byte, p Profile) *node {
 
 func (n *node) name() onionid.Name { return n.id.Name }
 
+// left is how many frames left it, called how many transactions it made.
+func (n *node) left() int {
+	n.callsMu.Lock()
+	defer n.callsMu.Unlock()
+	return len(n.frames)
+}
+
+func (n *node) called() int {
+	n.callsMu.Lock()
+	defer n.callsMu.Unlock()
+	return len(n.calls)
+}
+
 // config is its engine's.
 func (n *node) config() Config {
 	c := Config{KV: n.kv, Rooms: n.rooms, Identity: n.id, Stores: n.own, Profile: n.profile, Seed: n.seed,
@@ -566,15 +579,14 @@ func (n *node) open() *Engine {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	var mu sync.Mutex
 	e.trace = func(s slot) {
-		mu.Lock()
-		defer mu.Unlock()
+		n.callsMu.Lock()
+		defer n.callsMu.Unlock()
 		n.trace = append(n.trace, trace{time.Since(playStart), s.kind, s.store.address.Onion})
 	}
 	e.traceFrame = func(f frameTrace) {
-		mu.Lock()
-		defer mu.Unlock()
+		n.callsMu.Lock()
+		defer n.callsMu.Unlock()
 		n.frames = append(n.frames, seenFrame{at: time.Since(playStart), node: n.name(), put: f.put, get: f.get})
 	}
 	n.engine = e

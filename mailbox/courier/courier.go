@@ -49,7 +49,7 @@ const (
 	DefaultMaxLinks    = 256
 	DefaultRate        = 1.0
 	DefaultBurst       = 30
-	DefaultPushLag     = 3 * time.Second
+	DefaultPushLag     = 2500 * time.Millisecond
 	DefaultMaxReplays  = 4 << 20 // 64 MiB of memory; 240 sessions of a frame each 10 s
 )
 
