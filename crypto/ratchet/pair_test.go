@@ -30,11 +30,10 @@ type testBox struct {
 
 // testHead is what a bundle's head carries of the ratchet, here in the clear.
 type testHead struct {
-	got    []Got
-	floor  map[uint32]uint64
-	ended  *Ended
-	block  []byte
-	sendIn uint32
+	got   []Got
+	floor map[uint32]uint64
+	ended *Ended
+	block []byte
 }
 
 // testEnd does with a Pair what package replicate does: state on disk before use, boxes kept until acknowledged.
