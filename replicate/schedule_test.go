@@ -191,6 +191,11 @@ func TestProfilesAreValidAndTellTheirCost(t *testing.T) {
 		if err != nil || q != p {
 			t.Errorf("%s is not found by its name", p.Name)
 		}
+		// The table of DESIGN §5, in MB; TestRealCouriersDeliverInTimeAndConstantBytes measures what a frame and a push are.
+		want := map[string]float64{"instant": 577, "balanced": 173, "economy": 29, "paranoid": 220}[p.Name]
+		if got := float64(p.BytesPerDay(Couriers)) / 1e6; math.Abs(got-want) > 0.05*want {
+			t.Errorf("%s: %.1f MB a day with couriers, want %.0f", p.Name, got, want)
+		}
 		t.Logf("%-9s expected delay %v, %d MB a day", p.Name, p.ExpectedDelay(Direct, 1, 10*time.Second).Round(time.Second), p.BytesPerDay(Direct)/1e6)
 	}
 	if _, err := ParseProfile("turbo"); err == nil {
