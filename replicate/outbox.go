@@ -192,6 +192,10 @@ func (c *contact) gaveUp(now time.Time) bool {
 	return !c.floorDue.After(now) && c.lowest() > c.peerNext
 }
 
+// rewriteShare is one in how many PUTs goes to a rewrite while there is something new: a second copy can wait, but not
+// for ever.
+const rewriteShare = 4
+
 // putFor finds a box for one contact: a rewrite that is due, or something new; by lot if there is both.
 func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
 	if c.recovery != nil {
@@ -207,7 +211,7 @@ func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
 		f.eliciting = true
 		return e.seal(c, f, w, now)
 	}
-	if due != nil && (!fresh || e.rng.IntN(2) == 0) {
+	if due != nil && (!fresh || e.rng.IntN(rewriteShare) == 0) {
 		return e.rewrite(c, due, w, now)
 	}
 	if !fresh {
