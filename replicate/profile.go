@@ -159,7 +159,7 @@ func (p Profile) ExpectedDelay(m Mode, sets int, bucket time.Duration) time.Dura
 // Assumed for estimates: one way over Tor (facts: 0.7 s), and a bucket's way from its end through a courier to the node.
 const (
 	oneWay   = 700 * time.Millisecond
-	pushTime = 3500 * time.Millisecond
+	pushTime = 3200 * time.Millisecond
 )
 
 // digestLag is how much longer a bucket waits to be read when buckets close about as fast as DIGEST slots come, or

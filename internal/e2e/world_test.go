@@ -260,7 +260,7 @@ type waiting struct {
 	box [mailbox.BoxSize]byte
 }
 
-// boxes are those of them that hold more than an acknowledgement. A row of the one table is: version 1, id 16, place 32, time, and
+// boxes are those of them that hold more than an acknowledgement. A row of the one table is: version 1, id 16, place 32, two times, and
 // whether it does; of the other, under the same keys: the sealed bytes, the plaintext.
 func (n *node) boxes(peer *node) (out []waiting) {
 	n.t.Helper()
@@ -268,8 +268,9 @@ func (n *node) boxes(peer *node) (out []waiting) {
 	var more []bool
 	n.scan(store.TableContact+0x3, peer, func(v []byte) {
 		const at = 1 + mailbox.IDSize + 32
-		_, size := binary.Uvarint(v[at:])
-		all, more = append(all, waiting{id: mailbox.BoxID(v[1:])}), append(more, v[at+size] == 1)
+		_, created := binary.Uvarint(v[at:])
+		_, sealed := binary.Uvarint(v[at+created:])
+		all, more = append(all, waiting{id: mailbox.BoxID(v[1:])}), append(more, v[at+created+sealed] == 1)
 	})
 	i := 0
 	n.scan(store.TableContact+0x4, peer, func(v []byte) {
