@@ -48,7 +48,6 @@ type hop struct {
 	sealer     Sealer // nil: what Dial made cannot
 	family     string
 	descriptor *descriptor
-	since      time.Time // it was first used
 	lastOK     time.Time
 	fails      int       // since
 	rests      time.Time // not used before
