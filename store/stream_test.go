@@ -268,6 +268,7 @@ func TestStreamReaderMissesNothing(t *testing.T) {
 	kv := OpenMemory()
 	s := openStream(t, kv)
 	const writers, each = 4, 200
+	seen, since := 0, s.Current()
 	var wg sync.WaitGroup
 	for w := range writers {
 		wg.Go(func() {
@@ -281,7 +282,6 @@ func TestStreamReaderMissesNothing(t *testing.T) {
 			}
 		})
 	}
-	seen, since := 0, s.Current()
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { wg.Wait(); cancel() }()
 	for done := false; !done; {
