@@ -39,6 +39,7 @@ func (w *world) network(d time.Duration) {
 }
 
 func TestFramesDeliverAsFastAsBalancedPromises(t *testing.T) {
+	measures(t)
 	synctest.Test(t, func(t *testing.T) {
 		p := Balanced()
 		w, ns := courierWorld(t, 10, 3, p)

@@ -14,6 +14,7 @@ import (
 
 // A store that goes bad is noticed by loops, left, and used again when it works; whatever it does, nothing is lost.
 func TestBadStoresAreNoticedLeftAndHealed(t *testing.T) {
+	measures(t)
 	for name, c := range map[string]struct {
 		fault  func(*fakeStore)
 		notice time.Duration // at most

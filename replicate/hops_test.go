@@ -23,6 +23,7 @@ func paranoid(t testing.TB) Profile {
 }
 
 func TestParanoidDeliversThroughThreeCouriersInTimeAndConstantBytes(t *testing.T) {
+	measures(t)
 	if testing.Short() {
 		t.Skip("hours of three layers")
 	}

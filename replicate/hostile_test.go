@@ -151,6 +151,7 @@ func TestANewLinkDoesNotOverwriteWhatWaitsInTheInbox(t *testing.T) {
 
 // The page of a higher level begins before what the store still has: its younger buckets are read by lower levels.
 func TestTheFarEndOfTheDigestIsReadByLowerLevels(t *testing.T) {
+	measures(t)
 	synctest.Test(t, func(t *testing.T) {
 		box := mailboxtest.New(t, mailboxtest.WithConfig(func(c *mailboxstore.Config) { c.Bucket = 10 * time.Second }))
 		w := newWorld(t, 1)
@@ -367,6 +368,7 @@ func TestRowsOfBoxesThatNobodyWaitsForAnyMoreGoAtTheNextStart(t *testing.T) {
 
 // This one held from the beginning: boxes that a store let expire are written again, and listed again.
 func TestAPeerThatIsOffForLongerThanAStoreKeepsBoxesGetsEverythingOnceAndInOrder(t *testing.T) {
+	measures(t)
 	synctest.Test(t, func(t *testing.T) {
 		box := mailboxtest.New(t, mailboxtest.WithConfig(func(c *mailboxstore.Config) { c.Bucket = 5 * time.Minute }))
 		w := newWorld(t, 1)

@@ -162,6 +162,7 @@ func (w *realWorld) end() {
 }
 
 func TestRealCouriersDeliverInTimeAndConstantBytes(t *testing.T) {
+	measures(t)
 	synctest.Test(t, func(t *testing.T) {
 		w := newRealWorld(t, 3, 2, 700*time.Millisecond)
 		defer w.end()
