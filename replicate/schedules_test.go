@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -149,7 +150,12 @@ func (s *stage) trouble() {
 				s.sum.Breaks++
 			case 2:
 				share, rng := 1+s.rng.IntN(100), rand.New(rand.NewPCG(s.rng.Uint64(), 1))
-				f.drop = func(bool, mailbox.Address) bool { return rng.IntN(100) < share }
+				var mu sync.Mutex // frames of several nodes ask at once
+				f.drop = func(bool, mailbox.Address) bool {
+					mu.Lock()
+					defer mu.Unlock()
+					return rng.IntN(100) < share
+				}
 				s.sum.Drops++
 			}
 		})
