@@ -64,6 +64,7 @@ type contact struct {
 	probeFor  boxAt                         // this one,
 	probeHole bool                          // with or without a later box here,
 	probes    int                           // after so many times
+	lastRead  time.Time                     // when one of its boxes was last chosen to be read (chooseRead)
 	inbox     int                           // rows
 	partial   map[[16]byte]*assembly
 	bytes     int // of partial

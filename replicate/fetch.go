@@ -134,7 +134,8 @@ func (e *Engine) readDecoy(st *depot, now time.Time, listing, wait time.Duration
 }
 
 // chooseRead finds a box to read at one of some stores: the one that was listed first, a loop if there is no other. Of the boxes of one contact the one
-// with the lowest index counts, for the others are of no use before it.
+// with the lowest index counts, for the others are of no use before it; and as listed when the contact's last one was read, if that
+// is later, so that who leaves very many boxes at once has his turn like the others, and not all turns before them.
 func (e *Engine) chooseRead(stores []*depot, now time.Time) (job, bool) {
 	type found struct {
 		st *depot
@@ -175,6 +176,9 @@ func (e *Engine) chooseRead(stores []*depot, now time.Time) (job, bool) {
 	if best.t == nil {
 		return job{}, false
 	}
+	if c := best.t.contact; c != nil {
+		c.lastRead = now
+	}
 	j := e.fetch(best.st, best.t)
 	j.store = best.st
 	return j, true
@@ -186,10 +190,18 @@ func (t *todo) before(o *todo) bool {
 	if mine := t.loop != nil; mine != (o.loop != nil) {
 		return !mine
 	}
-	if c := t.listed.Compare(o.listed); c != 0 {
+	if c := t.since().Compare(o.since()); c != 0 {
 		return c < 0
 	}
 	return bytes.Compare(t.handle[:], o.handle[:]) < 0
+}
+
+// since is when its turn to be read began.
+func (t *todo) since() time.Time {
+	if t.contact != nil && t.contact.lastRead.After(t.listed) {
+		return t.contact.lastRead
+	}
+	return t.listed
 }
 
 // probe is, rarely, a box that no digest listed: the lowest one that is missing from some contact. It heals a digest
