@@ -52,7 +52,7 @@ type accept struct {
 	replyID   mailbox.BoxID
 	reply     []byte            // the sealed box, the same at every try
 	told      []mailbox.Address // our stores, as it says
-	tokens    place             // of the box with the first tokens for the inviter's store; the zero value: none is known
+	tokens    [32]byte          // of the boxes with the first tokens for the inviter's store; zeros: none are known
 
 	tokensAfter time.Time // when that box is looked for
 	tokensTries int
@@ -84,8 +84,7 @@ func (a *accept) marshal() []byte {
 		w.raw(a.replyID[:])
 		w.raw(a.reply)
 		w.stores(a.told)
-		w.raw(a.tokens.id[:])
-		w.raw(a.tokens.key[:])
+		w.raw(a.tokens[:])
 	}
 	return w.b
 }
@@ -102,9 +101,7 @@ func parseAccept(voucher [32]byte, b []byte) (*accept, error) {
 		a.peerKey = slices.Clone(r.bytes(sealed.PublicKeySize))
 		copy(a.replyID[:], r.raw(mailbox.IDSize))
 		a.reply = slices.Clone(r.raw(mailbox.BoxSize))
-		a.told = r.stores()
-		copy(a.tokens.id[:], r.raw(mailbox.IDSize))
-		a.tokens.key = r.key32()
+		a.told, a.tokens = r.stores(), r.key32()
 	}
 	if a.state < acceptSeeking || a.state > acceptDelivered || (a.state == acceptReplying || a.state == acceptDelivered) && a.reply == nil {
 		r.bad = true
@@ -285,7 +282,7 @@ func (e *Engine) answer(a *accept, content []byte, now time.Time) error {
 	next.root, next.numberKey, next.replyID, next.reply, next.told = s.root, s.numberKey, at.id, box[:], slices.Clone(r.stores)
 	next.recovery, next.ownKey, next.peerKey = s.recovery, [32]byte(own.Bytes()), slices.Clone(p.recovery)
 	next.tries, next.due = 0, now
-	next.tokens = tokensPlace(a.link.Voucher, p.replySecret)
+	next.tokens = tokensSecret(a.link.Voucher, p.replySecret)
 	if err := e.saveAccept(&next); err != nil {
 		return err
 	}

@@ -70,6 +70,7 @@ type contact struct {
 	bytes     int // of partial
 	wants     map[wantKey]*want
 	tokens    map[tokensOf]int      // chunks of ours that it was given
+	giveAfter time.Time             // it gets more of other days than today's
 	cut       bool                  // it is given no more
 	given     map[onionid.Name]bool // servers whose certificates were put into boxes for it
 }

@@ -42,6 +42,7 @@ type invite struct {
 
 	due      time.Time
 	attempts int
+	put      bool // the payload is written, in this turn
 	busy     bool
 }
 
@@ -135,8 +136,18 @@ func (e *Engine) Invite(ctx context.Context, life time.Duration) (Link, error) {
 
 // deposit writes the payload to the link's store; later again, in case the store lost it.
 func (e *Engine) deposit(in *invite) job {
-	if j := e.depositTokens(in); j != nil {
-		return *j
+	h := e.heldNext(in, time.Now())
+	if h == nil && in.put { // all once more
+		in.put = false
+		if l := e.linkPurses[in.voucher]; l != nil {
+			for i := range l.held {
+				l.held[i].deposited = false
+			}
+		}
+		h = e.heldNext(in, time.Now())
+	}
+	if h != nil {
+		return e.depositTokens(in, *h)
 	}
 	at := payloadPlace(in.voucher)
 	box, err := at.seal(in.payload)
@@ -156,11 +167,8 @@ func (e *Engine) deposit(in *invite) job {
 			switch {
 			case e.invites[in.voucher] != in:
 			case err == nil:
-				if l := e.linkPurses[in.voucher]; l != nil {
-					l.deposited = false // the next time both are written again
-				}
-				in.attempts++
-				in.due = now.Add(e.jitter(backoff(p.Retransmit, in.attempts, p.RetransmitMax)))
+				in.put = true
+				e.depositedOne(in, now)
 				if in.deposited.IsZero() {
 					in.deposited = now
 					e.saveInvite(in)

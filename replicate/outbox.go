@@ -122,7 +122,7 @@ func (e *Engine) choosePut(w *where, now time.Time) (job, bool) {
 	}
 	for _, d := range w.places {
 		for _, in := range e.invites {
-			if in.depositDue(d.address, now) && e.tokensReady(in) {
+			if in.depositDue(d.address, now) && e.tokensReady(in, now) {
 				at(d, func() job { return e.deposit(in) })
 			}
 		}

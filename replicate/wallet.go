@@ -64,10 +64,12 @@ type purse struct {
 	account *account
 	drawn   map[uint32]int // chunks, by day
 	draw    *tokenDraw
-	capped  map[uint32]bool // the store gives no more of that day
-	pause   time.Time       // nothing is asked before
-	tries   int
-	trouble string // why there are no tokens, for a person
+	capped  map[uint32]time.Time // the store gives no more of that day; it is asked again then
+	pause   time.Time            // nothing is asked before
+	// What is not urgent is not drawn before.
+	nextDraw time.Time
+	tries    int
+	trouble  string // why there are no tokens, for a person
 
 	mu    sync.Mutex // guards what follows: a job's call takes from it without the engine's lock
 	shown map[mailbox.BoxID]shown
@@ -77,7 +79,7 @@ type purse struct {
 func (e *Engine) purse(a mailbox.Address) *purse {
 	p := e.purses[a]
 	if p == nil {
-		p = &purse{address: a, chunks: map[uint32][]*chunk{}, drawn: map[uint32]int{}, capped: map[uint32]bool{}, shown: map[mailbox.BoxID]shown{}}
+		p = &purse{address: a, chunks: map[uint32][]*chunk{}, drawn: map[uint32]int{}, capped: map[uint32]time.Time{}, shown: map[mailbox.BoxID]shown{}}
 		e.purses[a] = p
 	}
 	return p

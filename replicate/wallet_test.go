@@ -16,7 +16,7 @@ import (
 // tokenBox is a real mailbox that wants tokens, of which an account may draw few, so that the test is quick.
 func tokenBox(t *testing.T, edit ...func(*mailboxstore.Config)) *mailboxtest.Mailbox {
 	return mailboxtest.New(t, mailboxtest.WithTokens(), mailboxtest.WithConfig(func(c *mailboxstore.Config) {
-		c.Cap, c.Bucket = 1200, time.Second
+		c.Cap, c.Bucket = 240, time.Second
 		for _, f := range edit {
 			f(c)
 		}
@@ -87,7 +87,7 @@ func TestTwoNodesTalkAtMailboxesThatWantTokens(t *testing.T) {
 		talk(t, w, b, a, 20, 20*time.Minute)
 		quiet(w, a, b, time.Hour)
 		// The next day, after a restart, at a slower pace.
-		slow := CustomProfile(time.Minute, 0.3)
+		slow := CustomProfile(3*time.Minute, 0.3)
 		for _, n := range []*node{a, b} {
 			if err := n.engine.SetProfile(slow); err != nil {
 				t.Fatal(err)
@@ -97,7 +97,7 @@ func TestTwoNodesTalkAtMailboxesThatWantTokens(t *testing.T) {
 		time.Sleep(24 * time.Hour)
 		a.stop()
 		startWallet(t, a, one, two)
-		talk(t, w, b, a, 3, 5*time.Hour)
-		talk(t, w, a, b, 3, 5*time.Hour)
+		talk(t, w, b, a, 3, 8*time.Hour)
+		talk(t, w, a, b, 3, 8*time.Hour)
 	})
 }

@@ -23,6 +23,10 @@ import (
 const (
 	drawSize = 2 * token.Chunk // tokens of one draw
 
+	// Frames from one draw to the next, once there is a little for each day: who draws on has slots left to speak and read.
+	drawPace = 10
+
+	capPause     = 6 * time.Hour    // after a store said that a day's tokens are drawn: its operator may allow more
 	accountPause = time.Hour        // after a store refused the account, or is full
 	answerFirst  = 2                // frames until the answer to a draw is looked for
 	drawLife     = 50 * time.Minute // then the answer is gone, and the same draw is asked for again
@@ -156,16 +160,20 @@ func (e *Engine) target(day, today uint32, limit int) int {
 	return min(n, limit/token.Chunk)
 }
 
-// nextDraw is the day to draw for now and how many chunks; false: there is enough. First a little of each day, then the
-// rest.
-func (e *Engine) nextDraw(p *purse, policy mailbox.Policy, today uint32) (day uint32, chunks int, ok bool) {
+// nextDraw is the day to draw for now and how many chunks; false: there is enough, for the moment. First a little of each
+// day, at once those within the life of a link, then the rest at a pace.
+func (e *Engine) nextDraw(p *purse, policy mailbox.Policy, now time.Time) (day uint32, chunks int, ok bool) {
+	today := mailbox.Epoch(now)
 	for _, full := range []bool{false, true} {
 		for day := today; day <= today+mailbox.TokenDays; day++ {
 			want := e.target(day, today, int(policy.Cap))
 			if !full {
 				want = min(want, drawSize/token.Chunk)
 			}
-			if _, there := policy.Key(day); there && !p.capped[day] && p.drawn[day] < want {
+			if _, there := policy.Key(day); there && !p.capped[day].After(now) && p.drawn[day] < want {
+				if (full || day > mailbox.Epoch(now.Add(DefaultLinkLife))) && p.nextDraw.After(now) {
+					return 0, 0, false
+				}
 				return day, min(want-p.drawn[day], drawSize/token.Chunk), true
 			}
 		}
@@ -207,7 +215,7 @@ func (e *Engine) drawStep(d *depot, now time.Time) func(context.Context) bool {
 			return true
 		}
 	case p.draw == nil:
-		day, chunks, ok := e.nextDraw(p, policy, mailbox.Epoch(now))
+		day, chunks, ok := e.nextDraw(p, policy, now)
 		if !ok || p.pause.After(now) {
 			return nil
 		}
@@ -218,7 +226,7 @@ func (e *Engine) drawStep(d *depot, now time.Time) func(context.Context) bool {
 			e.log.Warn("keeping a draw of tokens", "err", err)
 			return nil
 		}
-		p.draw = w
+		p.draw, p.nextDraw = w, now.Add(e.jitter(drawPace*e.profile.Load().Frame))
 		return func(context.Context) bool { return true }
 	case p.draw.day < mailbox.Epoch(now):
 		return func(context.Context) bool { return e.endDraw(p, p.draw, nil) } // it came too late
@@ -424,10 +432,11 @@ func (e *Engine) drawAsked(p *purse, w *tokenDraw, err error) {
 		p.trouble = "The mailbox does not know the account: ask its operator for an invite code, or for a place on the list."
 	case errors.Is(err, mailbox.ErrCap), errors.Is(err, mailbox.ErrRefused), errors.Is(err, mailbox.ErrExists):
 		// No more of that day; or it does not like the draw: another one, later.
-		p.capped[w.day] = errors.Is(err, mailbox.ErrCap)
-		p.pause = now.Add(e.jitter(prof.Frame))
-		if !p.capped[w.day] {
+		if p.pause = now.Add(e.jitter(prof.Frame)); errors.Is(err, mailbox.ErrCap) {
+			p.capped[w.day] = now.Add(e.jitter(capPause))
+		} else {
 			p.pause = now.Add(e.jitter(accountPause))
+			p.trouble = "The mailbox refuses to give tokens for that day: its clock or ours may be wrong, or one of the programs too old."
 		}
 		if err := e.kv.Update(func(txn store.Txn) error { return txn.Delete(store.Key(tableDraw, string(p.address.Onion))) }); err == nil {
 			p.draw = nil

@@ -19,7 +19,8 @@ const (
 	giveSoon  = 2                     // chunks that a contact is given of today and tomorrow, at each of our stores
 	giveLater = 1                     // and of each later day: it writes while we are away
 	giveAway  = 2 * 24 * time.Hour    // a contact that was not heard for so long gets the later days' share only
-	giveQueue = 6                     // records that wait for a contact; more tokens are given when they are fewer
+	giveQueue = 2                     // records that wait for a contact; more tokens are given when they are fewer
+	givePace  = 5                     // frames between two chunks that are not for today: a chunk is a box, and people speak too
 	maxTaken  = 8                     // chunks of one day at one store that are taken from all contacts
 	takeAhead = mailbox.TokenDays + 2 // days
 )
@@ -52,7 +53,7 @@ func (e *Engine) giveStep(now time.Time) bool {
 	today := mailbox.Epoch(now)
 	for day := today; day <= today+mailbox.TokenDays; day++ { // what is needed first goes first
 		for _, c := range e.contacts {
-			if c.state != contactActive || c.cut {
+			if c.state != contactActive || c.cut || day > today && c.giveAfter.After(now) {
 				continue
 			}
 			want := giveLater
@@ -62,7 +63,7 @@ func (e *Engine) giveStep(now time.Time) bool {
 			for _, a := range c.told {
 				d := e.depots[a]
 				k := tokensOf{a, day}
-				if d == nil || !d.own || !d.wantsTokens() || c.tokens[k] >= want {
+				if d == nil || !d.own || !d.wantsTokens() || c.tokens[k] >= want || c.draws(a) {
 					continue
 				}
 				p := e.purse(a)
@@ -78,6 +79,9 @@ func (e *Engine) giveStep(now time.Time) bool {
 	}
 	return false
 }
+
+// draws tells whether the contact has that mailbox too, and so tokens of its own there.
+func (c *contact) draws(a mailbox.Address) bool { return slices.Contains(c.stores, a) }
 
 func latest(a, b time.Time) time.Time {
 	if a.After(b) {
@@ -125,6 +129,7 @@ func (e *Engine) give(c *contact, p *purse, x *chunk, k tokensOf) bool {
 		return false
 	}
 	c.tokens[k]++
+	c.giveAfter = time.Now().Add(e.jitter(givePace * e.profile.Load().Frame))
 	p.chunks[x.day] = slices.DeleteFunc(p.chunks[x.day], func(y *chunk) bool { return y == x })
 	return true
 }
@@ -183,7 +188,8 @@ func serialOf(seed [32]byte) uint64 {
 }
 
 // Cut ends a contact's tokens for our mailboxes: once those that it has are spent or too old, at most two weeks on, it
-// can leave no more boxes there, and nobody but it notices. What it still sends is read. cut false undoes it.
+// can leave no more boxes there, and nobody but it notices. What it still sends is read. As its tokens for us come in
+// those boxes, ours for its mailboxes end with them. cut false undoes it, before that.
 // ErrNoContact.
 func (e *Engine) Cut(name string, cut bool) error {
 	e.mu.Lock()

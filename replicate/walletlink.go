@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -16,81 +17,81 @@ import (
 )
 
 // The first tokens of a contact. Who follows a link must leave its answer, and the first boxes of the stream, at the
-// inviter's mailbox; so beside the link's payload waits a box with some tokens of each day until the link expires. It is not in the
-// payload: that exists from the moment when the link is made, perhaps before there is a token at all.
+// inviter's mailbox; so beside the link's payload waits a box with tokens for each day until the link expires. They are not in
+// the payload: that exists from the moment when the link is made, perhaps before there is a token at all. And they are
+// not in one box: the payload waits for today's only, so that a link of a node that has just begun can be followed soon.
 const (
+	labelTokens    = "tarn/1 invitation tokens"
 	labelTokensID  = "tarn/1 invitation tokens id"
 	labelTokensKey = "tarn/1 invitation tokens key"
 
-	linkTokens = 14 // of each day at most
+	linkPace = 3 // frames between the boxes that the payload does not wait for
 )
 
-// tokensPlace follows from the payload's reply secret, as the reply's place does.
-func tokensPlace(voucher, secret [32]byte) place {
-	return place{mailbox.BoxID(derive(secret[:], voucher[:], labelTokensID, mailbox.IDSize)), [32]byte(derive(secret[:], voucher[:], labelTokensKey, 32))}
+// tokensSecret follows from the payload's reply secret, as the reply's place does.
+func tokensSecret(voucher, secret [32]byte) [32]byte {
+	return [32]byte(derive(secret[:], voucher[:], labelTokens, 32))
 }
 
-// linkChunk is the beginning of a chunk in that box.
+// tokensPlace is the place of a day's box.
+func tokensPlace(secret [32]byte, day uint32) place {
+	d := binary.BigEndian.AppendUint32(nil, day)
+	return place{mailbox.BoxID(derive(secret[:], d, labelTokensID, mailbox.IDSize)), [32]byte(derive(secret[:], d, labelTokensKey, 32))}
+}
+
+// linkChunk is a chunk in such a box.
 type linkChunk struct {
 	day     uint32
 	seed    [32]byte
 	outputs []byte
 }
 
-func marshalLinkTokens(cs []linkChunk) []byte {
+func (c linkChunk) marshal() []byte {
 	w := writer{}
 	w.u8(contactVersion)
-	w.u8(byte(len(cs)))
-	for _, c := range cs {
-		w.b = binary.BigEndian.AppendUint32(w.b, c.day)
-		w.raw(c.seed[:])
-		w.u8(byte(len(c.outputs) / token.OutputSize))
-		w.raw(c.outputs)
-	}
+	w.b = binary.BigEndian.AppendUint32(w.b, c.day)
+	w.raw(c.seed[:])
+	w.u8(byte(len(c.outputs) / token.OutputSize))
+	w.raw(c.outputs)
 	return w.b
 }
 
-func parseLinkTokens(b []byte) (out []linkChunk, err error) {
+func parseLinkTokens(b []byte) (c linkChunk, err error) {
 	r := reader{b: b}
 	if r.u8() != contactVersion {
 		r.bad = true
 	}
-	for n := int(r.u8()); n > 0 && !r.bad; n-- {
-		var day [4]byte
-		copy(day[:], r.raw(4))
-		c := linkChunk{day: binary.BigEndian.Uint32(day[:]), seed: r.key32()}
-		k := int(r.u8())
-		if k == 0 || k > token.Chunk {
-			r.bad = true
-		}
-		c.outputs = r.raw(k * token.OutputSize)
-		out = append(out, c)
+	var day [4]byte
+	copy(day[:], r.raw(4))
+	c.day, c.seed = binary.BigEndian.Uint32(day[:]), r.key32()
+	n := int(r.u8())
+	if n == 0 || n > token.Chunk {
+		r.bad = true
 	}
+	c.outputs = r.raw(n * token.OutputSize)
 	if r.end() != nil {
-		return nil, fmt.Errorf("%w: tokens", ErrPayload)
+		return linkChunk{}, fmt.Errorf("%w: tokens", ErrPayload)
 	}
-	return out, nil
+	return c, nil
 }
 
-// linkPurse is what a link of ours gives: the box's content, and the chunks that it begins, which its follower gets
-// whole once it is a contact. Guarded by the engine's mutex.
+// linkPurse names the chunks that a link of ours shows, one of a day, which its follower gets once more in the stream when it
+// is a contact. Guarded by the engine's mutex.
 type linkPurse struct {
-	store     mailbox.Address
-	content   []byte
-	held      []tokensHeld
-	deposited bool // since the payload was written last
+	store mailbox.Address
+	held  []tokensHeld
 }
 
 type tokensHeld struct {
-	day    uint32
-	serial uint64
+	day       uint32
+	serial    uint64
+	deposited bool // since the payload's turn began; not on the disk
 }
 
 func (l *linkPurse) marshal() []byte {
 	w := writer{}
 	w.u8(rowVersion)
 	w.str(string(l.store.Onion))
-	w.bytes(l.content)
 	w.uvarint(uint64(len(l.held)))
 	for _, h := range l.held {
 		w.uvarint(uint64(h.day))
@@ -102,15 +103,30 @@ func (l *linkPurse) marshal() []byte {
 func parseLinkPurse(b []byte) (*linkPurse, error) {
 	r := reader{b: b}
 	r.version()
-	l := &linkPurse{store: mailbox.Address{Onion: r.name()}, content: slices.Clone(r.bytes(mailbox.PayloadSize))}
+	l := &linkPurse{store: mailbox.Address{Onion: r.name()}}
 	for n := r.uvarint(); n > 0 && !r.bad; n-- {
-		l.held = append(l.held, tokensHeld{uint32(r.uvarint()), r.uvarint()})
+		day := r.uvarint()
+		if day > math.MaxUint32 {
+			r.bad = true
+		}
+		l.held = append(l.held, tokensHeld{day: uint32(day), serial: r.uvarint()})
 	}
 	return l, r.end()
 }
 
-// linkStep makes the tokens of a link of ours, once there is a chunk for each of its days; and hands on, or forgets, what
-// was held for links that are over. The caller holds mu.
+// of is what the link has for that day; nil: nothing.
+func (l *linkPurse) of(day uint32) *tokensHeld {
+	if l == nil {
+		return nil
+	}
+	if i := slices.IndexFunc(l.held, func(h tokensHeld) bool { return h.day == day }); i >= 0 {
+		return &l.held[i]
+	}
+	return nil
+}
+
+// linkStep holds a chunk for a day of a link of ours, once there is one; and hands on, or forgets, what was held for
+// links that are over. The caller holds mu.
 func (e *Engine) linkStep(now time.Time) bool {
 	for v, l := range e.linkPurses {
 		if e.invites[v] == nil && e.endLink(v, l) {
@@ -119,72 +135,63 @@ func (e *Engine) linkStep(now time.Time) bool {
 	}
 	for v, in := range e.invites {
 		d := e.depots[in.store]
-		if e.linkPurses[v] != nil || in.failed != "" || !now.Before(in.expiry) || d == nil || !d.wantsTokens() {
+		if in.failed != "" || !now.Before(in.expiry) || d == nil || !d.wantsTokens() {
 			continue
 		}
 		p, today := e.purse(in.store), mailbox.Epoch(now)
-		last := min(mailbox.Epoch(in.expiry), today+mailbox.TokenDays)
-		var chunks []*chunk
-		for day := today; day <= last; day++ {
-			if i := slices.IndexFunc(p.chunks[day], func(x *chunk) bool { return !x.given && !x.held && x.used == 0 }); i >= 0 {
-				chunks = append(chunks, p.chunks[day][i])
+		for day := today; day <= min(mailbox.Epoch(in.expiry), today+mailbox.TokenDays); day++ {
+			if e.linkPurses[v].of(day) != nil {
+				continue
 			}
-		}
-		if len(chunks) < int(last-today)+1 {
-			continue
-		}
-		if e.makeLinkPurse(in, p, chunks) {
-			return true
+			i := slices.IndexFunc(p.chunks[day], func(x *chunk) bool { return !x.given && !x.held && x.used == 0 })
+			if i >= 0 && e.hold(in, p.chunks[day][i]) {
+				if !in.busy && in.put {
+					e.depositedOne(in, now)
+				}
+				return true
+			}
 		}
 	}
 	return false
 }
 
-// makeLinkPurse takes the chunks out of use and keeps the box's content, in ONE Update: what the box shows is spent by
-// nobody else, and what is written again is the same.
-func (e *Engine) makeLinkPurse(in *invite, p *purse, chunks []*chunk) bool {
-	each := min(linkTokens, ((mailbox.PayloadSize-4)/len(chunks)-37)/token.OutputSize)
-	l := &linkPurse{store: in.store}
-	err := e.kv.Update(func(txn store.Txn) error {
-		l.held = l.held[:0]
-		var parts []linkChunk
-		for _, x := range chunks {
-			row, err := txn.Get(chunkKey(tableChunk, p.address, x))
-			if err != nil {
-				return err
-			}
-			_, seed, outputs, err := parseChunk(row)
-			if err != nil {
-				return err
-			}
-			held := *x
-			held.held = true
-			if err := txn.Set(chunkKey(tableChunk, p.address, x), chunkRow(&held, seed, outputs)); err != nil {
-				return err
-			}
-			parts = append(parts, linkChunk{x.day, seed, outputs[:min(each*token.OutputSize, len(outputs))]})
-			l.held = append(l.held, tokensHeld{x.day, x.serial})
+// hold takes a chunk out of use, for a link, in ONE Update: what a link's box shows is spent by nobody else, and what is
+// written again is the same.
+func (e *Engine) hold(in *invite, x *chunk) bool {
+	next := &linkPurse{store: in.store}
+	if l := e.linkPurses[in.voucher]; l != nil {
+		next.held = slices.Clone(l.held)
+	}
+	today := mailbox.Epoch(time.Now())
+	next.held = slices.DeleteFunc(next.held, func(h tokensHeld) bool { return h.day < today })
+	next.held = append(next.held, tokensHeld{day: x.day, serial: x.serial})
+	at := chunkKey(tableChunk, in.store, x)
+	if err := e.kv.Update(func(txn store.Txn) error {
+		row, err := txn.Get(at)
+		if err != nil {
+			return err
 		}
-		l.content = marshalLinkTokens(parts)
-		return txn.Set(store.Key(tableTokenBox, in.voucher[:]), l.marshal())
-	})
-	if err != nil {
+		c, seed, outputs, err := parseChunk(row)
+		if err != nil {
+			return err
+		}
+		c.held = true
+		return errors.Join(txn.Set(at, chunkRow(&c, seed, outputs)), txn.Set(store.Key(tableTokenBox, in.voucher[:]), next.marshal()))
+	}); err != nil {
 		e.log.Warn("keeping a link's tokens", "err", err)
 		return false
 	}
-	for _, x := range chunks {
-		x.held = true
-	}
-	e.linkPurses[in.voucher] = l
+	x.held = true
+	e.linkPurses[in.voucher] = next
 	return true
 }
 
 // endLink gives one held chunk to the contact that the link made, or forgets the link's purse when there is none left.
-// Without a contact the chunks go: the box that has their beginnings may be read by somebody.
+// Without a contact the chunks go: their boxes may be read by somebody.
 func (e *Engine) endLink(voucher [32]byte, l *linkPurse) bool {
 	p := e.purse(l.store)
 	for _, c := range e.contacts {
-		if c.voucher != voucher || !c.initiator || c.cut {
+		if c.voucher != voucher || !c.initiator || c.cut || c.draws(l.store) {
 			continue
 		}
 		for _, h := range l.held {
@@ -192,7 +199,8 @@ func (e *Engine) endLink(voucher [32]byte, l *linkPurse) bool {
 			if i < 0 {
 				continue
 			}
-			if e.queued(c) >= giveQueue {
+			now := time.Now()
+			if h.day > mailbox.Epoch(now) && c.giveAfter.After(now) || e.queued(c) >= giveQueue {
 				return false
 			}
 			return e.give(c, p, p.chunks[h.day][i], tokensOf{l.store, h.day})
@@ -228,25 +236,53 @@ func (e *Engine) loadLinkPurses(r store.Reader) error {
 }
 
 // tokensReady tells whether a link's payload may be deposited: its follower finds tokens beside it, or needs none.
-func (e *Engine) tokensReady(in *invite) bool {
+func (e *Engine) tokensReady(in *invite, now time.Time) bool {
 	d := e.depots[in.store]
-	return d != nil && (!d.wantsTokens() || e.linkPurses[in.voucher] != nil)
+	return d != nil && (!d.wantsTokens() || e.linkPurses[in.voucher].of(mailbox.Epoch(now)) != nil)
 }
 
-// depositTokens writes the box of tokens of a link, before its payload; nil: it is there, or none is needed.
-func (e *Engine) depositTokens(in *invite) *job {
-	l := e.linkPurses[in.voucher]
-	if l == nil || l.deposited {
+// heldNext is the box of tokens that is written next for a link; nil: all are written. Today's goes before the payload,
+// the others go after it.
+func (e *Engine) heldNext(in *invite, now time.Time) *tokensHeld {
+	l, today := e.linkPurses[in.voucher], mailbox.Epoch(now)
+	if l == nil {
 		return nil
 	}
-	at := tokensPlace(in.voucher, in.replySecret)
-	box, err := at.seal(l.content)
+	if h := l.of(today); h != nil && !h.deposited {
+		return h
+	}
+	if !in.put {
+		return nil
+	}
+	for i := range l.held {
+		if h := &l.held[i]; h.day > today && !h.deposited {
+			return h
+		}
+	}
+	return nil
+}
+
+// depositTokens writes such a box.
+func (e *Engine) depositTokens(in *invite, h tokensHeld) job {
+	at := tokensPlace(tokensSecret(in.voucher, in.replySecret), h.day)
+	var box *[mailbox.BoxSize]byte
+	err := e.kv.View(func(r store.Reader) error {
+		row, err := r.Get(chunkKey(tableChunk, in.store, &chunk{day: h.day, serial: h.serial}))
+		if err != nil {
+			return err
+		}
+		_, seed, outputs, err := parseChunk(row)
+		if err == nil {
+			box, err = at.seal(linkChunk{h.day, seed, outputs}.marshal())
+		}
+		return err
+	})
 	in.busy = true
-	return &job{
+	return job{
 		deposit: true,
 		do: func(ctx context.Context, m Mailbox) error {
 			if err != nil {
-				return err
+				return errors.Join(err, m.Nothing(ctx))
 			}
 			return m.Put(ctx, at.id, box, nil)
 		},
@@ -255,7 +291,10 @@ func (e *Engine) depositTokens(in *invite) *job {
 			in.busy = false
 			switch {
 			case err == nil:
-				l.deposited, in.due = true, now
+				if h := e.linkPurses[in.voucher].of(h.day); h != nil {
+					h.deposited = true
+				}
+				e.depositedOne(in, now)
 			case errors.Is(err, errNotSent):
 				in.due = now
 			default:
@@ -266,19 +305,36 @@ func (e *Engine) depositTokens(in *invite) *job {
 	}
 }
 
+// depositedOne says when a link's next box is due: today's tokens and the payload at once, the other days' at a pace, and
+// all again later, in case the store lost them.
+func (e *Engine) depositedOne(in *invite, now time.Time) {
+	p := e.profile.Load()
+	switch h := e.heldNext(in, now); {
+	case !in.put || h != nil && h.day == mailbox.Epoch(now):
+		in.due = now
+	case h != nil:
+		in.due = now.Add(e.jitter(linkPace * p.Frame))
+	default: // all are there
+		in.attempts++
+		in.due = now.Add(e.jitter(backoff(p.Retransmit, in.attempts, p.RetransmitMax)))
+	}
+}
+
 // lacksTokens tells whether who follows the link needs the box of tokens at that store now.
 func (e *Engine) lacksTokens(a *accept, d *depot, now time.Time) bool {
-	return a.state == acceptReplying && a.link.Store == d.address && a.tokens != (place{}) && !a.busy && !a.tokensAfter.After(now) &&
+	return a.state == acceptReplying && a.link.Store == d.address && a.tokens != [32]byte{} && !a.busy && !a.tokensAfter.After(now) &&
 		d.wantsTokens() && !e.canPay(d, now)
 }
 
-// fetchTokens reads that box.
+// fetchTokens reads today's.
 func (e *Engine) fetchTokens(a *accept) job {
 	a.busy = true
+	day := mailbox.Epoch(time.Now())
+	at := tokensPlace(a.tokens, day)
 	var got *[mailbox.BoxSize]byte
 	return job{
 		do: func(ctx context.Context, m Mailbox) (err error) {
-			got, err = m.Get(ctx, a.tokens.id.Handle())
+			got, err = m.Get(ctx, at.id.Handle())
 			return err
 		},
 		done: func(err error) {
@@ -286,8 +342,8 @@ func (e *Engine) fetchTokens(a *accept) job {
 			a.busy = false
 			if err == nil {
 				var content []byte
-				if content, err = a.tokens.open(got); err == nil {
-					err = e.keepLinkTokens(a.link.Store, content)
+				if content, err = at.open(got); err == nil {
+					err = e.keepLinkTokens(a.link.Store, day, content)
 				}
 			}
 			if err != nil { // not deposited yet, or the store does not answer
@@ -302,33 +358,25 @@ func (e *Engine) fetchTokens(a *accept) job {
 	}
 }
 
-func (e *Engine) keepLinkTokens(a mailbox.Address, content []byte) error {
-	parts, err := parseLinkTokens(content)
+// keepLinkTokens keeps a day's chunk. What of it may have been shown before stays marked.
+func (e *Engine) keepLinkTokens(a mailbox.Address, day uint32, content []byte) error {
+	c, err := parseLinkTokens(content)
 	if err != nil {
 		return err
+	}
+	if c.day != day {
+		return fmt.Errorf("%w: tokens of another day", ErrPayload)
 	}
 	p := e.purse(a)
-	today := mailbox.Epoch(time.Now())
-	var fresh []*chunk
-	err = e.kv.Update(func(txn store.Txn) error {
-		fresh = fresh[:0]
-		for _, c := range parts {
-			x := &chunk{serial: serialOf(c.seed), day: c.day, n: len(c.outputs) / token.OutputSize, given: true}
-			if x.day < today || x.day > today+takeAhead || slices.ContainsFunc(p.chunks[x.day], func(y *chunk) bool { return y.serial == x.serial }) {
-				continue
-			}
-			if err := txn.Set(chunkKey(tableChunk, a, x), chunkRow(x, c.seed, c.outputs)); err != nil {
-				return err
-			}
-			fresh = append(fresh, x)
-		}
+	x := &chunk{serial: serialOf(c.seed), day: day, n: len(c.outputs) / token.OutputSize, given: true}
+	if slices.ContainsFunc(p.chunks[day], func(y *chunk) bool { return y.serial == x.serial }) {
 		return nil
-	})
-	if err != nil {
+	}
+	if err := e.kv.Update(func(txn store.Txn) error {
+		return txn.Set(chunkKey(tableChunk, a, x), chunkRow(x, c.seed, c.outputs))
+	}); err != nil {
 		return err
 	}
-	for _, x := range fresh {
-		e.addChunk(p, x)
-	}
+	e.addChunk(p, x)
 	return nil
 }

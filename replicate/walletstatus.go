@@ -36,6 +36,8 @@ func (e *Engine) Tokens() (out []TokenStatus, cut []onionid.Name) {
 		}
 		switch {
 		case s.Problem != "":
+		case s.Today == 0 && p.capped[today] != time.Time{}:
+			s.Problem = "The mailbox says that our tokens of today are drawn; none are left. Its operator can allow more (tokens_per_day)."
 		case d.own && s.Today == 0:
 			s.Problem = "The first tokens are on their way; they come on the schedule, within minutes."
 		case s.Today == 0:
