@@ -133,6 +133,18 @@ func (h *fakeHalf) serve() ([]byte, error) {
 	switch h.r.Op {
 	case mailbox.OpPut:
 		return nil, c.Put(ctx, h.r.ID, (*[mailbox.BoxSize]byte)(h.r.Box), &h.r.Token)
+	case mailbox.OpRegister:
+		r, err := mailbox.ParseRegister(h.r)
+		if err != nil {
+			return nil, err
+		}
+		return nil, c.Register(ctx, r)
+	case mailbox.OpIssue:
+		i, err := mailbox.ParseIssue(h.r)
+		if err != nil {
+			return nil, err
+		}
+		return nil, c.Issue(ctx, h.r.ID, i)
 	case mailbox.OpGet:
 		box, err := c.Get(ctx, h.r.Get)
 		if err != nil {

@@ -51,6 +51,7 @@ type fakeStore struct {
 	putErr  func(id mailbox.BoxID) error                      // a PUT's answer instead
 	drop    func(id mailbox.BoxID) bool                       // a PUT is acknowledged and thrown away
 	written map[mailbox.BoxID]map[[sha256.Size]byte]bool      // every content ever put under an id
+	desk    *fakeDesk                                         // nil: deposits are open
 }
 
 // call is what somebody on the way sees: when, and which store. Kind is for the tests alone.
@@ -113,18 +114,27 @@ func (c *fakeClient) Descriptor(ctx context.Context) (mailbox.Descriptor, error)
 }
 
 func (c *fakeClient) descriptor() mailbox.Descriptor {
-	return mailbox.Descriptor{Geometry: 1, Family: c.family, Onion: c.address.Onion, Bucket: c.bucket, TTL: 14 * 24 * time.Hour,
+	d := mailbox.Descriptor{Geometry: 1, Family: c.family, Onion: c.address.Onion, Bucket: c.bucket, TTL: 14 * 24 * time.Hour,
 		Keys: []mailbox.RequestKey{{Epoch: mailbox.Epoch(time.Now())}, {Epoch: mailbox.Epoch(time.Now()) + 1}}}
+	if c.desk != nil {
+		d.Deposits = c.desk.policy(mailbox.Epoch(time.Now()))
+	}
+	return d
 }
 
 func (c *fakeClient) Nothing(ctx context.Context) error { return c.begin(ctx, "nothing") }
 
-func (c *fakeClient) Put(ctx context.Context, id mailbox.BoxID, box *[mailbox.BoxSize]byte, _ *[mailbox.TokenSize]byte) error {
+func (c *fakeClient) Put(ctx context.Context, id mailbox.BoxID, box *[mailbox.BoxSize]byte, token *[mailbox.TokenSize]byte) error {
 	if err := c.begin(ctx, "put"); err != nil {
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.desk != nil {
+		if err := c.desk.spend(id, token); err != nil {
+			return err
+		}
+	}
 	if c.written[id] == nil {
 		c.written[id] = map[[sha256.Size]byte]bool{}
 	}
@@ -561,7 +571,7 @@ func (n *node) called() int {
 
 // config is its engine's.
 func (n *node) config() Config {
-	c := Config{KV: n.kv, Rooms: n.rooms, Identity: n.id, Stores: n.own, Profile: n.profile, Seed: n.seed,
+	c := Config{KV: n.kv, Rooms: n.rooms, Identity: n.id, Stores: n.own, Profile: n.profile, Seed: n.seed, Codes: n.codes,
 		Dial: func(a mailbox.Address) Mailbox { return &fakeClient{fakeStore: n.w.stores[a], node: n} }}
 	if len(n.couriers) > 0 {
 		c.Couriers = n.couriers

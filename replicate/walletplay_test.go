@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tarn/mailbox"
+	"tarn/store"
+)
+
+// tokenPair is two nodes, each with a store of its own that wants tokens; they are not started.
+func tokenPair(t *testing.T) (w *world, a, b *node, da, db *fakeDesk) {
+	w = newWorld(t, 2)
+	a, b = w.node(2, fast()), w.node(1, fast())
+	a.rooms.join(lounge, a.name(), b.name())
+	b.rooms.join(lounge, a.name(), b.name())
+	return w, a, b, w.store(0).wantTokens(), w.store(1).wantTokens()
+}
+
+// slow is for plays of days.
+func slow() Profile { return CustomProfile(time.Minute, 0.3) }
+
+// tokensOfNode is what the node says of a store.
+func tokensOfNode(n *node, a mailbox.Address) (s TokenStatus) {
+	all, _ := n.engine.Tokens()
+	for _, s := range all {
+		if s.Address == a {
+			return s
+		}
+	}
+	return TokenStatus{}
+}
+
+// A node that dies at any write, before or after the commit, shows no token with two boxes, and goes on.
+func TestCrashesAtAnyWriteShowNoTokenTwice(t *testing.T) {
+	seeds := 6
+	if os.Getenv("TARN_FULL") != "" {
+		seeds = 200
+	}
+	for seed := range seeds {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rng := rand.New(rand.NewPCG(uint64(seed), 7))
+				w, a, b, da, db := tokenPair(t)
+				disks := map[*node]store.KV{a: a.kv, b: b.kv}
+				boot := func(n *node, crash bool) {
+					if n.stop != nil {
+						n.stop()
+					}
+					n.kv = disks[n]
+					if crash {
+						n.kv = &crashKV{KV: disks[n], left: rng.IntN(40), after: rng.IntN(2) == 0}
+					}
+					e, err := New(n.config())
+					if errors.Is(err, errCrash) {
+						n.kv = disks[n]
+						e, err = New(n.config())
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					n.engine = e
+					ctx, cancel := context.WithCancel(context.Background())
+					done := make(chan error, 1)
+					go func() { done <- e.Run(ctx) }()
+					n.stop = func() { cancel(); <-done; n.stop = nil }
+				}
+				defer w.stopAll()
+				boot(a, false)
+				boot(b, false)
+				l, err := a.engine.Invite(context.Background(), 24*time.Hour)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := b.engine.Accept(context.Background(), l); err != nil {
+					t.Fatal(err)
+				}
+				sent := 0
+				say := func(n *node) {
+					if n.rooms.send(t, lounge, fmt.Sprint(sent)) != "" {
+						sent++
+					}
+				}
+				for range 12 {
+					for _, n := range []*node{a, b} {
+						if rng.IntN(3) > 0 {
+							boot(n, true)
+						}
+						if rng.IntN(2) == 0 {
+							say(n)
+						}
+					}
+					time.Sleep(time.Duration(1+rng.IntN(60)) * time.Second)
+				}
+				boot(a, false)
+				boot(b, false)
+				say(a)
+				say(b)
+				w.has(a, lounge, sent, 6*time.Hour)
+				w.has(b, lounge, sent, 6*time.Hour)
+				quiet(w, a, b, 6*time.Hour)
+				for i, d := range []*fakeDesk{da, db} {
+					s := w.store(byte(i))
+					s.set(func(*fakeStore) {
+						if d.twice != 0 || d.paid == 0 {
+							t.Errorf("store %d: %d tokens with two boxes, %d boxes paid", i, d.twice, d.paid)
+						}
+						if d.unpaid != 0 {
+							t.Errorf("store %d: %d boxes came without a good token", i, d.unpaid)
+						}
+					})
+				}
+			})
+		})
+	}
+}
+
+// What is given away is not spent by the giver, and what was given is spent by one: between them no token is shown twice,
+// in frames too, and cover and loops pay.
+func TestInFramesEveryBoxIsPaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a, b, da, db := tokenPair(t)
+		da.cap, db.cap = 960, 960 // some for cover
+		for _, n := range []*node{a, b} {
+			n.couriers = []mailbox.Address{w.courier(0).address, w.courier(1).address}
+			n.profile.CoverPut = 1
+		}
+		defer w.stopAll()
+		a.start()
+		b.start()
+		w.contact(a, b)
+		talk(t, w, a, b, 10, time.Hour)
+		talk(t, w, b, a, 10, time.Hour)
+		quiet(w, a, b, time.Hour)
+		loops := 0.0
+		for _, n := range []*node{a, b} {
+			for _, m := range n.engine.Stores() {
+				loops += m.Loops
+			}
+		}
+		if loops == 0 {
+			t.Error("no loop came back")
+		}
+		for i, d := range []*fakeDesk{da, db} {
+			w.store(byte(i)).set(func(*fakeStore) {
+				if d.twice != 0 || d.unpaid != 0 || d.paid < 30 {
+					t.Errorf("store %d: %d tokens with two boxes, %d boxes unpaid, %d paid", i, d.twice, d.unpaid, d.paid)
+				}
+			})
+		}
+	})
+}
+
+// A contact that is cut gets no more tokens, and so can leave nothing at our mailbox once those that it has are over.
+func TestACutContactIsHeardNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a, b, _, _ := tokenPair(t)
+		a.profile, b.profile = slow(), slow()
+		w.store(0).bucket, w.store(1).bucket = 10*time.Second, 10*time.Second
+		defer w.stopAll()
+		a.start()
+		b.start()
+		w.contact(a, b)
+		talk(t, w, b, a, 3, 6*time.Hour)
+		time.Sleep(6 * time.Hour) // what there is for tomorrow is given
+		if err := a.engine.Cut("nobody", true); !errors.Is(err, ErrNoContact) {
+			t.Errorf("cutting a stranger: %v", err)
+		}
+		for _, cut := range []bool{true, false, false, true} { // and undone, and done
+			if err := a.engine.Cut(string(b.name()), cut); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.stop()
+		a.start() // it is kept
+		if _, cut := a.engine.Tokens(); len(cut) != 1 || cut[0] != b.name() {
+			t.Errorf("cut: %v", cut)
+		}
+		talk(t, w, b, a, 1, 6*time.Hour) // what it has is good until it is over
+		time.Sleep(48 * time.Hour)
+		had := len(a.rooms.bodies(lounge))
+		b.rooms.send(t, lounge, "too late")
+		time.Sleep(12 * time.Hour)
+		if n := len(a.rooms.bodies(lounge)); n != had {
+			t.Error("a contact that was cut left a box after its tokens were over")
+		}
+		if s := tokensOfNode(b, a.own[0]); s.Today != 0 || s.Own || !strings.Contains(s.Problem, "given no tokens") {
+			t.Errorf("the contact's node says %+v", s)
+		}
+	})
+}
+
+// A store that knows nobody by work gives an account for a code, once.
+func TestACodeMakesAnAccount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		d := w.store(0).wantTokens()
+		code := mailbox.Code{1, 2, 3}
+		d.accounts, d.code = mailbox.AccountsCode, code
+		a, b := w.node(1, slow()), w.node(2, slow())
+		a.codes = map[mailbox.Address]mailbox.Code{w.store(0).address: code}
+		b.codes = map[mailbox.Address]mailbox.Code{w.store(0).address: {9}}
+		defer w.stopAll()
+		a.start()
+		b.start()
+		w.until(6*time.Hour, "tokens", func() bool { return tokensOfNode(a, a.own[0]).Today > 0 })
+		if s := tokensOfNode(a, a.own[0]); s.Problem != "" || s.Account == "" {
+			t.Errorf("with a good code: %+v", s)
+		}
+		if s := tokensOfNode(b, b.own[0]); s.Today != 0 || !strings.Contains(s.Problem, "invite code") {
+			t.Errorf("with a bad code: %+v", s)
+		}
+		a.stop()
+		a.start() // the code is of no use any more, the account is
+		time.Sleep(25 * time.Hour)
+		if s := tokensOfNode(a, a.own[0]); s.Today == 0 || s.Problem != "" {
+			t.Errorf("the next day: %+v", s)
+		}
+	})
+}
+
+// What a store refuses is told to a person, nothing is asked at line rate, and all is well when the store is.
+func TestAStoreThatGivesNoTokens(t *testing.T) {
+	for name, c := range map[string]struct {
+		refuse  error
+		lie     bool
+		problem string
+	}{
+		"full":         {refuse: mailbox.ErrFull, problem: "full"},
+		"capped":       {refuse: mailbox.ErrCap, problem: "are drawn"},
+		"refused":      {refuse: mailbox.ErrRefused, problem: "refuses"},
+		"another key":  {lie: true, problem: "another key"},
+		"who are you?": {refuse: mailbox.ErrAccount, problem: "does not know the account"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1)
+				s := w.store(0)
+				d := s.wantTokens()
+				d.refuse, d.lie = c.refuse, c.lie
+				a := w.node(1, slow())
+				defer w.stopAll()
+				a.start()
+				w.until(6*time.Hour, "the problem", func() bool { return strings.Contains(tokensOfNode(a, s.address).Problem, c.problem) })
+				if st := tokensOfNode(a, s.address); st.Today != 0 {
+					t.Errorf("%+v", st)
+				}
+				s.set(func(*fakeStore) { d.refuse, d.lie = nil, false })
+				w.until(30*time.Hour, "tokens", func() bool {
+					st := tokensOfNode(a, s.address)
+					return st.Today > 0 && st.Problem == ""
+				})
+				s.set(func(*fakeStore) {
+					if d.unpaid != 0 {
+						t.Errorf("%d boxes came without a token", d.unpaid)
+					}
+				})
+			})
+		})
+	}
+}
