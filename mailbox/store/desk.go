@@ -93,7 +93,11 @@ func openDesk(dir string, c Config, room func() bool) (_ *desk, err error) {
 		if dir == "" {
 			return kv.OpenMemory(), nil
 		}
-		return kv.OpenBadger(filepath.Join(dir, name), kv.Options{Shape: kv.Blocks, Reserve: c.Reserve, Log: c.Log})
+		b, err := kv.OpenBadger(filepath.Join(dir, name), kv.Options{Shape: kv.Blocks, Reserve: c.Reserve, Log: c.Log})
+		if err != nil {
+			return nil, err // not b: a nil *Badger in an interface is not nil
+		}
+		return b, nil
 	}
 	sub := func(name string) string {
 		if dir == "" {

@@ -21,6 +21,7 @@ import (
 	"tarn/mailbox"
 	"tarn/mailbox/mailboxtest"
 	"tarn/mailbox/store"
+	kv "tarn/store"
 )
 
 const crashWriters, crashTokens = 8, 25
@@ -151,4 +152,17 @@ func TestAKilledStoreTakesEachTokenOnce(t *testing.T) {
 		t.Errorf("%d acknowledged, %d of them known", len(acked), n)
 	}
 	must(t, stop())
+}
+
+// A store that wants tokens and is started below its reserve says so, and starts again when there is space.
+func TestAFullDiskAtTheStartIsAnError(t *testing.T) {
+	cfg := tokenCrashConfig(t.TempDir())
+	cfg.Reserve = 1 << 60
+	if _, err := store.New(cfg); !errors.Is(err, kv.ErrDiskFull) {
+		t.Fatalf("got %v, want %v", err, kv.ErrDiskFull)
+	}
+	cfg.Reserve = 0
+	s, err := store.New(cfg)
+	must(t, err)
+	must(t, s.Close())
 }
