@@ -183,7 +183,7 @@ func (s *stage) well() {
 }
 
 func schedulePlay(t *testing.T, rng *rand.Rand, sum *played) {
-	p := CustomProfile(time.Second, 0.3)
+	p := CustomProfile(3*time.Second, 0.3)
 	s := &stage{t: t, rng: rng, sum: sum, sent: make([][]string, 2)}
 	s.w = newWorld(t, 1+rng.IntN(3))
 	var own []mailbox.Address

@@ -14,25 +14,21 @@ type Slot struct {
 	Epoch uint32
 	Index uint64
 	ID    [IDSize]byte
-	key   [KeySize]byte
-	place [32]byte
+	seed  secret // s_i
 }
 
-// slotOf derives id and key from s_i.
+// slotOf derives the id from s_i; key and place are derived where they are asked for: most slots only wait.
 func slotOf(epoch uint32, index uint64, s *secret) Slot {
 	id := derive((*[32]byte)(s), labelID)
-	return Slot{
-		Epoch: epoch,
-		Index: index,
-		ID:    [IDSize]byte(id[:IDSize]),
-		key:   derive((*[32]byte)(s), labelKey),
-		place: derive((*[32]byte)(s), labelPlace),
-	}
+	return Slot{Epoch: epoch, Index: index, ID: [IDSize]byte(id[:IDSize]), seed: *s}
 }
+
+// key seals the slot's box.
+func (s Slot) key() [KeySize]byte { return derive((*[32]byte)(&s.seed), labelKey) }
 
 // Place chooses among the receiver's stores: both ends, and nobody else, can tell which store a box goes to, and to
 // all others the choice of one index says nothing about that of another.
-func (s Slot) Place() [32]byte { return s.place }
+func (s Slot) Place() [32]byte { return derive((*[32]byte)(&s.seed), labelPlace) }
 
 // String and LogValue hide id and key: an id names a box.
 func (Slot) String() string       { return "[slot]" }
@@ -41,7 +37,8 @@ func (Slot) LogValue() slog.Value { return slog.StringValue("[slot]") }
 // Seal encrypts plaintext (any constant size) for the slot: ChaCha20-Poly1305, zero nonce (the key is used once),
 // associated data = label, epoch, index, id. It adds Overhead bytes. The same plaintext gives the same box.
 func (s Slot) Seal(plaintext []byte) []byte {
-	a, err := chacha20poly1305.New(s.key[:])
+	key := s.key()
+	a, err := chacha20poly1305.New(key[:])
 	if err != nil {
 		panic(err) // the key has the right size
 	}
@@ -56,7 +53,8 @@ func (s Slot) Open(box []byte) ([]byte, error) {
 	if len(box) < Overhead {
 		return nil, ErrOpen
 	}
-	a, err := chacha20poly1305.New(s.key[:])
+	key := s.key()
+	a, err := chacha20poly1305.New(key[:])
 	if err != nil {
 		panic(err) // the key has the right size
 	}
