@@ -58,7 +58,7 @@ bench: ## the figures that the closing notes state
 	go test -run '^$$' -bench . -benchmem ./...
 
 full: tools ## what is too long for CI: 100,000 boxes, long random runs
-	TARN_FULL=1 go test -timeout 120m ./mailbox/... ./replicate/... ./room/... ./dag/... ./internal/leakage
+	TARN_FULL=1 go test -timeout 120m ./mailbox/... ./replicate/... ./room/... ./dag/... ./internal/leakage ./internal/load
 
 leakage: ## what observers learn: the table in docs/THREATS.md, build/leakage.json; half an hour; NODES, DAYS, SEEDS
 	TARN_LEAKAGE=$(CURDIR) TARN_LEAKAGE_NODES=$(NODES) TARN_LEAKAGE_DAYS=$(DAYS) TARN_LEAKAGE_SEEDS=$(SEEDS) \
