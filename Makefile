@@ -13,7 +13,7 @@ NODES ?= 100
 DAYS ?= 0.5
 SEEDS ?= 1
 
-.PHONY: build demo test testtools quick fmt vet lint race plain e2e clients fuzz bench full leakage schedules tools help clean
+.PHONY: build demo test testtools quick fmt vet lint race plain e2e clients quickclients fuzz bench full leakage schedules tools help clean
 
 build: ## the programs, in build/bin
 	@mkdir -p $(BIN)
@@ -22,7 +22,7 @@ build: ## the programs, in build/bin
 demo: tools build ## two homeservers, four mailboxes, a private Tor network; CHECK=1 for a verdict
 	$(BIN)/demo $(if $(CHECK),--check)
 
-test: tools testtools fmt vet lint race plain e2e ## what CI runs
+test: tools testtools fmt vet lint race plain e2e quickclients ## what CI runs
 
 quick: fmt vet ## the tests that need no Tor, without the race detector
 	go test -short ./...
@@ -48,8 +48,11 @@ plain: ## what is about times and much cryptography, without the race detector
 e2e: build ## the demo's whole conversation, with kills, as a test
 	$(BIN)/demo --check --dir build/e2e
 
-clients: build ## real Matrix clients against a real node (needs npm)
+clients: build ## real Matrix clients against a real node (npm; Chromium and matrix-nio if they are there)
 	scripts/clients
+
+quickclients: build ## those of them that CI runs
+	scripts/clients quick
 
 fuzz: ## every fuzz target for FUZZTIME
 	scripts/fuzz $(FUZZTIME)

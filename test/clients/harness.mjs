@@ -108,10 +108,15 @@ export class Trace {
         const res = await fetch(input, init);
         let code = "";
         if (res.status >= 400) code = (await res.clone().json().catch(() => ({ errcode: "no JSON" }))).errcode ?? "";
-        const line = `${init?.method ?? "GET"} ${template(url.pathname)} ${res.status} ${code}`.trim();
-        this.seen.set(line, (this.seen.get(line) ?? 0) + 1);
+        this.note(init?.method ?? "GET", url.pathname, res.status, code);
         return res;
     };
+
+    /** note counts one answer. */
+    note(method, path, status, code) {
+        const line = `${method} ${template(path)} ${status} ${code}`.trim();
+        this.seen.set(line, (this.seen.get(line) ?? 0) + 1);
+    }
 
     print() {
         for (const [line, n] of [...this.seen].sort()) say(`  ${String(n).padStart(5)}  ${line}`);
@@ -134,7 +139,7 @@ function template(path) {
         .map(decodeURIComponent)
         .map((p, i, all) => {
             const [two, one] = [all[i - 2], all[i - 1]];
-            if (/^[!@$#]/.test(p) || ["send", "redact", "sendToDevice"].includes(two) || ["devices", "filter", "version", "account_data"].includes(one)) return "{}";
+            if (/^[!@$#]/.test(p) || ["send", "redact", "sendToDevice", "download", "thumbnail", "keys"].includes(two) || ["download", "thumbnail", "dehydrated_device", "devices", "filter", "version", "account_data"].includes(one)) return "{}";
             return p;
         })
         .join("/");

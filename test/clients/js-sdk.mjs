@@ -9,7 +9,7 @@ import { CryptoEvent } from "matrix-js-sdk/lib/crypto-api/index.js";
 
 const { ClientEvent, RoomEvent, RoomMemberEvent, MatrixEventEvent } = sdk;
 const password = "correct horse battery";
-const messages = 10;
+const messages = 20;
 
 // What Element goes on without (facts: it was refused by another homeserver every time, too).
 const optional = ["/rtc/transports", "/auth_metadata", "/auth_issuer"];
@@ -220,7 +220,50 @@ async function play() {
     const small = await get(bob.mxcUrlToHttp(picture.content_uri, 96, 96, "crop", false, true, true), bob);
     assert.match(small.headers.get("content-type"), /^image\//);
     assert.ok((await alice.getMediaConfig(true))["m.upload.size"] > 0);
-    step("files and thumbnails");
+    // An encrypted file (C-S API, "Sending encrypted attachments"): AES-CTR, its key in the encrypted event.
+    const subtle = globalThis.crypto.subtle;
+    const iv = new Uint8Array(16);
+    globalThis.crypto.getRandomValues(iv.subarray(0, 8));
+    const fileKey = await subtle.generateKey({ name: "AES-CTR", length: 256 }, true, ["encrypt", "decrypt"]);
+    const sealed = new Uint8Array(await subtle.encrypt({ name: "AES-CTR", counter: iv, length: 64 }, fileKey, body));
+    const unpadded = (b) => Buffer.from(b).toString("base64").replace(/=+$/, "");
+    const { content_uri } = await alice.uploadContent(sealed, { includeFilename: false, type: "application/octet-stream" });
+    const { event_id: attached } = await alice.sendMessage(room, {
+        msgtype: "m.file", body: "secret.bin", info: { size: body.length, mimetype: "application/octet-stream" },
+        file: { v: "v2", url: content_uri, key: await subtle.exportKey("jwk", fileKey), iv: unpadded(iv), hashes: { sha256: unpadded(await subtle.digest("SHA-256", sealed)) } },
+    });
+    const got = await until("the encrypted file", () => {
+        const e = find(bob, room, attached);
+        return e?.getContent().file && e.isEncrypted() && e.getContent().file;
+    }, ...anything(bob));
+    const fetched = await (await get(bob.mxcUrlToHttp(got.url, undefined, undefined, undefined, false, true, true), bob)).arrayBuffer();
+    assert.equal(unpadded(await subtle.digest("SHA-256", fetched)), got.hashes.sha256);
+    const opening = await subtle.importKey("jwk", got.key, "AES-CTR", false, ["decrypt"]);
+    const plainFile = await subtle.decrypt({ name: "AES-CTR", counter: Buffer.from(got.iv, "base64"), length: 64 }, opening, fetched);
+    assert.deepEqual(new Uint8Array(plainFile), body, "the encrypted file comes back");
+    step("files, thumbnails, an encrypted file");
+
+    const thread = (root, text) => alice.sendMessage(plain, root, { msgtype: "m.text", body: text });
+    const plain = (await bob.createRoom({ preset: "private_chat", invite: [a], name: "Plain" })).room_id;
+    await alice.joinRoom(plain);
+    const { event_id: root } = await bob.sendTextMessage(plain, "the root of a thread");
+    await thread(root, "first answer");
+    const { event_id: lastAnswer } = await thread(root, "second answer");
+    await until("the thread", () => bob.getRoom(plain)?.getThread(root)?.length === 2, ...anything(bob), [bob, sdk.ThreadEvent.Update]);
+    const relations = await bob.relations(plain, root, "m.thread", "m.room.message");
+    assert.equal(relations.events.length, 2);
+    const threads = await bob.createThreadListMessagesRequest(plain, null, 20, sdk.Direction.Backward, sdk.ThreadFilterType.All);
+    assert.deepEqual(threads.chunk.map((e) => e.event_id), [root]);
+    await bob.sendReadReceipt(bob.getRoom(plain).findEventById(lastAnswer) ?? (await until("the answer", () => bob.getRoom(plain)?.findEventById(lastAnswer), ...anything(bob))));
+    const hits = await bob.search({ body: { search_categories: { room_events: { search_term: "root thread" } } } });
+    assert.equal(hits.search_categories.room_events.results[0].result.event_id, root);
+    const summary = await bob.getRoomSummary(plain);
+    assert.equal(summary.num_joined_members, 2);
+    const when = await bob.timestampToEvent(plain, Date.now(), sdk.Direction.Backward);
+    assert.equal(when.event_id, lastAnswer);
+    const { replacement_room: newer } = await bob.upgradeRoom(plain, "12");
+    await until("the tombstone", () => alice.getRoom(plain)?.currentState.getStateEvents("m.room.tombstone", "")?.getContent().replacement_room === newer, ...anything(alice));
+    step("threads, relations, search, summary, upgrade");
 
     await alice.setPresence({ presence: "unavailable", status_msg: "at lunch" });
     assert.equal((await bob.getPresence(a)).status_msg, "at lunch");
@@ -231,10 +274,10 @@ async function play() {
     await bob.setIgnoredUsers([a]);
     await until("the ignored user", () => bob.isUserIgnored(a), [bob, ClientEvent.AccountData]);
     await bob.setIgnoredUsers([]);
-    const plain = (await bob.createRoom({ preset: "private_chat", invite: [a] })).room_id;
-    await alice.joinRoom(plain);
-    await bob.sendMessage(plain, { msgtype: "m.text", body: "alice?", "m.mentions": { user_ids: [a] } });
-    await until("the count of a mention", () => alice.getRoom(plain)?.getUnreadNotificationCount("highlight") === 1, ...anything(alice), [alice, RoomEvent.UnreadNotifications]);
+    const loud = (await bob.createRoom({ preset: "private_chat", invite: [a] })).room_id;
+    await alice.joinRoom(loud);
+    await bob.sendMessage(loud, { msgtype: "m.text", body: "alice?", "m.mentions": { user_ids: [a] } });
+    await until("the count of a mention", () => alice.getRoom(loud)?.getUnreadNotificationCount("highlight") === 1, ...anything(alice), [alice, RoomEvent.UnreadNotifications]);
     const { notifications } = await alice.http.authedRequest("GET", "/notifications", { only: "highlight" });
     assert.equal(notifications[0].event.content.body, "alice?");
     step("presence, profile fields, ignored users, unread counts");
