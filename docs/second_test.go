@@ -206,6 +206,8 @@ func (s *second) listed(handle []byte, i uint64) (found bool, next uint64) {
 			return false, i // not closed yet
 		}
 		s.must(st == 0, "digest")
+		s.must(binary.BigEndian.Uint64(body) > i, "closed is no news")
+		body = body[8:]
 		r := &reader{s.t, body}
 		s.must(r.take(1)[0] == 0 && binary.BigEndian.Uint64(r.take(8)) == i && binary.BigEndian.Uint16(r.take(2)) == 0, "another page")
 		s.must(binary.BigEndian.Uint16(r.take(2)) == 1, "more parts than the test can have")

@@ -206,10 +206,7 @@ func (c *Client) ask(ctx context.Context, r Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := status.err(); err != nil {
-		return nil, err
-	}
-	return body, nil
+	return body, status.err(body)
 }
 
 // transact is the one exchange that there is: a connection on a circuit of its own, UpSize bytes, DownSize bytes.

@@ -39,6 +39,8 @@ type Page struct {
 	PageAddr
 	Parts   uint16
 	Handles []Handle // sorted
+	// Closed is how many buckets since 1970 were closed at the store when it answered: those below. 0: not told (Pushed).
+	Closed uint64
 	// Signature is the store's; ParsePage sets it, so that the part can be shown to others (Bytes).
 	Signature [signatureSize]byte
 }
@@ -79,6 +81,29 @@ func (p PageAddr) Times(bucket time.Duration) (from, to time.Time) {
 		f, t = limit, limit
 	}
 	return time.UnixMilli(int64(f * ms)), time.UnixMilli(int64(t * ms))
+}
+
+// EarlyError is ErrNotYet with what the store says of its clock.
+type EarlyError struct {
+	Closed uint64 // buckets below are closed
+}
+
+func (e EarlyError) Error() string { return ErrNotYet.Error() }
+
+// Unwrap is ErrNotYet.
+func (e EarlyError) Unwrap() error { return ErrNotYet }
+
+// Slack bounds an estimate of how long after its end, by the asker's clock, a bucket is closed at a store: it is negative
+// if that clock is behind. closed is what the store said between asked and answered; a clock that is more than
+// SkewTolerance off is believed to be that much off.
+func Slack(estimate, bucket time.Duration, closed uint64, asked, answered time.Time) time.Duration {
+	if limit := uint64(math.MaxInt64) / uint64(max(bucket.Milliseconds(), 1)); closed == 0 || closed > limit-1 {
+		return estimate
+	}
+	end := time.UnixMilli(int64(closed) * bucket.Milliseconds())
+	estimate = max(estimate, asked.Sub(end)-bucket) // the next was not closed then
+	estimate = min(estimate, answered.Sub(end))     // the last was
+	return max(min(estimate, SkewTolerance), -SkewTolerance)
 }
 
 // SignPage makes the wire form of one part. p.Handles must be ascending, without doubles, at most PageHandles.

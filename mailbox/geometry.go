@@ -33,7 +33,7 @@ const (
 const (
 	_ = uint(RequestSize - (1 + TokenSize + IDSize + BoxSize))
 	_ = uint(BodySize - BoxSize)
-	_ = uint(BodySize - (pageHeaderSize + PageHandles*HandleSize + signatureSize))
+	_ = uint(BodySize - (closedSize + pageHeaderSize + PageHandles*HandleSize + signatureSize))
 	_ = uint(DownSize - 1 - maxDescriptorSize)
 )
 

@@ -36,7 +36,7 @@ const (
 )
 
 const (
-	_ = uint(BoxSize - (pageHeaderSize + PageHandles*HandleSize + signatureSize))
+	_ = uint(BoxSize - (closedSize + pageHeaderSize + PageHandles*HandleSize + signatureSize))
 	_ = uint(BoxSize - maxDescriptorSize)
 )
 
@@ -161,12 +161,12 @@ func openHalfAnswer(put bool, b []byte, reply *sealed.Reply) (Status, []byte, er
 	}
 	s := Status(plain[0])
 	if !put {
-		return s, plain[1:], s.err()
+		return s, plain[1:], s.err(plain[1:])
 	}
 	if !zero(plain[1:]) {
 		return 0, nil, ErrBadReply
 	}
-	return s, nil, s.err()
+	return s, nil, s.err(nil)
 }
 
 // Half is one sealed sub-request on its way: made by Client.SealPut and SealGet, sent once, in a Frame. Wait may be
@@ -253,13 +253,22 @@ func (c *Client) SetDescriptor(b []byte) (Descriptor, error) { return c.take(b) 
 
 // ReadPage reads the body of an answer to OpDigest. A page that does not hold is ErrBadReply (wrapping ErrPage).
 func (c *Client) ReadPage(p PageAddr, body []byte) (Page, error) {
+	if len(body) < closedSize {
+		return Page{}, fmt.Errorf("%w: %w: too short", ErrBadReply, ErrPage)
+	}
+	page, err := c.readPart(p, body[closedSize:])
+	page.Closed = binary.BigEndian.Uint64(body)
+	return page, err
+}
+
+func (c *Client) readPart(p PageAddr, b []byte) (Page, error) {
 	c.mu.Lock()
 	d := c.current
 	c.mu.Unlock()
 	if d == nil {
 		return Page{}, ErrNoDescriptor
 	}
-	page, err := ParsePage(*d, p, body)
+	page, err := ParsePage(*d, p, b)
 	if err != nil {
 		return Page{}, fmt.Errorf("%w: %w", ErrBadReply, err)
 	}
@@ -271,5 +280,5 @@ func (c *Client) ParsePushed(part []byte) (Page, error) {
 	if len(part) < pageHeaderSize {
 		return Page{}, fmt.Errorf("%w: %w: too short", ErrBadReply, ErrPage)
 	}
-	return c.ReadPage(PageAddr{part[0], binary.BigEndian.Uint64(part[1:]), binary.BigEndian.Uint16(part[9:])}, part)
+	return c.readPart(PageAddr{part[0], binary.BigEndian.Uint64(part[1:]), binary.BigEndian.Uint16(part[9:])}, part)
 }

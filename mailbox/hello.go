@@ -89,7 +89,7 @@ const _ = uint(BodySize - SaltSize - maxDescriptorSize)
 func OpenWelcome(down *[DownSize]byte, reply *sealed.Reply) (salt, descriptor []byte, err error) {
 	s, body, err := OpenAnswer(down, reply)
 	if err == nil {
-		err = s.err()
+		err = s.err(body)
 	}
 	if err != nil {
 		return nil, nil, err

@@ -259,15 +259,25 @@ func clearError(c Clear) error {
 	return ErrBadReply
 }
 
-// err is the error for a status; nil: StatusOK.
-func (s Status) err() error {
-	if s == StatusOK {
+// err is the error for a status and what came with it; nil: StatusOK.
+func (s Status) err(body []byte) error {
+	switch {
+	case s == StatusOK:
 		return nil
-	}
-	if int(s) < len(statusErrors) {
+	case s == StatusNotYet && len(body) >= closedSize:
+		return EarlyError{binary.BigEndian.Uint64(body)}
+	case int(s) < len(statusErrors):
 		return statusErrors[s]
 	}
 	return ErrBadReply
+}
+
+// closedSize stands before a part of a digest in an answer: how many buckets are closed.
+const closedSize = 8
+
+// DigestBody is the body of an answer to OpDigest: closed 8 ‖ part (none: the page is not closed).
+func DigestBody(closed uint64, part []byte) []byte {
+	return append(binary.BigEndian.AppendUint64(make([]byte, 0, closedSize+len(part)), closed), part...)
 }
 
 var statusErrors = [...]error{

@@ -119,7 +119,9 @@ func (c *fakeClient) SetDescriptor([]byte) (mailbox.Descriptor, error) {
 }
 
 func (c *fakeClient) ReadPage(_ mailbox.PageAddr, body []byte) (mailbox.Page, error) {
-	return readPart(body), nil
+	p := readPart(body[8:])
+	p.Closed = binary.BigEndian.Uint64(body)
+	return p, nil
 }
 
 func (c *fakeClient) ParsePushed(part []byte) (mailbox.Page, error) { return readPart(part), nil }
@@ -164,7 +166,7 @@ func (h *fakeHalf) serve() ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return page.Bytes(), nil
+		return mailbox.DigestBody(page.Closed, page.Bytes()), nil
 	}
 	return nil, c.Nothing(ctx)
 }
@@ -340,7 +342,7 @@ func (s *fakeSession) push(end chan struct{}) {
 			st := s.w.stores[a]
 			c := &fakeClient{fakeStore: st, known: true}
 			st.mu.Lock()
-			bucket, closing, down := st.bucket, st.closing, st.down
+			bucket, closing, down := st.bucket, st.closing-st.skew, st.down
 			st.mu.Unlock()
 			if down != nil {
 				continue

@@ -68,24 +68,27 @@ func (f *follower) cursor() uint64 {
 	return c
 }
 
-// advance makes the buckets that closed since the last time a gap. If our clock went back, those that were not closed
-// after all are none any more; and if it was ahead when we began, what came since may lie before that place.
-func (f *follower) advance(now uint64) {
-	if f.head > now+ahead {
-		f.take(span{now, f.head})
-		f.head, f.gone = now, 0
+// advance makes the buckets that closed since the last time a gap: those before closed, by what is learnt of slack; now
+// is by our clock alone. Many that were not closed after all are none any more. If that is because our clock went back,
+// it may have been ahead when we began, and what came since may lie before that place.
+func (f *follower) advance(closed, now uint64) {
+	latest := max(closed, now)
+	if f.head > closed+ahead {
+		f.take(span{closed, f.head})
 		// Where we began is not known any more after a restart: the time by which clocks may differ is read again.
-		if from := now - min(now, f.skew); from < now {
-			f.unreadAgain(span{from, now})
+		if from := closed - min(closed, f.skew); f.head > latest+ahead && from < closed {
+			f.gone = 0
+			f.unreadAgain(span{from, closed})
 		}
+		f.head = closed
 	}
-	if f.born > now+ahead {
+	if f.born > latest+ahead {
 		f.born = 0
-		f.unreadAgain(span{min(now, f.oldest(now)), now})
+		f.unreadAgain(span{min(closed, f.oldest(closed)), closed})
 	}
-	if f.head < now {
-		f.unreadAgain(span{f.head, now})
-		f.head = now
+	if f.head < closed {
+		f.unreadAgain(span{f.head, closed})
+		f.head = closed
 	}
 }
 
@@ -299,7 +302,7 @@ func (e *Engine) chooseDigest(st *depot, now time.Time) (job, bool) {
 	f := &st.follow
 	bucket := st.descriptor.bucket
 	if e.mode == Direct {
-		f.advance(mailbox.BucketAt(now.Add(-f.slack), bucket))
+		f.advance(mailbox.BucketAt(now.Add(-f.slack), bucket), mailbox.BucketAt(now, bucket))
 	}
 	p, ok := f.next(st.decoys.perBucket)
 	if !ok {
@@ -308,13 +311,19 @@ func (e *Engine) chooseDigest(st *depot, now time.Time) (job, bool) {
 	from, to, _ := p.Buckets()
 	_, end := p.Times(bucket)
 	var page mailbox.Page
+	var asked, answered time.Time
 	return job{
 		do: func(ctx context.Context, m Mailbox) error {
 			var err error
+			asked = time.Now()
 			page, err = m.Digest(ctx, p)
+			answered = time.Now()
 			return err
 		},
 		done: func(err error) {
+			var early mailbox.EarlyError
+			errors.As(err, &early)
+			defer func() { f.slack = mailbox.Slack(f.slack, bucket, max(page.Closed, early.Closed), asked, answered) }()
 			switch {
 			case err == nil:
 				if p.Level == 0 {
@@ -349,6 +358,7 @@ func (e *Engine) readPage(st *depot, page mailbox.Page, bucket time.Duration) er
 	st.heard.hearPage(page)
 	f := &st.follow
 	begin, end := page.Times(bucket)
+	begin, end = begin.Add(f.slack), end.Add(f.slack) // by our clock
 	var found []*todo
 	for _, h := range page.Handles {
 		r, ok := e.expected[h]
@@ -413,9 +423,11 @@ func (e *Engine) pushed(a mailbox.Address, part []byte) {
 	}
 	now, bucket, f := time.Now(), st.descriptor.bucket, &st.follow
 	from, to, good := page.Buckets()
+	_, end := page.Times(bucket)
 	if !good || page.Part > 0 || to > mailbox.BucketAt(now.Add(maxSlack), bucket) || !f.news(span{from, to}) {
 		return // what is read twice, or is the rest of a page that is read through GETs
 	}
+	f.slack = max(min(f.slack, now.Sub(end)), -maxSlack) // it is closed: our clock may be behind
 	if err := e.readPage(st, page, bucket); err != nil {
 		e.log.Warn("keeping a pushed digest page", "err", err)
 		f.unreadAgain(span{from, to})
@@ -447,7 +459,7 @@ func (e *Engine) behind(st *depot, p *Profile, now time.Time) bool {
 	}
 	f, bucket := &st.follow, st.descriptor.bucket
 	grace := min(2*p.Push+2*oneWay+time.Second, bucket*ahead/2)
-	f.advance(mailbox.BucketAt(now.Add(-f.slack-grace), bucket))
+	f.advance(mailbox.BucketAt(now.Add(-f.slack-grace), bucket), mailbox.BucketAt(now, bucket))
 	return len(f.gaps) > 0 || len(f.open) > 0
 }
 

@@ -4,6 +4,7 @@ package replicate
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -75,7 +76,7 @@ func TestEveryClosedBucketIsReadWhateverFails(t *testing.T) {
 			switch rapid.IntRange(0, 9).Draw(t, "what") {
 			case 0, 1:
 				now += rapid.Uint64Range(0, 200).Draw(t, "buckets")
-				f.advance(now)
+				f.advance(now, now)
 			case 2, 3, 4, 5:
 				ask()
 			case 6, 7:
@@ -103,7 +104,7 @@ func TestEveryClosedBucketIsReadWhateverFails(t *testing.T) {
 			}
 			check()
 		}
-		f.advance(now)
+		f.advance(now, now)
 		for n := 0; ask() || len(flying) > 0; n++ {
 			if len(flying) > 0 {
 				settle(0, true)
@@ -122,7 +123,7 @@ func TestEveryClosedBucketIsReadWhateverFails(t *testing.T) {
 
 func TestAnAbsenceIsCaughtUpInFewPages(t *testing.T) {
 	f := follower{begun: true, head: 100_000}
-	f.advance(100_000 + 3*8640) // three days of 10 s buckets
+	f.advance(100_000+3*8640, 100_000+3*8640) // three days of 10 s buckets
 	n := 0
 	for {
 		p, ok := f.next(1)
@@ -162,5 +163,52 @@ func TestTheFollowerLearnsWhenBucketsClose(t *testing.T) {
 		if last > 250 {
 			t.Errorf("with %v, %d of the last 1000 requests were too early", truth, last)
 		}
+	}
+}
+
+// A store whose clock is behind refuses pages until the node has learnt by how much. That is no sign that the node's own
+// clock went back, after which it would read two weeks again; nor are pushed pages of a store whose clock is ahead.
+func TestAStoreWithAWrongClockIsNotReadTwice(t *testing.T) {
+	for _, skew := range []time.Duration{0, -80 * time.Minute, 80 * time.Minute} {
+		t.Run(skew.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, ns := courierWorld(t, 2, 1, Balanced())
+				st := w.store(0)
+				st.skew = skew
+				defer w.stopAll()
+				for _, n := range ns {
+					n.start()
+				}
+				w.contact(ns[0], ns[1])
+				if met := time.Since(playStart); met > 20*time.Minute {
+					t.Errorf("the contact took %v", met)
+				}
+				time.Sleep(3 * time.Hour)
+				pages := func() (n int) {
+					st.mu.Lock()
+					defer st.mu.Unlock()
+					for _, c := range st.calls {
+						if c.kind == "digest" {
+							n++
+						}
+					}
+					return n
+				}
+				before := pages()
+				time.Sleep(time.Hour)
+				// A courier reads each bucket once to push it; the rest is the nodes'.
+				if own := pages() - before - 2*int(time.Hour/st.bucket); own > 100 {
+					t.Errorf("%d pages were read in an hour beside what was pushed", own)
+				}
+				for _, n := range ns {
+					n.engine.mu.Lock()
+					f := n.engine.depots[st.address].follow
+					n.engine.mu.Unlock()
+					if ours := f.head - f.cursor(); ours > 200 {
+						t.Errorf("%d buckets are unread: %v", ours, f.gaps)
+					}
+				}
+			})
+		})
 	}
 }

@@ -227,8 +227,8 @@ func TestAFollowerWhoseClockGoesBackReadsOn(t *testing.T) {
 		}
 		return out
 	}
-	f.advance(1_000_000)
-	f.advance(1_000_000 + 100)
+	f.advance(1_000_000, 1_000_000)
+	f.advance(1_000_000+100, 1_000_000+100)
 	got := read(2000)
 	for b := uint64(1_000_000 + 100 - keep + 1440); b < 1_000_000+100; b++ {
 		if !got[b] {

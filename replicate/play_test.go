@@ -196,8 +196,9 @@ func (c *fakeClient) Digest(ctx context.Context, p mailbox.PageAddr) (mailbox.Pa
 	if !ok {
 		return mailbox.Page{}, mailbox.ErrBadReply
 	}
+	closed := mailbox.BucketAt(time.Now().Add(c.skew-c.closing), c.bucket)
 	if _, end := p.Times(c.bucket); time.Now().Add(c.skew).Before(end.Add(c.closing)) {
-		return mailbox.Page{}, mailbox.ErrNotYet
+		return mailbox.Page{}, mailbox.EarlyError{Closed: closed}
 	}
 	var all []mailbox.Handle
 	if to-from < uint64(len(c.digest)) {
@@ -213,7 +214,7 @@ func (c *fakeClient) Digest(ctx context.Context, p mailbox.PageAddr) (mailbox.Pa
 	}
 	slices.SortFunc(all, func(a, b mailbox.Handle) int { return bytes.Compare(a[:], b[:]) })
 	const per = 20 // so that tests have pages of several parts
-	page := mailbox.Page{PageAddr: p, Parts: uint16(max(1, (len(all)+per-1)/per))}
+	page := mailbox.Page{PageAddr: p, Parts: uint16(max(1, (len(all)+per-1)/per)), Closed: closed}
 	lo := min(len(all), int(p.Part)*per)
 	page.Handles = all[lo:min(len(all), lo+per)]
 	if c.lie != nil {

@@ -26,6 +26,7 @@ const (
 // follower reads the digest of one store for all sessions that follow it: one fetch a page.
 type follower struct {
 	target [32]byte
+	slack  time.Duration // mailbox.Slack of its clock; readDigest's own
 
 	// Guarded by Server.mu.
 	sessions int
@@ -164,9 +165,13 @@ func (s *Server) readDigest(f *follower) {
 		}
 		now := time.Now()
 		levels := s.wantedLevels(f, now)
+		theirs := now.Add(-f.slack)
 		var next time.Time
 		for _, level := range levels {
-			at := mailbox.PageAt(level, now, d.Bucket)
+			at := mailbox.PageAt(level, theirs, d.Bucket)
+			if done[level] > at.Index { // the store's clock is behind what we took it for
+				done[level] = 0
+			}
 			done[level] = max(done[level], at.Index-min(at.Index, maxCatchUp))
 			for ; done[level] < at.Index && s.ctx.Err() == nil; done[level]++ {
 				if !s.readPage(f, c, mailbox.PageAddr{Level: level, Index: done[level]}) {
@@ -179,7 +184,7 @@ func (s *Server) readDigest(f *follower) {
 			}
 		}
 		// A moment later, for clocks that are not quite right.
-		if s.sleep(max(time.Until(next), 0)+min(d.Bucket/8, 300*time.Millisecond)) != nil {
+		if s.sleep(max(time.Until(next.Add(f.slack)), 0)+min(d.Bucket/8, 300*time.Millisecond)) != nil {
 			return
 		}
 	}
@@ -213,6 +218,7 @@ func (s *Server) abandoned(f *follower, bucket time.Duration) bool {
 // readPage reads one page; false: it is to be tried again with the next.
 func (s *Server) readPage(f *follower, c *mailbox.Client, at mailbox.PageAddr) bool {
 	for try := range 3 {
+		asked := time.Now()
 		h, err := c.SealGet(mailbox.Request{Op: mailbox.OpDigest, Page: at}, 0)
 		if err != nil {
 			return false
@@ -222,8 +228,10 @@ func (s *Server) readPage(f *follower, c *mailbox.Client, at mailbox.PageAddr) b
 		ctx, cancel := context.WithTimeout(s.ctx, fetchTimeout)
 		_, body, err := h.Wait(ctx)
 		cancel()
+		var early mailbox.EarlyError
 		switch {
-		case errors.Is(err, mailbox.ErrNotYet): // its clock is behind ours
+		case errors.As(err, &early):
+			f.slack = mailbox.Slack(f.slack, f.bucket, early.Closed, asked, time.Now())
 			if try == 2 || s.sleep(time.Second) != nil {
 				return false
 			}
@@ -243,9 +251,10 @@ func (s *Server) readPage(f *follower, c *mailbox.Client, at mailbox.PageAddr) b
 		if err != nil {
 			return false
 		}
+		f.slack = mailbox.Slack(f.slack, f.bucket, p.Closed, asked, time.Now())
 		g := page{index: at.Index}
-		if n := p.Size(); p.Parts == 1 && n+mailbox.PushedOverhead <= mailbox.PushedRoom {
-			g.part = append([]byte(nil), body[:n]...)
+		if p.Parts == 1 && p.Size()+mailbox.PushedOverhead <= mailbox.PushedRoom {
+			g.part = p.Bytes()
 		}
 		s.mu.Lock()
 		f.pages[at.Level] = append(f.pages[at.Level], g)

@@ -56,14 +56,16 @@ func TestABoxIsPutListedAndFetched(t *testing.T) {
 		}
 		for level := range uint8(mailbox.Levels) {
 			at := mailbox.PageAt(level, put, d.Bucket)
-			if _, err := c.Digest(ctx, at); !errors.Is(err, mailbox.ErrNotYet) {
-				t.Fatalf("level %d, an open page: %v", level, err)
+			from, to, _ := at.Buckets()
+			var early mailbox.EarlyError
+			if _, err := c.Digest(ctx, at); !errors.As(err, &early) || early.Closed >= to || early.Closed+1 < from {
+				t.Fatalf("level %d, an open page: %v, %d buckets are closed", level, err, early.Closed)
 			}
 			_, end := at.Times(d.Bucket)
 			time.Sleep(time.Until(end))
 			p, err := c.Digest(ctx, at)
-			if err != nil || !slices.Equal(p.Handles, []mailbox.Handle{id.Handle()}) {
-				t.Fatalf("level %d: %v, %v", level, p.Handles, err)
+			if err != nil || !slices.Equal(p.Handles, []mailbox.Handle{id.Handle()}) || p.Closed < to {
+				t.Fatalf("level %d: %v of %d, %v", level, p.Handles, p.Closed, err)
 			}
 		}
 		for i, x := range m.Transactions() {

@@ -53,41 +53,42 @@ func newPages(e Engine, c *bucketClock, signing ed25519.PrivateKey, onion ed2551
 	}
 }
 
-// part is one signed part. Its errors: mailbox.ErrRefused, ErrNotYet, ErrGone, ErrTooMany, or a fault of the engine.
-func (p *pages) part(a mailbox.PageAddr, now time.Time) ([]byte, error) {
+// part is one signed part, and how many buckets are closed. Its errors: mailbox.ErrRefused, ErrNotYet (with closed),
+// ErrGone, ErrTooMany, or a fault of the engine.
+func (p *pages) part(a mailbox.PageAddr, now time.Time) (part []byte, closed uint64, err error) {
 	from, to, ok := a.Buckets()
 	if !ok {
-		return nil, mailbox.ErrRefused
+		return nil, 0, mailbox.ErrRefused
 	}
-	closed, err := p.clock.closed(now)
+	closed, err = p.clock.closed(now)
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, closed, err
 	case p.clock.forgotten(from, p.ttl, now):
-		return nil, mailbox.ErrGone
+		return nil, closed, mailbox.ErrGone
 	case to > closed:
-		return nil, mailbox.ErrNotYet
+		return nil, closed, mailbox.ErrNotYet
 	}
 	key := a
 	key.Part = 0
 	page := p.cached(key)
 	if page == nil {
 		if page, err = p.make(key, from, to); err != nil {
-			return nil, err
+			return nil, closed, err
 		}
 		// Boxes may have been forgotten while we read; gone was raised before, so the page is not believed.
 		if p.clock.forgotten(from, p.ttl, now) {
-			return nil, mailbox.ErrGone
+			return nil, closed, mailbox.ErrGone
 		}
 		p.keep(page)
 	}
 	switch {
 	case page.err != nil:
-		return nil, page.err
+		return nil, closed, page.err
 	case int(a.Part) >= len(page.parts):
-		return nil, mailbox.ErrRefused
+		return nil, closed, mailbox.ErrRefused
 	}
-	return page.parts[a.Part], nil
+	return page.parts[a.Part], closed, nil
 }
 
 func (p *pages) cached(key mailbox.PageAddr) *madePage {
@@ -154,6 +155,9 @@ func (p *pages) keep(page *madePage) {
 
 // pageStatus is the status for an error of part; ok is false for a fault.
 func pageStatus(err error) (s mailbox.Status, ok bool) {
+	if err == nil {
+		return mailbox.StatusOK, true
+	}
 	for _, c := range []struct {
 		err error
 		s   mailbox.Status

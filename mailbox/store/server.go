@@ -324,15 +324,15 @@ func (s *Server) Do(r mailbox.Request, box *[mailbox.BoxSize]byte) (mailbox.Stat
 		}
 		return mailbox.StatusOK, box[:]
 	case mailbox.OpDigest:
-		part, err := s.pages.part(r.Page, time.Now())
-		if err != nil {
-			status, known := pageStatus(err)
-			if !known {
-				s.fault("read a digest", err)
-			}
+		part, closed, err := s.pages.part(r.Page, time.Now())
+		status, known := pageStatus(err)
+		if !known {
+			s.fault("read a digest", err)
+		}
+		if status != mailbox.StatusOK && status != mailbox.StatusNotYet {
 			return status, nil
 		}
-		return mailbox.StatusOK, part
+		return status, mailbox.DigestBody(closed, part)
 	}
 	return mailbox.StatusRefused, nil
 }
