@@ -130,7 +130,7 @@ func crashPlay(t *testing.T, relink bool, draw func(label string, n int) int) (e
 }
 
 func TestCrashesAtAnyWriteLoseNothingAndReuseNoIndex(t *testing.T) {
-	seeds := 12
+	seeds := plays(12)
 	if os.Getenv("TARN_FULL") != "" {
 		seeds = 500
 	}

@@ -90,7 +90,7 @@ func TestEpochsTurnByTimeWhenLittleIsSaid(t *testing.T) {
 
 // A conversation of several epochs, with processes that die at drawn writes.
 func TestCrashesWhileEpochsTurnLoseNothingAndReuseNoIndex(t *testing.T) {
-	for seed := range 4 {
+	for seed := range plays(4) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(uint64(seed), 3))

@@ -32,7 +32,7 @@ func schedules(t *testing.T) (first, count int) {
 		}
 		return n
 	}
-	return number("TARN_FIRST", 0), number("TARN_SCHEDULES", 40)
+	return number("TARN_FIRST", 0), number("TARN_SCHEDULES", plays(40))
 }
 
 func TestRandomSchedulesLoseNothingDoubleNothingAndReuseNoIndex(t *testing.T) {

@@ -8,3 +8,6 @@ import "testing"
 
 // measures: see raced_test.go.
 func measures(*testing.T) {}
+
+// plays: see raced_test.go.
+func plays(n int) int { return n }

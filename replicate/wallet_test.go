@@ -73,6 +73,7 @@ func TestTwoNodesTalkAtAMailboxThatWantsTokens(t *testing.T) {
 // Each has a mailbox of its own, which the other can write to only with tokens that it is given: the first ones with the
 // link, the others in the stream.
 func TestTwoNodesTalkAtMailboxesThatWantTokens(t *testing.T) {
+	measures(t)
 	synctest.Test(t, func(t *testing.T) {
 		one, two := tokenBox(t), tokenBox(t)
 		w := newWorld(t, 1)

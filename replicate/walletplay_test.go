@@ -42,7 +42,7 @@ func tokensOfNode(n *node, a mailbox.Address) (s TokenStatus) {
 
 // A node that dies at any write, before or after the commit, shows no token with two boxes, and goes on.
 func TestCrashesAtAnyWriteShowNoTokenTwice(t *testing.T) {
-	seeds := 6
+	seeds := plays(6)
 	if os.Getenv("TARN_FULL") != "" {
 		seeds = 200
 	}
