@@ -11,7 +11,7 @@
 // [Server]. Opening and sealing of requests happens here; package mailbox/store only sees what was opened, package
 // mailbox/courier only what it is to carry.
 //
-// Invariants: every answer has one size and, but for sessions, one time, whatever it is; connections, links and what
+// Invariants: every answer has one size and, but for sessions, the same time as the others, whatever it is; connections, links and what
 // is worked on at once are bounded; a connection that does not say what it wants is ended; nothing about a request is
 // logged.
 //
@@ -76,9 +76,9 @@ type Config struct {
 	MaxConns int           // exchanges at once; each needs about 50 kB
 	MaxLinks int           // links of couriers at once; each needs about 20 kB, and more while it brings requests
 	Timeout  time.Duration // of an exchange's whole life
-	// AnswerTime is how long every answer takes at least, from the last byte of the request. It is longer than nearly
-	// all work, so that who watches connections cannot tell a write from a read, or a hit from a miss.
-	// Negative: not at all (benchmarks).
+	// AnswerTime is how long every answer takes at least, from the last byte of the request, so that who watches
+	// connections cannot tell a write from a read, or a hit from a miss. If the machine is slower, all answers take its
+	// double, or that one's, up to 32 times (pace). Negative: not at all (benchmarks).
 	AnswerTime time.Duration
 
 	// Log gets faults of the machine; nil: nothing.
@@ -90,6 +90,7 @@ type Server struct {
 	cfg     Config
 	conns   conns
 	links   links
+	pace    pace
 	buffers sync.Pool // of *buffers
 }
 
@@ -98,6 +99,7 @@ type buffers struct {
 	up   [mailbox.UpSize]byte
 	down [mailbox.DownSize]byte
 	box  [mailbox.BoxSize]byte
+	op   mailbox.Op // of the request; 0: none was opened
 }
 
 // New makes a server; it starts nothing.
@@ -123,7 +125,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, conns: newConns(cfg.MaxConns), links: newLinks(cfg.MaxLinks), buffers: sync.Pool{New: func() any { return new(buffers) }}}
+	s := &Server{cfg: cfg, conns: newConns(cfg.MaxConns), links: newLinks(cfg.MaxLinks), pace: newPace(cfg.AnswerTime), buffers: sync.Pool{New: func() any { return new(buffers) }}}
 	if cfg.Courier != nil {
 		cfg.Courier.Attach(s.Half)
 	}
@@ -223,11 +225,9 @@ func (s *Server) serve(c net.Conn, sent func()) (stay func()) {
 		return nil // nobody to tell, nothing to log
 	}
 	sent()
-	began := time.Now()
+	came := time.Now()
 	goOn := s.answer(b)
-	if wait := s.cfg.AnswerTime - time.Since(began); wait > 0 {
-		time.Sleep(wait)
-	}
+	time.Sleep(s.pace.wait(came, b.op))
 	_, err := c.Write(b.down[:]) // if that fails the client asks again
 	if goOn == nil {
 		return nil
@@ -244,6 +244,7 @@ func (s *Server) serve(c net.Conn, sent func()) (stay func()) {
 // answer fills b.down with the answer to b.up. goOn, unless it is nil, serves what begins with it.
 func (s *Server) answer(b *buffers) (goOn func(net.Conn)) {
 	h, err := mailbox.ParseHeader(&b.up)
+	b.op = 0
 	switch {
 	case err != nil:
 	case h.Kind == mailbox.KindDescriptor:
@@ -273,6 +274,7 @@ func (s *Server) exchange(b *buffers, epoch uint32) {
 		mailbox.ClearAnswer(&b.down, mailbox.ClearRefused, nil)
 		return
 	}
+	b.op = r.Op
 	status, body := s.do(r, err, &b.box)
 	mailbox.SealAnswer(&b.down, reply, status, body)
 }

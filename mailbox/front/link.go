@@ -88,7 +88,7 @@ func (s *Server) welcomeLink(b *buffers) (goOn func(net.Conn)) {
 	}
 }
 
-// serveLink answers what comes, each request no sooner than the constant time after it came, until the link breaks.
+// serveLink answers what comes, each request at the time of answers after it came, until the link breaks.
 // Requests are worked on side by side: one that waits for the disk does not hold up the others.
 func (s *Server) serveLink(l *link, c net.Conn) {
 	s.links.mu.Lock()
@@ -135,11 +135,9 @@ func (s *Server) serveLink(l *link, c net.Conn) {
 		wg.Go(func() {
 			defer func() { <-flight }()
 			s.links.working <- struct{}{}
-			answer := s.Half(m.Epoch, m.Data, nil)
+			answer, op := s.half(m.Epoch, m.Data, nil)
 			<-s.links.working
-			if wait := s.cfg.AnswerTime - time.Since(came); wait > 0 {
-				time.Sleep(wait)
-			}
+			time.Sleep(s.pace.wait(came, op))
 			write(m, answer)
 		})
 	}
@@ -148,27 +146,33 @@ func (s *Server) serveLink(l *link, c net.Conn) {
 // Half is the answer, as it travels, to a half that is sealed to the key of that epoch. describe finds the descriptor of
 // another mailbox, for who asked for it; nil: only this one's own is given. Safe for concurrent use; it may take its time.
 func (s *Server) Half(epoch uint32, box []byte, describe func(onion [32]byte) ([]byte, error)) []byte {
+	answer, _ := s.half(epoch, box, describe)
+	return answer
+}
+
+// half is Half, and says what was asked for; 0: nothing was opened.
+func (s *Server) half(epoch uint32, box []byte, describe func(onion [32]byte) ([]byte, error)) (answer []byte, op mailbox.Op) {
 	put := mailbox.IsPut(len(box))
 	key := s.cfg.Keys.Get(epoch)
 	if key == nil {
-		return mailbox.RefuseHalf(len(box), mailbox.ClearStale)
+		return mailbox.RefuseHalf(len(box), mailbox.ClearStale), 0
 	}
 	r, reply, err := mailbox.OpenHalf(box, key, mailbox.RequestInfo(s.cfg.Keys.Onion(), epoch))
 	switch {
 	case reply == nil:
-		return mailbox.RefuseHalf(len(box), mailbox.ClearRefused)
+		return mailbox.RefuseHalf(len(box), mailbox.ClearRefused), 0
 	case err != nil:
-		return mailbox.SealHalfAnswer(put, reply, mailbox.StatusRefused, nil)
+		return mailbox.SealHalfAnswer(put, reply, mailbox.StatusRefused, nil), 0
 	case r.Op == mailbox.OpNothing:
-		return mailbox.SealHalfAnswer(put, reply, mailbox.StatusOK, nil)
+		return mailbox.SealHalfAnswer(put, reply, mailbox.StatusOK, nil), r.Op
 	case r.Op == mailbox.OpDescriptor:
 		status, d := s.describe(r.Onion, describe)
-		return mailbox.SealHalfAnswer(put, reply, status, d)
+		return mailbox.SealHalfAnswer(put, reply, status, d), r.Op
 	}
 	b := s.buffers.Get().(*buffers)
 	defer s.buffers.Put(b)
 	status, body := s.do(r, nil, &b.box)
-	return mailbox.SealHalfAnswer(put, reply, status, body)
+	return mailbox.SealHalfAnswer(put, reply, status, body), r.Op
 }
 
 // describe is the descriptor of that mailbox: this one's own, or what others know.

@@ -3,11 +3,15 @@
 package front_test
 
 import (
+	"bytes"
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -19,11 +23,14 @@ import (
 	"tarn/mailbox/store"
 )
 
-// slowEngine is a disk whose work shows what is done.
-type slowEngine struct{ store.Engine }
+// slowEngine is a disk whose work shows what is done: a write takes from sync to its double.
+type slowEngine struct {
+	store.Engine
+	sync time.Duration
+}
 
 func (e slowEngine) Put(bucket uint64, expires time.Time, boxes []store.Box, errs []error) error {
-	time.Sleep(6*time.Millisecond + rand.N(6*time.Millisecond))
+	time.Sleep(e.sync + rand.N(e.sync))
 	return e.Engine.Put(bucket, expires, boxes, errs)
 }
 
@@ -39,58 +46,97 @@ func (e slowEngine) Get(h mailbox.Handle, box *[mailbox.BoxSize]byte) (bool, err
 
 // class is a kind of request that an observer of the wire shall not be able to tell by the time of its answer.
 type class struct {
-	name string
-	do   func(ctx context.Context, c *mailbox.Client, i int) error
+	name    string
+	put     bool
+	request func(i int) mailbox.Request
+	check   func(body []byte, err error) error
+}
+
+// do makes the request directly.
+func (k class) do(ctx context.Context, c *mailbox.Client, i int) error {
+	r := k.request(i)
+	switch r.Op {
+	case mailbox.OpNothing:
+		return k.check(nil, c.Nothing(ctx))
+	case mailbox.OpPut:
+		return k.check(nil, c.Put(ctx, r.ID, (*[mailbox.BoxSize]byte)(r.Box), &r.Token))
+	case mailbox.OpGet:
+		b, err := c.Get(ctx, r.Get)
+		if err != nil {
+			return k.check(nil, err)
+		}
+		return k.check(b[:], nil)
+	}
+	_, err := c.Digest(ctx, r.Page)
+	return k.check(nil, err)
+}
+
+// half makes it for a link.
+func (k class) half(c *mailbox.Client, i int) (*mailbox.Half, error) {
+	if k.put {
+		return c.SealPut(k.request(i), 0)
+	}
+	return c.SealGet(k.request(i), 0)
 }
 
 func boxID(kind byte, i int) mailbox.BoxID {
 	return mailbox.BoxID{kind, byte(i >> 16), byte(i >> 8), byte(i)}
 }
 
+func newBox() (id mailbox.BoxID) {
+	crand.Read(id[:])
+	return id
+}
+
 var noToken [mailbox.TokenSize]byte
 
 // classes need boxes 0 to n-1 of kind 1 to be there.
 func classes(n int) []class {
-	expect := func(err, want error) error {
-		if !errors.Is(err, want) {
-			return fmt.Errorf("%w, want %w", err, want)
-		}
-		return nil
-	}
-	var box, other [mailbox.BoxSize]byte
+	box, other := make([]byte, mailbox.BoxSize), make([]byte, mailbox.BoxSize)
 	other[0] = 1
+	done := func(_ []byte, err error) error { return err }
+	put := func(id mailbox.BoxID, box []byte) mailbox.Request {
+		return mailbox.Request{Op: mailbox.OpPut, ID: id, Box: box, Token: noToken}
+	}
 	return []class{
-		{"nothing", func(ctx context.Context, c *mailbox.Client, i int) error { return c.Nothing(ctx) }},
-		{"get hit", func(ctx context.Context, c *mailbox.Client, i int) error {
-			b, err := c.Get(ctx, boxID(1, i%n).Handle())
-			if err == nil && *b != box {
-				err = errors.New("no hit")
+		{"nothing", true, func(int) mailbox.Request { return mailbox.Request{Op: mailbox.OpNothing} }, done},
+		{"put", true, func(i int) mailbox.Request { return put(newBox(), box) }, done},
+		{"put again", true, func(i int) mailbox.Request { return put(boxID(1, i%n), box) }, done},
+		{"put exists", true, func(i int) mailbox.Request { return put(boxID(1, i%n), other) }, func(_ []byte, err error) error {
+			if !errors.Is(err, mailbox.ErrExists) {
+				return fmt.Errorf("%w, want %w", err, mailbox.ErrExists)
 			}
-			return err
+			return nil
 		}},
-		{"get miss", func(ctx context.Context, c *mailbox.Client, i int) error {
-			_, err := c.Get(ctx, boxID(2, i).Handle())
-			return err
-		}},
-		{"put", func(ctx context.Context, c *mailbox.Client, i int) error {
-			return c.Put(ctx, boxID(3, i), &box, &noToken)
-		}},
-		{"put again", func(ctx context.Context, c *mailbox.Client, i int) error {
-			return c.Put(ctx, boxID(1, i%n), &box, &noToken)
-		}},
-		{"put exists", func(ctx context.Context, c *mailbox.Client, i int) error {
-			return expect(c.Put(ctx, boxID(1, i%n), &other, &noToken), mailbox.ErrExists)
-		}},
-		{"digest", func(ctx context.Context, c *mailbox.Client, i int) error {
-			_, err := c.Digest(ctx, mailbox.PageAt(0, time.Now().Add(-time.Minute), store.DefaultBucket))
-			return err
-		}},
+		{"get hit", false, func(i int) mailbox.Request { return mailbox.Request{Op: mailbox.OpGet, Get: boxID(1, i%n).Handle()} },
+			func(b []byte, err error) error {
+				if err == nil && !bytes.Equal(b[:mailbox.BoxSize], box) {
+					err = errors.New("no hit")
+				}
+				return err
+			}},
+		{"get miss", false, func(i int) mailbox.Request { return mailbox.Request{Op: mailbox.OpGet, Get: boxID(2, i).Handle()} }, done},
+		{"digest", false, func(int) mailbox.Request {
+			return mailbox.Request{Op: mailbox.OpDigest, Page: mailbox.PageAt(0, time.Now().Add(-time.Minute), store.DefaultBucket)}
+		}, done},
 	}
 }
 
 // measure makes n requests of each class, in a random order, by workers at once, and returns their times by class.
 func measure(t testing.TB, m *mailboxtest.Mailbox, n, workers int) map[string][]float64 {
 	c := m.Client()
+	prepare(t, c, n)
+	do := func(k class, i int) (time.Duration, error) {
+		began := time.Now()
+		err := k.do(context.Background(), c, i)
+		return time.Since(began), err
+	}
+	timed(t, n, workers, do) // the mailbox learns how slow its disk is
+	return timed(t, n, workers, do)
+}
+
+// prepare writes the boxes that classes need.
+func prepare(t testing.TB, c *mailbox.Client, n int) {
 	ctx := context.Background()
 	if _, err := c.Descriptor(ctx); err != nil {
 		t.Fatal(err)
@@ -101,6 +147,10 @@ func measure(t testing.TB, m *mailboxtest.Mailbox, n, workers int) map[string][]
 			t.Fatal(err)
 		}
 	}
+}
+
+// timed has n requests of each class made, in a random order, by workers at once.
+func timed(t testing.TB, n, workers int, do func(k class, i int) (time.Duration, error)) map[string][]float64 {
 	type one struct {
 		class
 		i int
@@ -119,9 +169,7 @@ func measure(t testing.TB, m *mailboxtest.Mailbox, n, workers int) map[string][]
 	for range workers {
 		wg.Go(func() {
 			for o := range work {
-				began := time.Now()
-				err := o.do(ctx, c, o.i)
-				d := time.Since(began)
+				d, err := do(o.class, o.i)
 				mu.Lock()
 				took[o.name] = append(took[o.name], d.Seconds())
 				mu.Unlock()
@@ -168,30 +216,95 @@ func mannWhitney(x, y []float64) float64 {
 	return sum / float64(len(x)*len(y))
 }
 
-// By the time of an answer nobody can tell what was asked, nor what became of it.
+// By the time of an answer nobody can tell what was asked, nor what became of it: however slow the disk is, and over a
+// courier's link as well.
 func TestTheTimeOfAnAnswerTellsNothing(t *testing.T) {
 	if testing.Short() {
-		t.Skip("a thousand requests")
+		t.Skip("some thousand requests")
 	}
-	run := func(answer time.Duration) (pair string, auc float64) {
+	run := func(answer, sync time.Duration, how func(testing.TB, *mailboxtest.Mailbox, int, int) map[string][]float64) (pair string, auc float64) {
 		synctest.Test(t, func(t *testing.T) {
 			m := mailboxtest.New(t,
 				mailboxtest.WithConfig(func(c *store.Config) {
-					c.Engine = slowEngine{store.NewMemory(store.DefaultExpiryUnit, 1<<40)}
+					c.Engine = slowEngine{store.NewMemory(store.DefaultExpiryUnit, 1<<40), sync}
 				}),
 				mailboxtest.WithFront(func(c *front.Config) { c.AnswerTime = answer }))
 			time.Sleep(5 * time.Minute)
-			pair, auc = worst(measure(t, m, 60, 4))
+			pair, auc = worst(how(t, m, 100, 4))
 		})
 		return pair, auc
 	}
-	if pair, auc := run(0); auc > 0.55 {
-		t.Errorf("%s: AUC %.3f", pair, auc)
+	for _, disk := range []time.Duration{5 * time.Millisecond, 40 * time.Millisecond, 150 * time.Millisecond} {
+		if pair, auc := run(0, disk, measure); auc > 0.55 {
+			t.Errorf("a disk of %v, %s: AUC %.3f", disk, pair, auc)
+		}
+		if pair, auc := run(0, disk, measureLink); auc > 0.55 {
+			t.Errorf("over a link, a disk of %v, %s: AUC %.3f", disk, pair, auc)
+		}
 	}
 	// The control: the same measurement without the constant time must tell them apart, else it measures nothing.
-	if pair, auc := run(-1); auc < 0.9 {
+	if pair, auc := run(-1, 5*time.Millisecond, measure); auc < 0.9 {
 		t.Errorf("without the constant time %s has AUC %.3f: the attack is too weak", pair, auc)
 	}
+	if pair, auc := run(-1, 5*time.Millisecond, measureLink); auc < 0.9 {
+		t.Errorf("over a link, without the constant time %s has AUC %.3f: the attack is too weak", pair, auc)
+	}
+}
+
+// measureLink is measure as a courier sees it, on one link for all workers.
+func measureLink(t testing.TB, m *mailboxtest.Mailbox, n, workers int) map[string][]float64 {
+	c := m.Client()
+	prepare(t, c, n)
+	conn, err := m.Dialer().Dial(t.Context(), string(m.Address().Onion)+":"+strconv.Itoa(mailbox.Port), "link")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	var up [mailbox.UpSize]byte
+	var down [mailbox.DownSize]byte
+	mailbox.LinkRequest(&up)
+	if _, err := conn.Write(up[:]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, down[:]); err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	waiting, tag := map[uint32]chan []byte{}, uint32(0)
+	go func() {
+		for {
+			a, err := mailbox.ReadLinkMessage(conn, true)
+			if err != nil {
+				return // the end
+			}
+			mu.Lock()
+			waiting[a.Tag] <- a.Data
+			delete(waiting, a.Tag)
+			mu.Unlock()
+		}
+	}()
+	do := func(k class, i int) (time.Duration, error) {
+		h, err := k.half(c, i)
+		if err != nil {
+			return 0, err
+		}
+		r, answer := h.Take(), make(chan []byte, 1)
+		mu.Lock()
+		tag++
+		waiting[tag] = answer
+		_, err = conn.Write(mailbox.AppendLinkMessage(nil, mailbox.LinkMessage{Kind: mailbox.LinkKindOf(len(r.Box)), Tag: tag, Epoch: r.Epoch, Data: r.Box}))
+		mu.Unlock()
+		if err != nil {
+			return 0, err
+		}
+		began := time.Now()
+		h.Resolve(<-answer)
+		took := time.Since(began)
+		_, body, err := h.Wait(context.Background())
+		return took, k.check(body, err)
+	}
+	timed(t, n, workers, do)
+	return timed(t, n, workers, do)
 }
 
 // BenchmarkAnswerTimes is the same with a real disk and real time. It reports the worst pair's AUC with and without the
