@@ -34,6 +34,9 @@ type Mailbox struct {
 	Ponds int `toml:"ponds"`
 	// Sessions that the courier holds at once, 1 to 100000. Each takes about 60 kB of memory, 180 kB at most.
 	MaxSessions int `toml:"max_sessions"`
+	// Frames a second that one session may ask for, 1 to 50; a node whose profile makes more is refused, and says so. The
+	// profile "instant" makes one in three seconds. All sessions together get one a second for each of max_sessions.
+	MaxFrames int `toml:"max_frames"`
 	// Links with other mailboxes at once, in each direction, 1 to 10000.
 	MaxLinks int `toml:"max_links"`
 	// The most disk that boxes may take, at least 16MiB for each of the ponds. When it is reached, writers are told that the mailbox is full
@@ -80,6 +83,7 @@ func DefaultMailbox() Mailbox {
 		Courier:        true,
 		Ponds:          1,
 		MaxSessions:    1000,
+		MaxFrames:      4,
 		MaxLinks:       256,
 		Quota:          10 << 30,
 		Reserve:        256 << 20,
@@ -116,6 +120,8 @@ func (m *Mailbox) Check() error {
 		return fmt.Errorf("ponds is %d: it must be between 1 and 64, and 1 without store", m.Ponds)
 	case m.MaxSessions < 1 || m.MaxSessions > 100_000:
 		return fmt.Errorf("max_sessions is %d: it must be between 1 and 100000", m.MaxSessions)
+	case m.MaxFrames < 1 || m.MaxFrames > 50:
+		return fmt.Errorf("max_frames is %d: it must be between 1 and 50", m.MaxFrames)
 	case m.MaxLinks < 1 || m.MaxLinks > 10_000:
 		return fmt.Errorf("max_links is %d: it must be between 1 and 10000", m.MaxLinks)
 	case m.Quota/Bytes(m.Ponds) < 16<<20:

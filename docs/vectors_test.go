@@ -235,7 +235,7 @@ var vectors = map[string]func(b block) map[string]string{
 		}
 		return map[string]string{
 			"up": hex.EncodeToString(up), "down": hex.EncodeToString(down),
-			"SHA-256 of an empty page frame": hex.EncodeToString(sum256(aead.Seal([]byte{2}, make([]byte, 12), make([]byte, 979), []byte{2}))),
+			"SHA-256 of an empty page frame": hex.EncodeToString(sum256(aead.Seal([]byte{2}, make([]byte, 12), make([]byte, 1477), []byte{2}))),
 		}
 	},
 	"mailbox digest": func(b block) map[string]string {

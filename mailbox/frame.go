@@ -19,7 +19,7 @@ import (
 const (
 	UpFrameSize   = UpSize       // node to courier: 22 cells
 	DownFrameSize = DownSize     // courier to node, one for each frame up: 17 cells
-	PageFrameSize = 2 * CellData // courier to node, at the courier's constant times: 2 cells, 996 bytes
+	PageFrameSize = 3 * CellData // courier to node, at the courier's constant times: 3 cells, 1,494 bytes
 
 	// The same for sessions whose halves have layers (GeometryLayers).
 	LayeredUpFrameSize   = 32 * CellData // 15,936 bytes

@@ -42,6 +42,8 @@ const (
 
 // Errors of halves and sessions.
 var (
+	// ErrRate: the courier does not take as many frames a second as the session would send.
+	ErrRate = errors.New("mailbox: the courier takes fewer frames a second")
 	// ErrUnreachable: the courier could not bring the request to the mailbox, or did not get its answer.
 	ErrUnreachable = errors.New("mailbox: the courier cannot reach that mailbox")
 	// ErrSession: the session with the courier broke before the answer came, or there is none.

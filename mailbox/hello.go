@@ -19,16 +19,24 @@ type Hello struct {
 	Token *[TokenSize]byte
 	// Push is the time between two page frames; whole milliseconds; 0: none are sent.
 	Push time.Duration
+	// Frame is the mean time between two frames of the node's, whichever of its couriers they go to; whole milliseconds, at
+	// most MaxFrame; 0: a second. The courier takes that many or refuses the session (ErrRate).
+	Frame time.Duration
 }
 
-// MinPush is the shortest time between two page frames.
-const MinPush = 50 * time.Millisecond
+const (
+	// MinPush is the shortest time between two page frames.
+	MinPush = 50 * time.Millisecond
+	// MaxFrame is the longest mean time between two frames.
+	MaxFrame = 24 * time.Hour
+)
 
 // Offsets in a hello's plaintext.
 const (
 	atHelloToken = 2
 	atPush       = atHelloToken + TokenSize
-	atHelloPad   = atPush + 4
+	atEach       = atPush + 4
+	atHelloPad   = atEach + 4
 )
 
 // SealHello fills up with h, sealed to the courier's key of that epoch. The reply opens the answer, and both directions'
@@ -41,6 +49,7 @@ func SealHello(up *[UpSize]byte, h Hello, key *sealed.PublicKey, info []byte, ep
 		copy(p[atHelloToken:], h.Token[:])
 	}
 	binary.BigEndian.PutUint32(p[atPush:], uint32(min(max(h.Push, 0), MaxDelay)/time.Millisecond))
+	binary.BigEndian.PutUint32(p[atEach:], uint32(min(max(h.Frame, 0), MaxFrame)/time.Millisecond))
 	box, reply, err := key.Seal(info, p)
 	if err != nil {
 		return nil, err
@@ -67,9 +76,9 @@ func parseHello(p []byte) (Hello, error) {
 	}
 	h := Hello{Geometry: p[0]}
 	push, ok := delay(p[atPush:])
-	h.Push = push
+	h.Push, h.Frame = push, time.Duration(binary.BigEndian.Uint32(p[atEach:]))*time.Millisecond
 	switch {
-	case p[1] > 1, p[1] == 0 && !zero(p[atHelloToken:atPush]), !ok, push != 0 && push < MinPush:
+	case p[1] > 1, p[1] == 0 && !zero(p[atHelloToken:atPush]), !ok, push != 0 && push < MinPush, h.Frame > MaxFrame:
 		return Hello{}, fmt.Errorf("%w: an impossible hello", ErrRequest)
 	case p[1] == 1:
 		h.Token = (*[TokenSize]byte)(p[atHelloToken:])

@@ -26,6 +26,8 @@ const (
 type SessionParams struct {
 	// Push is the time between two page frames; 0: none.
 	Push time.Duration
+	// Frame is the mean time between two frames of the node's, over all its couriers; 0: a second.
+	Frame time.Duration
 	// Layers: the halves of this session go through further couriers (Half.Via, MaxLayers), and its frames have the sizes
 	// for that.
 	Layers bool
@@ -108,7 +110,8 @@ func (s *Session) Connected() bool {
 
 // Connect makes the session: the hello, and before it, when the courier's key of today is not known, an exchange of its
 // own for the descriptor. The session then lives until it breaks or Close ends it. If it is connected, nothing is done.
-// ErrBusy: the courier has no place. ErrRefused: it is no courier.
+// ErrBusy: the courier has no place. ErrRate: not for so many
+// frames. ErrRefused: it is no courier.
 func (s *Session) Connect(ctx context.Context) error {
 	s.connecting.Lock()
 	defer s.connecting.Unlock()
@@ -131,7 +134,7 @@ func (s *Session) Connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	hello := Hello{Geometry: s.layout().Geometry, Push: s.params.Push}
+	hello := Hello{Geometry: s.layout().Geometry, Push: s.params.Push, Frame: s.params.Frame}
 	if s.params.Token != nil {
 		hello.Token = s.params.Token()
 	}

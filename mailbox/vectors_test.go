@@ -46,7 +46,7 @@ const vectorEpoch = 20_000
 
 // sessionVectors is a session with the onion of the seed, with the request key of the epoch.
 type sessionVectors struct {
-	Hello     string `json:"hello"`      // push 10 s, no token
+	Hello     string `json:"hello"`      // push 10 s, frames of 3 s, no token
 	Welcome   string `json:"welcome"`    // the whole answer: the salt, and descriptor of above
 	Salt      string `json:"salt"`       // what it says
 	PutHalf   string `json:"put_half"`   // of plaintexts.put
@@ -183,7 +183,7 @@ func makeSessionVectors(t *testing.T, s testStore, descriptor, page []byte) (x s
 	h, onion, info := hex.EncodeToString, s.onionPublic(), RequestInfo(s.onionPublic(), vectorEpoch)
 	var up [UpSize]byte
 	var down [DownSize]byte
-	_, err := SealHello(&up, Hello{Geometry: Geometry, Push: 10 * time.Second}, s.request.Public(), SessionInfo(onion, vectorEpoch), vectorEpoch)
+	_, err := SealHello(&up, Hello{Geometry: Geometry, Push: 10 * time.Second, Frame: 3 * time.Second}, s.request.Public(), SessionInfo(onion, vectorEpoch), vectorEpoch)
 	must(err)
 	x.Hello = h(up[:])
 	_, reply, err := OpenHello(&up, s.request, SessionInfo(onion, vectorEpoch))

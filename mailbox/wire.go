@@ -76,6 +76,7 @@ const (
 	StatusCap     Status = 10 // issue: the account has drawn its tokens of that day
 	// StatusUnreachable: the courier cannot get the descriptor of that mailbox
 	StatusUnreachable Status = 11
+	StatusRate        Status = 12 // hello: more frames a second than the courier takes of one session
 )
 
 // Header is the part of a request in clear.
@@ -283,5 +284,5 @@ func DigestBody(closed uint64, part []byte) []byte {
 var statusErrors = [...]error{
 	StatusExists: ErrExists, StatusFull: ErrFull, StatusBusy: ErrBusy, StatusNotYet: ErrNotYet, StatusGone: ErrGone,
 	StatusTooMany: ErrTooMany, StatusRefused: ErrRefused, StatusToken: ErrToken, StatusAccount: ErrAccount, StatusCap: ErrCap,
-	StatusUnreachable: ErrUnreachable,
+	StatusUnreachable: ErrUnreachable, StatusRate: ErrRate,
 }

@@ -34,8 +34,9 @@ type Courier interface {
 
 // SessionParams are what a session is asked for.
 type SessionParams struct {
-	Push time.Duration // between two page frames; 0: none
-	Hops int
+	Push  time.Duration // between two page frames; 0: none
+	Frame time.Duration // the mean time between two frames of ours, over both couriers
+	Hops  int
 	// OnPage hears each digest page that was pushed, as it came.
 	OnPage func(store mailbox.Address, part []byte)
 }
@@ -70,6 +71,7 @@ type guard struct {
 	connecting bool
 	attempts   int // since the last success
 	nextTry    time.Time
+	refuses    bool      // so many frames as the profile makes
 	everUp     bool      // in this process
 	lastUp     time.Time // connected then
 	downSince  time.Time // not connected since, while another one was; zero: connected, or none is
@@ -179,7 +181,7 @@ func (e *Engine) tendSession(ctx context.Context, p *Profile, g *guard, now time
 		return
 	}
 	if g.session != nil && g.session.Connected() {
-		if g.params.Push == want.Push && g.params.Hops == want.Hops {
+		if g.params.Push == want.Push && g.params.Frame == want.Frame && g.params.Hops == want.Hops {
 			return
 		}
 		// The profile was changed: a session of other parameters takes its place.
@@ -194,7 +196,7 @@ func (e *Engine) tendSession(ctx context.Context, p *Profile, g *guard, now time
 		cancel()
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		g.connecting = false
+		g.connecting, g.refuses = false, errors.Is(err, mailbox.ErrRate)
 		if err != nil || e.stopping {
 			e.log.Debug("a courier could not be reached", "err", err)
 			g.attempts++
@@ -219,7 +221,7 @@ func (e *Engine) tendSession(ctx context.Context, p *Profile, g *guard, now time
 // sessionParams are what the courier's session should be asked for. One session is pushed the digests, not both: if it
 // breaks, the other one is made anew, to be pushed them, with its next frame.
 func (e *Engine) sessionParams(p *Profile, g *guard) SessionParams {
-	s := SessionParams{Push: p.Push, Hops: e.hopsOf(p, g, time.Now()), OnPage: e.pushed}
+	s := SessionParams{Push: p.Push, Frame: p.Frame, Hops: e.hopsOf(p, g, time.Now()), OnPage: e.pushed}
 	for _, o := range e.guards {
 		if o != g && o.params.Push > 0 && (o.connecting || o.session != nil && o.session.Connected()) {
 			s.Push = 0

@@ -29,7 +29,8 @@ type fakeCourier struct {
 	drop     func(put bool, to mailbox.Address) bool // halves it throws away
 	frames   []seenFrame
 	connects int
-	broken   int // sessions opened before are broken
+	broken   int           // sessions opened before are broken
+	least    time.Duration // between two frames; who makes more is refused
 }
 
 // seenFrame is all that a courier sees of a frame.
@@ -142,6 +143,12 @@ func (h *fakeHalf) serve() ([]byte, error) {
 	c := &fakeClient{fakeStore: h.client.fakeStore, known: true}
 	switch h.r.Op {
 	case mailbox.OpPut:
+		c.mu.Lock()
+		if c.writers == nil {
+			c.writers = map[onionid.Name]int{}
+		}
+		c.writers[h.client.node.name()]++
+		c.mu.Unlock()
 		return nil, c.Put(ctx, h.r.ID, (*[mailbox.BoxSize]byte)(h.r.Box), &h.r.Token)
 	case mailbox.OpRegister:
 		r, err := mailbox.ParseRegister(h.r)
@@ -190,13 +197,16 @@ var errBroken = errors.New("the session is broken")
 func (s *fakeSession) Connect(ctx context.Context) error {
 	s.mu.Lock()
 	s.connects++
-	down, net, n := s.down, s.net, s.broken
+	down, net, n, least := s.down, s.net, s.broken, s.least
 	s.mu.Unlock()
 	if s.node != nil && s.node.offline.Load() {
 		down = errors.New("no network")
 	}
 	if down != nil {
 		return down
+	}
+	if s.params.Frame < least {
+		return mailbox.ErrRate
 	}
 	select {
 	case <-time.After(2 * net):

@@ -117,6 +117,7 @@ type Engine struct {
 	draining   []mailbox.Address      // were our own: read, and not offered any more
 	loops      map[mailbox.Handle]*loop
 	ages       ages
+	owed       int       // real boxes that cover is to make up for
 	guards     []*guard  // our couriers, sorted
 	retired    []*guard  // replaced for cause
 	mode       Mode      // of the last tick

@@ -94,8 +94,9 @@ func (e *Engine) prepareWrite(s *frameSlot, p *Profile, now time.Time) job {
 	if len(places) == 0 {
 		return job{do: func(ctx context.Context, m Mailbox) error { return m.Nothing(ctx) }} // by the courier itself
 	}
-	w := &where{places: places, set: set.key, guard: s.guard, others: s.others, cover: s.cover < p.CoverPut, left: e.left}
+	w := &where{places: places, set: set.key, guard: s.guard, others: s.others, cover: e.covers(s.cover < p.CoverPut), left: e.left}
 	if j, ok := e.choosePut(w, now); ok {
+		e.repay(w.cover, j)
 		return j
 	}
 	d := places[s.member%uint64(len(places))]
@@ -106,6 +107,27 @@ func (e *Engine) prepareWrite(s *frameSlot, p *Profile, now time.Time) job {
 		return e.putLoop(d, nil)
 	}
 	return putRandom(d)
+}
+
+// maxOwed bounds the boxes that cover makes room for later, so that a long transfer is not followed by hours without cover.
+const maxOwed = 16
+
+// covers tells whether an idle PUT slot that was drawn to write a box does. One that was drawn makes up for each real box
+// that a slot wrote which was not: so that the boxes which a node writes in an hour are as many whether its users talk or
+// not, for who sees which of them are one node's. The caller holds mu.
+func (e *Engine) covers(drawn bool) bool {
+	if drawn && e.owed > 0 {
+		e.owed--
+		return false
+	}
+	return drawn
+}
+
+// repay notes a real box; cover: its slot would have written one anyway.
+func (e *Engine) repay(cover bool, j job) {
+	if j.deposit && !cover {
+		e.owed = min(e.owed+1, maxOwed)
+	}
 }
 
 func keep(set []*depot, ok func(*depot) bool) (out []*depot) {
@@ -233,7 +255,10 @@ func (e *Engine) choose(s slot, now time.Time) job {
 	var ok bool
 	switch s.kind {
 	case slotPut:
-		j, ok = e.choosePut(&where{places: []*depot{s.store}, direct: true, cover: s.cover, left: e.left}, now)
+		s.cover = e.covers(s.cover)
+		if j, ok = e.choosePut(&where{places: []*depot{s.store}, direct: true, cover: s.cover, left: e.left}, now); ok {
+			e.repay(s.cover, j)
+		}
 	case slotGet:
 		j, ok = e.chooseGet(s.store, now)
 	case slotDigest:

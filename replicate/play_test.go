@@ -49,6 +49,7 @@ type fakeStore struct {
 	drop    func(id mailbox.BoxID) bool                       // a PUT is acknowledged and thrown away
 	written map[mailbox.BoxID]map[[sha256.Size]byte]bool      // every content ever put under an id
 	desk    *fakeDesk                                         // nil: deposits are open
+	writers map[onionid.Name]int                              // PUTs of frames, by the node
 }
 
 // call is what somebody on the way sees: when, and which store. Kind is for the tests alone.

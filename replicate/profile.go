@@ -181,7 +181,7 @@ func (p Profile) BytesPerDay(m Mode) int64 {
 	day := float64(24 * time.Hour)
 	ticks := day / float64(p.Frame)
 	if m == Couriers {
-		return int64(ticks*float64(frameBytes(p.Hops)) + day/float64(p.Push)*pageFrameSize)
+		return int64(ticks*float64(frameBytes(p.Hops)) + day/float64(p.Push)*mailbox.PageFrameSize)
 	}
 	return int64(ticks * float64(2+p.Digests) * float64(mailbox.UpSize+mailbox.DownSize))
 }
@@ -193,8 +193,6 @@ func frameBytes(hops int) int {
 	}
 	return mailbox.UpSize + mailbox.DownSize
 }
-
-const pageFrameSize = 2 * mailbox.CellData
 
 // lead is how long before its time a slot's content is chosen, so that choosing (and its disk sync) never shows in
 // the time at which the slot's transaction begins.

@@ -207,6 +207,8 @@ func (e *Engine) Traffic() Traffic {
 		sc.add(now, p.hours(), 0, 0)
 		s.Loss = sc.rate()
 		switch {
+		case g.refuses:
+			s.Problem = "It takes fewer frames a second than the profile makes: choose a slower profile, or another courier."
 		case !s.Connected && g.attempts > 0:
 			s.Problem = "It cannot be reached; it may be switched off, full, or Tor is not up here."
 		case !s.Connected:
@@ -229,6 +231,8 @@ func (e *Engine) trafficNotice(p *Profile, now time.Time) string {
 		return ""
 	case e.mode == Direct && len(e.guards) == 0:
 		return "No courier of another operator than your mailboxes' is known: requests go to the mailboxes directly, each on its own circuit. Name couriers in the configuration, or mailboxes of several operators."
+	case e.mode == Direct && !slices.ContainsFunc(e.guards, func(g *guard) bool { return !g.refuses }):
+		return "No courier takes as many frames a second as the profile makes: requests go to the mailboxes directly, each on its own circuit. Choose a slower profile, or other couriers."
 	case e.mode == Direct:
 		return "No courier can be reached: requests go to the mailboxes directly, each on its own circuit."
 	case e.hopsNow(p, now) < p.Hops:

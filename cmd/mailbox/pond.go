@@ -110,7 +110,7 @@ func openPond(cfg configs.Mailbox, i int, key ed25519.PrivateKey, dial mailbox.D
 	}
 	fc.Keys = p.keys
 	if carries {
-		p.courier, err = courier.New(courier.Config{Dir: filepath.Join(dir, "courier"), Keys: p.keys, Dial: dial, MaxSessions: cfg.MaxSessions, MaxLinks: cfg.MaxLinks, Log: log})
+		p.courier, err = courier.New(courier.Config{Dir: filepath.Join(dir, "courier"), Keys: p.keys, Dial: dial, MaxSessions: cfg.MaxSessions, Rate: float64(cfg.MaxFrames), MaxLinks: cfg.MaxLinks, Log: log})
 		if err != nil {
 			return nil, err
 		}

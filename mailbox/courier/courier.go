@@ -47,7 +47,7 @@ import (
 const (
 	DefaultMaxSessions = 1000
 	DefaultMaxLinks    = 256
-	DefaultRate        = 1.0
+	DefaultRate        = 4.0 // the fastest named profile makes one in 3 s, the demonstration one a second
 	DefaultBurst       = 30
 	DefaultPushLag     = 2500 * time.Millisecond
 	DefaultMaxReplays  = 4 << 20 // 64 MiB of memory; 240 sessions of a frame each 10 s
@@ -61,6 +61,14 @@ const (
 	maxGets    = 8           // GET answers that wait for a frame; the oldest are dropped beyond that
 	maxRecs    = 2 * maxGets // receipts
 	perSession = 50 << 10    // what the bound of all sessions together reckons with
+
+	// A session may ask for more frames than these bounds are made for; then they are multiplied. A frame down waits some
+	// seconds for its time, and the answers that came early with it.
+	boundRate = 2.0 // frames a second
+	// spare is how much more than it said a session may send, on average: its times are random.
+	spare = 1.5
+	// plainRate is that of a session that does not say.
+	plainRate = 1.0
 )
 
 // Times of sessions.
@@ -87,8 +95,9 @@ type Config struct {
 
 	MaxSessions int     // at once
 	Reserved    int     // of these, only for sessions with a token; none without Redeem
-	Rate        float64 // frames a second of one session, on average; it waits for more
-	Burst       int     // frames that a session may send at once
+	Rate        float64 // frames a second, on average, that one session can be granted; who asks for more is refused
+	TotalRate   float64 // that all sessions together can be granted; by default one a second for each of MaxSessions
+	Burst       int     // frames that a session may send at once; for what is more than it was granted it waits
 	MaxLinks    int     // links to stores at once
 	// PushLag is how long after the end of its time a digest page is pushed: time enough to fetch it. Page frames leave at
 	// the multiples of a session's push plus this.
@@ -120,7 +129,8 @@ type Server struct {
 	// mu guards all below, for look-ups only. It may be held when a session's or a link's is taken, never the other way.
 	mu       sync.Mutex
 	sessions map[*session]struct{}
-	tokens   int // sessions with a token
+	tokens   int     // sessions with a token
+	rate     float64 // frames a second that all sessions were granted
 	links    map[[32]byte]*link
 	failed   map[[32]byte]failure // targets that could not be reached lately
 	follows  map[[32]byte]*follower
@@ -144,6 +154,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Rate == 0 {
 		cfg.Rate = DefaultRate
 	}
+	if cfg.TotalRate == 0 {
+		cfg.TotalRate = float64(cfg.MaxSessions) * plainRate
+	}
 	if cfg.Burst == 0 {
 		cfg.Burst = DefaultBurst
 	}
@@ -162,7 +175,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.MaxSessions < 1 || cfg.Reserved < 0 || cfg.Reserved > cfg.MaxSessions || cfg.Rate < 0 || cfg.Burst < 1 || cfg.MaxLinks < 1 ||
+	if cfg.MaxSessions < 1 || cfg.Reserved < 0 || cfg.Reserved > cfg.MaxSessions || cfg.Rate < 0 || cfg.TotalRate < 0 || cfg.Burst < 1 || cfg.MaxLinks < 1 ||
 		cfg.PushLag < 0 || cfg.MaxHeld < 1 || cfg.MaxReplays < 1 {
 		return nil, errors.New("courier: an impossible limit")
 	}
@@ -262,7 +275,15 @@ func (s *Server) Hello(epoch uint32, up *[mailbox.UpSize]byte, down *[mailbox.Do
 		mailbox.SealAnswer(down, reply, mailbox.StatusRefused, nil)
 		return nil
 	}
-	x := s.enter(h.Token != nil && s.cfg.Redeem != nil && s.cfg.Redeem(h.Token))
+	rate := plainRate
+	if h.Frame > 0 {
+		rate = 1 / h.Frame.Seconds()
+	}
+	if rate > s.cfg.Rate {
+		mailbox.SealAnswer(down, reply, mailbox.StatusRate, nil)
+		return nil
+	}
+	x := s.enter(h.Token != nil && s.cfg.Redeem != nil && s.cfg.Redeem(h.Token), rate)
 	if x == nil {
 		mailbox.SealAnswer(down, reply, mailbox.StatusBusy, nil)
 		return nil
@@ -275,21 +296,22 @@ func (s *Server) Hello(epoch uint32, up *[mailbox.UpSize]byte, down *[mailbox.Do
 	return x.serve
 }
 
-// enter gives a session its place; nil: there is none. A newcomer can have the place of a session that has been idle for
+// enter gives a session its place, and its frames; nil: there is none. A newcomer can have the place of a session that has been idle for
 // longest; one with a token only loses it to another with a token.
-func (s *Server) enter(token bool) *session {
+func (s *Server) enter(token bool, rate float64) *session {
 	now := time.Now()
-	x := newSession(s, token, now)
+	x := newSession(s, token, rate, now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctx.Err() != nil {
 		return nil
 	}
 	full := len(s.sessions) >= s.cfg.MaxSessions || !token && len(s.sessions)-s.tokens >= s.cfg.MaxSessions-s.cfg.Reserved
-	if full {
+	missing := s.rate + rate - s.cfg.TotalRate // frames a second that somebody would have to give up
+	if full || missing > 0 {
 		var idlest *session
 		for y := range s.sessions {
-			if (token || !y.token) && y.idle(now) > idleEvict && (idlest == nil || y.idle(now) > idlest.idle(now)) {
+			if (token || !y.token) && y.idle(now) > idleEvict && y.granted >= missing && (idlest == nil || y.idle(now) > idlest.idle(now)) {
 				idlest = y
 			}
 		}
@@ -300,6 +322,7 @@ func (s *Server) enter(token bool) *session {
 		s.leaveLocked(idlest)
 	}
 	s.sessions[x] = struct{}{}
+	s.rate += rate
 	if token {
 		s.tokens++
 	}
@@ -311,6 +334,9 @@ func (s *Server) leaveLocked(x *session) {
 		return
 	}
 	delete(s.sessions, x)
+	if s.rate -= x.granted; len(s.sessions) == 0 {
+		s.rate = 0 // no rounding is carried on
+	}
 	if x.token {
 		s.tokens--
 	}

@@ -3,6 +3,7 @@
 package courier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -93,18 +94,33 @@ func (s *Server) nextPush(now time.Time, push time.Duration) time.Time {
 	return time.UnixMilli(((now.UnixMilli()-lag)/ms+1)*ms + lag)
 }
 
-// pages takes what is to be pushed now: of each followed store the newest pages that the session has not had, whole, as
-// many as fit. What does not fit is not made up for: the node reads it.
+// pushes is what a session was pushed of one store.
+type pushes struct {
+	newest mailbox.PageAddr // of what there was
+	missed []uint64         // pages of that level, before it, that did not fit; at most keepPages
+}
+
+// pages takes what is to be pushed now, whole pages, as many as fit: of each followed store the newest that the session
+// has not had, each time beginning with another store; then those that did not fit before, the newest first. What is
+// older than keepPages is not made up for: the node reads it. What is chosen depends on the stores that are followed,
+// and on nothing else that the node does.
 func (x *session) pages() []mailbox.PushedPage {
 	x.mu.Lock()
 	follows, pushed := x.follows, x.pushed
+	x.turn++
+	turn := x.turn
 	x.mu.Unlock()
+	type want struct {
+		store [32]byte
+		page
+	}
+	var fresh, older []want
 	now := time.Now()
-	var out []mailbox.PushedPage
-	room, next := mailbox.PushedRoom, map[[32]byte]mailbox.PageAddr{}
+	next := map[[32]byte]pushes{}
 	s := x.s
 	s.mu.Lock()
-	for _, t := range follows {
+	for i := range follows {
+		t := follows[(i+turn)%len(follows)]
 		f := s.follows[t]
 		if f == nil || f.bucket == 0 {
 			continue
@@ -116,26 +132,48 @@ func (x *session) pages() []mailbox.PushedPage {
 			}
 		}
 		f.wanted[level] = now
-		last, had := pushed[t]
+		had, ok := pushed[t]
+		if ok = ok && had.newest.Level == level; !ok {
+			had = pushes{}
+		}
+		last, first := had.newest.Index, true
 		for _, p := range slices.Backward(f.pages[level]) {
-			if had && last.Level == level && p.index <= last.Index {
-				break
+			switch {
+			case !ok || p.index > last:
+				if w := (want{t, p}); first {
+					first, had.newest = false, mailbox.PageAddr{Level: level, Index: p.index}
+					fresh = append(fresh, w)
+				} else {
+					older = append(older, w)
+				}
+			case slices.Contains(had.missed, p.index):
+				older = append(older, want{t, p})
 			}
-			if _, is := next[t]; !is {
-				next[t] = mailbox.PageAddr{Level: level, Index: p.index}
-			}
-			if n := mailbox.PushedOverhead + len(p.part); p.part != nil && n <= room {
-				out, room = append(out, mailbox.PushedPage{Store: t, Part: p.part}), room-n
-			}
-			if !had {
+			if !ok {
 				break // it only begins: the newest
 			}
 		}
-		if _, is := next[t]; !is && had {
-			next[t] = last
+		had.missed = nil
+		if ok || !first {
+			next[t] = had
 		}
 	}
 	s.mu.Unlock()
+	slices.SortStableFunc(older, func(a, b want) int { return cmp.Compare(b.index, a.index) })
+	var out []mailbox.PushedPage
+	room := mailbox.PushedRoom
+	for _, w := range append(fresh, older...) {
+		if w.part == nil {
+			continue // it never fits
+		}
+		if n := mailbox.PushedOverhead + len(w.part); n <= room {
+			out, room = append(out, mailbox.PushedPage{Store: w.store, Part: w.part}), room-n
+			continue
+		}
+		h := next[w.store]
+		h.missed = append(h.missed, w.index)
+		next[w.store] = h
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.pushed = next

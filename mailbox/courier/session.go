@@ -4,6 +4,7 @@ package courier
 
 import (
 	"io"
+	"math"
 	"net"
 	"sync"
 	"time"
@@ -13,11 +14,12 @@ import (
 
 // session is the courier's end of a node's session.
 type session struct {
-	s     *Server
-	token bool
-	push  time.Duration
-	up    *mailbox.Channel // the reader's
-	down  *mailbox.Channel // the writer's
+	s       *Server
+	token   bool
+	granted float64 // frames a second
+	push    time.Duration
+	up      *mailbox.Channel // the reader's
+	down    *mailbox.Channel // the writer's
 
 	due  chan uint32   // frames whose answer is due now
 	room chan struct{} // a place for each frame whose answer is not written yet
@@ -34,15 +36,17 @@ type session struct {
 	gets     []mailbox.HalfAnswer
 	receipts []mailbox.HalfAnswer
 	follows  [][32]byte
-	pushed   map[[32]byte]mailbox.PageAddr // the newest that was pushed of each store that is followed
+	pushed   map[[32]byte]pushes // what was pushed of each store that is followed
+	turn     int                 // whose page comes first
 	rate     bucket
 	dials    bucket
 }
 
-func newSession(s *Server, token bool, now time.Time) *session {
+func newSession(s *Server, token bool, rate float64, now time.Time) *session {
+	frames := maxFrames * busier(rate)
 	return &session{
-		s: s, token: token, open: map[uint32]struct{}{}, due: make(chan uint32, maxFrames), room: make(chan struct{}, maxFrames), done: make(chan struct{}), last: now,
-		rate:  bucket{rate: s.cfg.Rate, burst: float64(s.cfg.Burst), left: float64(s.cfg.Burst), at: now},
+		s: s, token: token, granted: rate, open: map[uint32]struct{}{}, due: make(chan uint32, frames), room: make(chan struct{}, frames), done: make(chan struct{}), last: now,
+		rate:  bucket{rate: spare * rate, burst: float64(s.cfg.Burst), left: float64(s.cfg.Burst), at: now},
 		dials: bucket{rate: 1 / sessionDialEvery.Seconds(), burst: sessionDials, left: sessionDials, at: now},
 	}
 }
@@ -209,8 +213,12 @@ func (x *session) accept(frame uint32, r mailbox.SubRequest) {
 	})
 }
 
-// times is a bound of the session: one whose halves have layers waits that much longer for each answer, so more wait.
-func (x *session) times(bound int) int { return bound * (1 + x.up.Layout().Layers) }
+// times is a bound of the session: one whose halves have layers waits that much longer for each answer, so more wait; and
+// one that sends more has more under way.
+func (x *session) times(bound int) int { return bound * (1 + x.up.Layout().Layers) * busier(x.granted) }
+
+// busier is by how much the bounds of a session of that rate are multiplied. What all sessions hold is bounded too.
+func busier(rate float64) int { return max(1, int(math.Ceil(rate/boundRate))) }
 
 // admit reserves what a half of that size needs.
 func (x *session) admit(size int) bool {
