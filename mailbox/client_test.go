@@ -124,7 +124,7 @@ func TestClientTakesOnlyTheAnswerToItsRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestStore(t)
 		page := func(sign testStore, p Page) []byte {
-			return SignPage(sign.signing, s.onionPublic(), 10*time.Second, p)
+			return DigestBody(1, SignPage(sign.signing, s.onionPublic(), 10*time.Second, p))
 		}
 		at := PageAddr{Level: 1, Index: 77}
 		other := s
