@@ -181,11 +181,11 @@ func BenchmarkSyncWake(b *testing.B) {
 	})
 }
 
-// BenchmarkInitialSync is a first /sync of 50 rooms with 20 messages shown of each.
+// BenchmarkInitialSync is a first /sync of 200 rooms with 20 messages shown of each.
 func BenchmarkInitialSync(b *testing.B) {
 	n, url := benchNode(b)
 	alice, bob := n.person("alice"), n.person("bob")
-	for range 50 {
+	for range 200 {
 		r := alice.meet(bob)
 		for range 20 {
 			alice.say(r, "x")

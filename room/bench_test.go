@@ -318,3 +318,31 @@ func TestDiskOfAnEvent(t *testing.T) {
 		t.Errorf("more than 2,000 bytes")
 	}
 }
+
+// 32 senders, each in a room of their own, share the store's syncs.
+func BenchmarkSendApart(b *testing.B) {
+	engines(b, func(b *testing.B, kv store.KV) {
+		a := playOn(b, 1, kv)
+		rooms := make([]matrix.RoomID, 32)
+		for i := range rooms {
+			rooms[i] = a.create(Create{})
+		}
+		perOp(b, func() {
+			done := make(chan error)
+			for w, room := range rooms {
+				go func() {
+					var err error
+					for i := w; i < b.N && err == nil; i += len(rooms) {
+						_, err = a.Send(context.Background(), NewEvent{Room: room, Sender: a.user, Type: matrix.TypeMessage, Content: body("forty characters of a message, or so, ok"), Device: "DEVICE", Txn: fmt.Sprint("m", i)})
+					}
+					done <- err
+				}()
+			}
+			for range rooms {
+				if err := <-done; err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	})
+}

@@ -108,6 +108,7 @@ func (p *plan) write(txn store.Txn, pos store.Pos, states map[uint32][]byte) err
 			return ErrAliasInUse
 		}
 		w.set(aliasKey(a), []byte(p.row.id))
+		w.set(roomAliasKey(p.row.id, a), nil)
 	}
 	p.writePending(&w)
 	for _, x := range p.certificates {

@@ -40,7 +40,7 @@ func (r *Rooms) AddAlias(user matrix.UserID, alias string, room matrix.RoomID) e
 		if _, err := txn.Get(aliasKey(alias)); !isNotFound(err) {
 			return errors.Join(err, ErrAliasInUse)
 		}
-		return txn.Set(aliasKey(alias), []byte(room))
+		return errors.Join(txn.Set(aliasKey(alias), []byte(room)), txn.Set(roomAliasKey(room, alias), nil))
 	})
 }
 
@@ -53,7 +53,9 @@ func (r *Rooms) RemoveAlias(user matrix.UserID, alias string) error {
 	if err := r.mayPublish(user, room); err != nil {
 		return err
 	}
-	return r.kv.Update(func(txn store.Txn) error { return txn.Delete(aliasKey(alias)) })
+	return r.kv.Update(func(txn store.Txn) error {
+		return errors.Join(stays(txn, alias, room), txn.Delete(aliasKey(alias)), txn.Delete(roomAliasKey(room, alias)))
+	})
 }
 
 // MoveAlias gives a name of one room to another, in one step; who may take it from the one, and is in the other, may.
@@ -69,17 +71,27 @@ func (r *Rooms) MoveAlias(user matrix.UserID, alias string, to matrix.RoomID) er
 	if _, err := r.audience(user, to); err != nil {
 		return err
 	}
-	return r.kv.Update(func(txn store.Txn) error { return txn.Set(aliasKey(alias), []byte(to)) })
+	return r.kv.Update(func(txn store.Txn) error {
+		return errors.Join(stays(txn, alias, from), txn.Set(aliasKey(alias), []byte(to)), txn.Delete(roomAliasKey(from, alias)), txn.Set(roomAliasKey(to, alias), nil))
+	})
 }
 
-// Aliases lists a room's local aliases, sorted. It looks at all aliases of the node, of which a family has few.
+// stays errs if the alias is no more the room's, which was looked up before the transaction.
+func stays(txn store.Txn, alias string, room matrix.RoomID) error {
+	v, err := txn.Get(aliasKey(alias))
+	if isNotFound(err) || err == nil && matrix.RoomID(v) != room {
+		return ErrUnknownRoom
+	}
+	return err
+}
+
+// Aliases lists a room's local aliases, sorted.
 func (r *Rooms) Aliases(room matrix.RoomID) ([]string, error) {
 	out := []string{}
 	err := r.view(func(rd snapshot) error {
-		return rd.Scan([]byte{tabAlias}, nil, func(k, v []byte) (bool, error) {
-			if matrix.RoomID(v) == room {
-				out = append(out, string(k[1:]))
-			}
+		prefix := roomAliasPrefix(room)
+		return rd.Scan(prefix, nil, func(k, _ []byte) (bool, error) {
+			out = append(out, string(k[len(prefix):]))
 			return true, nil
 		})
 	})

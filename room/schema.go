@@ -29,6 +29,7 @@ import (
 //	txn         hash of user, device, n, txn    -> day (4), event: transaction ids of clients
 //	txnDay      day (4), hash                   -> empty: when they may be forgotten
 //	alias       alias                           -> room id
+//	roomAlias   room id, 0, alias               -> empty: the same from the other end
 //	receipt     n, user, 0, type, 0, thread     -> position (8)
 //	receiptPos  n, position (8), user, 0, type, 0, thread -> milliseconds (8), event id
 //	certificate server, 0, key id               -> certificate; without a key id: the newest one's key id
@@ -74,6 +75,7 @@ const (
 	tabParticipant
 	tabTime
 	tabWord
+	tabRoomAlias
 )
 
 var errRow = errors.New("room: a row of the database is damaged")
@@ -151,6 +153,10 @@ func txnDayKey(day uint32, h [16]byte) []byte {
 	return append(binary.BigEndian.AppendUint32([]byte{tabTxnDay}, day), h[:]...)
 }
 func aliasKey(a string) []byte { return append([]byte{tabAlias}, a...) }
+func roomAliasPrefix(room matrix.RoomID) []byte {
+	return append(append([]byte{tabRoomAlias}, room...), 0)
+}
+func roomAliasKey(room matrix.RoomID, a string) []byte { return append(roomAliasPrefix(room), a...) }
 func receiptKey(n uint32, rc Receipt) []byte {
 	return append(key(tabReceipt, n, 128), receiptName(rc)...)
 }

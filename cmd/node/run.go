@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -28,6 +30,10 @@ const banner = `
 
 `
 
+// softMemory is from where on the garbage collector works more rather than let the heap grow, in bytes. What a node keeps (caches,
+// memtables, two password hashes) is half of it; the rest would be garbage that waits. It is no limit: what is needed is taken.
+const softMemory = 96 << 20
+
 // cmdRun runs the node until a signal.
 func cmdRun(ctx context.Context, e cli.Env, args []string) (err error) {
 	f := program.Flags(e, "run")
@@ -37,6 +43,9 @@ func cmdRun(ctx context.Context, e cli.Env, args []string) (err error) {
 	cfg, err := loadConfig(f.Config)
 	if err != nil {
 		return err
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(softMemory)
 	}
 	n, err := openAlone(ctx, cfg, e.Err)
 	if err != nil {
