@@ -34,6 +34,9 @@ func (a *Accounts) Profile(user matrix.UserID) (p Profile, err error) {
 	if !ok {
 		return p, ErrNotFound
 	}
+	if name == NoticesName {
+		return noticesProfile, nil
+	}
 	err = a.kv.View(func(r store.Reader) (err error) {
 		p, err = load[Profile](r, store.Key(tableProfile, name))
 		return err

@@ -58,6 +58,9 @@ func (a *Accounts) Available(localpart string) error {
 }
 
 func (a *Accounts) free(r store.Reader, localpart string) error {
+	if localpart == NoticesName {
+		return ErrUserInUse
+	}
 	switch _, err := r.Get(store.Key(tableUser, localpart)); {
 	case err == nil:
 		return ErrUserInUse

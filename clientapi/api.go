@@ -85,6 +85,8 @@ type API struct {
 	// edits serialise a user's read-modify-write requests (tags, profile fields): held for one request's database work.
 	edits [64]sync.Mutex
 	seed  maphash.Seed
+	// telling is held for one notice, before a user's edits: those may be any of the 64.
+	telling sync.Mutex
 }
 
 // New builds the handler of c.

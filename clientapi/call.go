@@ -144,6 +144,14 @@ func eventID(s string) (matrix.EventID, error) {
 	return matrix.EventID(s), nil
 }
 
+// roomEvent reads both.
+func (c *call) roomEvent() (r matrix.RoomID, id matrix.EventID, err error) {
+	if r, err = c.room(); err == nil {
+		id, err = c.event()
+	}
+	return r, id, err
+}
+
 // userID checks an id that a client named as somebody's.
 func userID(s string) (matrix.UserID, error) {
 	if s == "" {

@@ -114,6 +114,9 @@ func (a *API) leave(c *call) (any, error) {
 	if m, err := a.rooms.Membership(c.who.User, r); err == nil && m == "leave" {
 		return empty{}, nil // it is so already
 	}
+	if err := a.mayLeave(c.who.User, r); err != nil {
+		return nil, err
+	}
 	return empty{}, a.setMembership(c, r, c.who.User, "leave", q.Reason)
 }
 

@@ -49,11 +49,7 @@ func (a *API) send(c *call) (any, error) {
 
 // redact: PUT /rooms/{roomId}/redact/{eventId}/{txnId}.
 func (a *API) redact(c *call) (any, error) {
-	r, err := c.room()
-	if err != nil {
-		return nil, err
-	}
-	target, err := c.event()
+	r, target, err := c.roomEvent()
 	if err != nil {
 		return nil, err
 	}
@@ -235,11 +231,7 @@ type contextAnswer struct {
 
 // context: GET /rooms/{roomId}/context/{eventId}.
 func (a *API) context(c *call) (any, error) {
-	r, err := c.room()
-	if err != nil {
-		return nil, err
-	}
-	id, err := c.event()
+	r, id, err := c.roomEvent()
 	if err != nil {
 		return nil, err
 	}
@@ -300,11 +292,7 @@ func membersOf(state []*matrix.Event, shown []room.Entry) []*matrix.Event {
 
 // event: GET /rooms/{roomId}/event/{eventId}.
 func (a *API) event(c *call) (any, error) {
-	r, err := c.room()
-	if err != nil {
-		return nil, err
-	}
-	id, err := c.event()
+	r, id, err := c.roomEvent()
 	if err != nil {
 		return nil, err
 	}

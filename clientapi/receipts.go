@@ -19,11 +19,7 @@ const (
 
 // receipt: POST /rooms/{roomId}/receipt/{receiptType}/{eventId}.
 func (a *API) receipt(c *call) (any, error) {
-	r, err := c.room()
-	if err != nil {
-		return nil, err
-	}
-	id, err := c.event()
+	r, id, err := c.roomEvent()
 	if err != nil {
 		return nil, err
 	}

@@ -74,11 +74,7 @@ func (c *call) cut(name string) (*store.Pos, error) {
 
 // relations: GET /rooms/{roomId}/relations/{eventId}[/{relType}[/{eventType}]].
 func (a *API) relations(c *call) (any, error) {
-	r, err := c.room()
-	if err != nil {
-		return nil, err
-	}
-	id, err := c.event()
+	r, id, err := c.roomEvent()
 	if err != nil {
 		return nil, err
 	}

@@ -37,11 +37,7 @@ func (a *API) report(c *call, r account.Report) (any, error) {
 
 // reportEvent: POST /rooms/{roomId}/report/{eventId}. "404: the event was not found or you are not joined to the room".
 func (a *API) reportEvent(c *call) (any, error) {
-	r, err := c.room()
-	if err != nil {
-		return nil, err
-	}
-	id, err := c.event()
+	r, id, err := c.roomEvent()
 	if err != nil {
 		return nil, err
 	}

@@ -199,6 +199,9 @@ func TestUpgrade(t *testing.T) {
 			bob.do("POST", "/join/"+esc(old), obj{}).ok()
 			bob.do("PUT", "/user/"+esc(bob.user)+"/rooms/"+esc(old)+"/tags/u.x", obj{}).ok()
 			bob.do("PUT", "/user/"+esc(bob.user)+"/account_data/m.direct", obj{string(alice.user): []any{old}}).ok()
+			bob.do("PUT", "/pushrules/global/room/"+esc(old), obj{"actions": []any{"notify"}}).ok()
+			bob.do("PUT", "/pushrules/global/override/"+esc(old), obj{"actions": []any{}, "conditions": []any{
+				obj{"kind": "event_match", "key": "room_id", "pattern": old}}}).ok()
 			alice.do("POST", "/rooms/"+esc(old)+"/ban", obj{"user_id": eve.user}).ok()
 			child := alice.create(obj{})
 			alice.state(old, "m.space.child", child, obj{"via": []any{"x"}})
@@ -259,6 +262,10 @@ func TestUpgrade(t *testing.T) {
 			bob.do("POST", "/join/"+esc(id), obj{}).ok()
 			if o := bob.do("GET", "/user/"+esc(bob.user)+"/rooms/"+esc(id)+"/tags", nil).ok(); at(o, "tags", "u.x") == nil {
 				t.Errorf("bob's tags: %v", o)
+			}
+			bob.do("GET", "/pushrules/global/room/"+esc(id), nil).ok()
+			if o := bob.do("GET", "/pushrules/global/override/"+esc(id), nil).ok(); at(o, "conditions", 0, "pattern") != id || o["enabled"] != true {
+				t.Errorf("bob's rule that mutes the room: %v", o)
 			}
 			if o := bob.do("GET", "/user/"+esc(bob.user)+"/account_data/m.direct", nil).ok(); fmt.Sprint(list(o, string(alice.user))) != fmt.Sprint([]any{old, id}) {
 				t.Errorf("bob's m.direct: %v", o)

@@ -84,7 +84,14 @@ func (a *API) joinByState(c *call, r matrix.RoomID, slot matrix.StateKey, conten
 	if err := decode(content, &q); err != nil {
 		return "", false, err
 	}
-	if q.Membership != "join" || slot.Key != string(c.who.User) {
+	if slot.Key != string(c.who.User) {
+		return "", false, nil
+	}
+	switch q.Membership {
+	case matrix.MemberLeave:
+		return "", false, a.mayLeave(c.who.User, r)
+	case matrix.MemberJoin:
+	default:
 		return "", false, nil
 	}
 	if m, err := a.rooms.Membership(c.who.User, r); err != nil || m != "invite" {

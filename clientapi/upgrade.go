@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"tarn/matrix"
 	"tarn/room"
@@ -265,7 +266,9 @@ func (u *upgrading) follow(id matrix.RoomID, set func(matrix.RoomID, string, any
 	return a.carryOver(me, id)
 }
 
-// carryOver gives a user in a new version of a room what they said of the old one: tags, and that it is direct.
+// carryOver gives a user in a new version of a room what they said of the old one: tags, push rules, and that it is direct ("when a
+// user joins the new room, the server should automatically transfer/replicate some of the user's personalized settings
+// such as notifications, tags, etc."). The caller holds the user's edits.
 func (a *API) carryOver(user matrix.UserID, id matrix.RoomID) error {
 	ev, err := a.rooms.StateEvent(user, id, matrix.StateKey{Type: matrix.TypeCreate})
 	if err != nil {
@@ -295,6 +298,9 @@ func (a *API) carryOver(user matrix.UserID, id matrix.RoomID) error {
 	} else if ignoreMissing(err) != nil {
 		return err
 	}
+	if err := a.carryRules(user, old, id); err != nil {
+		return err
+	}
 	raw, err := a.accounts.Data(user, "", "m.direct")
 	if err != nil {
 		return ignoreMissing(err)
@@ -316,6 +322,38 @@ func (a *API) carryOver(user matrix.UserID, id matrix.RoomID) error {
 		return fmt.Errorf("writing m.direct: %w", err)
 	}
 	return a.accounts.SetData(user, "", "m.direct", raw)
+}
+
+// carryRules repeats for id the push rules that the user made for old: the room's own, and those that match its id, as clients
+// make them to mute a room. A rule for id that is there already stays as it is.
+func (a *API) carryRules(user matrix.UserID, old, id matrix.RoomID) error {
+	rules, err := a.rulesOf(user)
+	if err != nil {
+		return err
+	}
+	changed := false
+	for _, kind := range []string{"override", "room", "underride"} {
+		list := rules.Kind(kind)
+		for i := len(*list) - 1; i >= 0; i-- {
+			r := (*list)[i]
+			r.ID = strings.ReplaceAll(r.ID, string(old), string(id))
+			if r.Default || r.ID == (*list)[i].ID || findRule(*list, r.ID) >= 0 || len(*list) >= maxPushRules {
+				continue
+			}
+			r.Conditions = slices.Clone(r.Conditions)
+			for n, c := range r.Conditions {
+				if c.Key == "room_id" && c.Pattern != nil && *c.Pattern == string(old) {
+					now := string(id)
+					r.Conditions[n].Pattern = &now
+				}
+			}
+			*list, changed = slices.Insert(*list, i, r), true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return a.accounts.SetData(user, "", dataPushRules, []byte(rules.Raw()))
 }
 
 func ignoreNoState(err error) error {

@@ -21,7 +21,7 @@ const MaxCouriers = 16
 const MaxMailboxes = 3
 
 // Node is the configuration of a Tarn node. Paths that do not begin with / are relative to this file's folder.
-// Times are written like "10s", "5m", "24h". What is not set keeps the value shown here.
+// Times are written like "10s", "5m", "24h", sizes like "500MiB", "10GiB". What is not set keeps the value shown here.
 type Node struct {
 	// Where the node keeps its keys, rooms and users. One process only.
 	DataDir string `toml:"data_dir"`
@@ -39,6 +39,8 @@ type Node struct {
 	LogLevel string `toml:"log_level"`
 	// The Client-Server API: where your Matrix clients connect.
 	Client Client `toml:"client"`
+	// The files that your users upload.
+	Media Media `toml:"media"`
 	// How the node reaches the Tor network.
 	Tor Tor `toml:"tor"`
 	// When the node speaks to mailboxes. It never depends on whether anybody is talking.
@@ -55,6 +57,15 @@ type Client struct {
 	OpenRegistration bool `toml:"open_registration"`
 	// Switch the limits on log-in attempts off. For tests and benchmarks.
 	NoRateLimit bool `toml:"no_rate_limit"`
+}
+
+// Media is the part of the files.
+type Media struct {
+	// The greatest file that can be uploaded, 64KiB to 16GiB. Clients ask for it before they send.
+	MaxUpload Bytes `toml:"max_upload"`
+	// The most disk that all files may take, without thumbnails; at least max_upload. When it is reached uploads are refused until
+	// you raise it or delete some (`node media list`, `node media delete`).
+	Quota Bytes `toml:"quota"`
 }
 
 // Profile is the schedule.
@@ -91,6 +102,7 @@ func DefaultNode() Node {
 
 		LogLevel: "info",
 		Client:   Client{Listen: "127.0.0.1:8008"},
+		Media:    Media{MaxUpload: 50 << 20, Quota: 10 << 30},
 		Tor:      DefaultTor(),
 		Profile:  Profile{Name: "balanced", Frame: 10 * time.Second, Mix: 2 * time.Second, Lag: 4500 * time.Millisecond, Push: 10 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 5 * time.Minute, Rewrite: 30 * time.Minute},
 	}
@@ -124,6 +136,9 @@ func (n *Node) Check() error {
 		return err
 	}
 	if err := n.Client.check(); err != nil {
+		return err
+	}
+	if err := n.Media.check(); err != nil {
 		return err
 	}
 	if err := n.Tor.Check(); err != nil {
@@ -171,6 +186,16 @@ func (c *Client) check() error {
 		if u, err := url.Parse(c.BaseURL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 			return fmt.Errorf("client.base_url is %q: it must be an http or https URL", c.BaseURL)
 		}
+	}
+	return nil
+}
+
+func (m *Media) check() error {
+	switch {
+	case m.MaxUpload < 64<<10 || m.MaxUpload > 16<<30:
+		return fmt.Errorf("media.max_upload is %v: it must be between 64KiB and 16GiB", m.MaxUpload)
+	case m.Quota < m.MaxUpload:
+		return fmt.Errorf("media.quota is %v: it must be at least max_upload, which is %v", m.Quota, m.MaxUpload)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ package media
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,14 +17,14 @@ import (
 
 const childDir = "TARN_MEDIA_CHILD" // tells a re-executed test binary to upload into this directory until it is killed
 
-// TestKilledWhileUploadingLosesNothing kills a process in the middle of uploads, some of them of equal files: what was
-// acknowledged is there, whole, and nothing else is on the disk.
+// TestKilledWhileUploadingLosesNothing kills a process in the middle of uploads and deletions, some of them of equal files: what was
+// acknowledged is there, whole, or gone, and nothing else is on the disk.
 func TestKilledWhileUploadingLosesNothing(t *testing.T) {
 	if dir := os.Getenv(childDir); dir != "" {
 		uploadUntilKilled(t, dir)
 	}
 	dir := t.TempDir()
-	acked := map[string]string{}
+	acked := map[string]string{} // id → what is in it; "": it was deleted
 	for round := range 3 {
 		child := exec.Command(os.Args[0], "-test.run", t.Name())
 		child.Env = append(os.Environ(), childDir+"="+dir)
@@ -40,7 +41,14 @@ func TestKilledWhileUploadingLosesNothing(t *testing.T) {
 			if !ok {
 				t.Fatalf("the child: %s", lines.Text())
 			}
-			acked[id] = text
+			switch text {
+			case "deleting": // and now it may be gone
+				delete(acked, id)
+			case "deleted":
+				acked[id] = ""
+			default:
+				acked[id] = text
+			}
 			if n == 20+10*round {
 				child.Process.Kill() // what is in the pipe still was acknowledged, and is read
 			}
@@ -53,8 +61,14 @@ func TestKilledWhileUploadingLosesNothing(t *testing.T) {
 	}
 	defer kv.Close()
 	s := open(t, dir, kv, Options{})
+	gone := 0
 	for id, text := range acked {
-		if got := read(t, s, id); got != content(text) {
+		if text == "" {
+			gone++
+			if _, err := s.Get(t.Context(), id); !errors.Is(err, ErrNotFound) {
+				t.Errorf("a deleted file: %v", err)
+			}
+		} else if got := read(t, s, id); got != content(text) {
 			t.Fatalf("the file %s has %d bytes", text, len(got))
 		}
 	}
@@ -75,7 +89,10 @@ func TestKilledWhileUploadingLosesNothing(t *testing.T) {
 	if n, err := s.Used(); n != used || err != nil {
 		t.Errorf("%d bytes are counted, %d are there: %v", n, used, err)
 	}
-	t.Logf("%d uploads acknowledged, %d files", len(acked), counted)
+	t.Logf("%d uploads and %d deletions acknowledged, %d files", len(acked), gone, counted)
+	if gone == 0 {
+		t.Error("no deletion was acknowledged")
+	}
 }
 
 // content is a file of some size that its name tells.
@@ -97,6 +114,15 @@ func uploadUntilKilled(t *testing.T, dir string) {
 					os.Exit(1)
 				}
 				fmt.Println(id + " " + text)
+				if i%3 != 0 {
+					continue
+				}
+				fmt.Println(id + " deleting")
+				if err := s.Delete(id); err != nil {
+					fmt.Println(err)
+					os.Exit(1)
+				}
+				fmt.Println(id + " deleted")
 			}
 		}()
 	}

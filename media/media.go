@@ -19,7 +19,7 @@
 //	thumbs/          thumbnails, made when asked for; may be deleted at any time
 //	tmp/             uploads under way; emptied at Open
 //
-// Limits: nothing is ever deleted, but for what was not finished. Files are not encrypted at rest: those of encrypted rooms are
+// Limits: nothing is ever deleted but by the operator (Delete), and what was not finished. Files are not encrypted at rest: those of encrypted rooms are
 // ciphertext already, the others are as readable as the events in the database beside them (docs/THREATS.md). Files of other
 // servers are not fetched.
 package media

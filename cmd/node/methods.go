@@ -62,6 +62,9 @@ func (n *node) methods() map[string]control.Handler {
 		"profile":       method(n.useProfile),
 		"user standing": method(n.setStanding),
 		"cut":           method(n.cut),
+		"notice":        method(n.notice),
+		"media list":    method(n.listMedia),
+		"media delete":  method(n.deleteMedia),
 		"tokens":        method(func(context.Context, struct{}) (tokensResult, error) { return n.tokens(), nil }),
 		"backup":        method(n.backup),
 	}

@@ -46,6 +46,7 @@ type node struct {
 	accounts *account.Accounts
 	rooms    *room.Rooms
 	media    *media.Store
+	api      *clientapi.API
 	engine   *replicate.Engine
 	tor      *onion.Tor
 }
@@ -98,9 +99,18 @@ func open(cfg configs.Node, logTo io.Writer) (_ *node, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	if n.media, err = media.Open(filepath.Join(cfg.DataDir, "media"), n.kv, media.Options{Reserve: diskReserve}); err != nil {
+	if n.media, err = media.Open(filepath.Join(cfg.DataDir, "media"), n.kv, media.Options{
+		MaxUpload: int64(cfg.Media.MaxUpload), Quota: int64(cfg.Media.Quota), Reserve: diskReserve}); err != nil {
 		return nil, err
 	}
+	addr, err := cfg.Client.Address()
+	if err != nil {
+		return nil, err
+	}
+	n.api = clientapi.New(clientapi.Config{
+		Rooms: n.rooms, Accounts: n.accounts, Stream: n.stream, Media: n.media, OpenMedia: addr.Addr().IsLoopback(), Server: n.id.name, BaseURL: cfg.Client.URL(),
+		OpenRegistration: cfg.Client.OpenRegistration, NoRateLimit: cfg.Client.NoRateLimit, Log: n.log,
+	})
 	tc, err := cfg.Tor.Onion(filepath.Join(cfg.DataDir, "tor"), n.log)
 	if err != nil {
 		return nil, err
@@ -182,12 +192,8 @@ func (n *node) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("Client-Server API: %w", err)
 	}
-	api := clientapi.New(clientapi.Config{
-		Rooms: n.rooms, Accounts: n.accounts, Stream: n.stream, Media: n.media, OpenMedia: addr.Addr().IsLoopback(), Server: n.id.name, BaseURL: n.cfg.Client.URL(),
-		OpenRegistration: n.cfg.Client.OpenRegistration, NoRateLimit: n.cfg.Client.NoRateLimit, Log: n.log,
-	})
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return api.Serve(ctx, l) })
+	g.Go(func() error { return n.api.Serve(ctx, l) })
 	g.Go(func() error { return control.Serve(ctx, filepath.Join(n.cfg.DataDir, socketName), n.methods()) })
 	g.Go(func() error { return n.tor.Run(ctx) })
 	g.Go(func() error { return n.engine.Run(ctx) })
