@@ -35,7 +35,6 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"tarn/crypto/onionid"
@@ -60,7 +59,8 @@ const (
 	maxHeld    = 150 << 10   // bytes of halves and answers that wait
 	maxGets    = 8           // GET answers that wait for a frame; the oldest are dropped beyond that
 	maxRecs    = 2 * maxGets // receipts
-	perSession = 50 << 10    // what the bound of all sessions together reckons with
+	perSession = 100 << 10   // what the bound of all sessions together reckons with; a quarter of it is each one's share
+	maxAsking  = 2           // descriptors that a session waits for
 
 	// A session may ask for more frames than these bounds are made for; then they are multiplied. A frame down waits some
 	// seconds for its time, and the answers that came early with it.
@@ -106,7 +106,8 @@ type Config struct {
 	Dir string
 	// MaxReplays is how many layers of one day are peeled; each takes about 16 bytes of memory and 8 of disk for two days.
 	MaxReplays int
-	// MaxHeld is how many bytes of all sessions' halves and answers may wait. By default 50 kB a session.
+	// MaxHeld is how many bytes of all sessions' halves and answers may wait, and how many of all links' together. By default
+	// 100 kB a session.
 	MaxHeld int64
 
 	// Redeem says whether a session token is good, and spends it; nil: no session has one.
@@ -124,7 +125,8 @@ type Server struct {
 	ctx  context.Context // ends with Run
 	stop context.CancelFunc
 	wg   sync.WaitGroup // all that works for links and followers
-	held atomic.Int64   // bytes of all sessions. No lock: sessions count under their own
+	held *pool          // of all sessions. No lock: sessions count under their own
+	hops *pool          // of all links that bring halves with layers
 
 	// mu guards all below, for look-ups only. It may be held when a session's or a link's is taken, never the other way.
 	mu       sync.Mutex
@@ -135,7 +137,9 @@ type Server struct {
 	failed   map[[32]byte]failure // targets that could not be reached lately
 	follows  map[[32]byte]*follower
 	known    map[[32]byte]*known
-	dialling chan struct{}
+
+	// Dials of targets that were reached before, and of those that may not exist, for which nobody else shall wait.
+	dialling, trying *gate
 
 	replays *replays
 }
@@ -185,7 +189,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, self: [32]byte(self), sessions: map[*session]struct{}{}, links: map[[32]byte]*link{}, failed: map[[32]byte]failure{},
-		follows: map[[32]byte]*follower{}, known: map[[32]byte]*known{}, dialling: make(chan struct{}, maxDialling),
+		follows: map[[32]byte]*follower{}, known: map[[32]byte]*known{},
+		dialling: newGate(maxDialling, cfg.MaxLinks+maxKnown), trying: newGate(maxTrying, maxTriers),
+		held: newPool(cfg.MaxHeld, cfg.MaxSessions), hops: newPool(cfg.MaxHeld, cfg.MaxLinks),
 	}
 	if s.replays, err = openReplays(cfg.Dir, cfg.MaxReplays, func(day uint32) bool { return cfg.Keys.Get(day) != nil }); err != nil {
 		return nil, err
@@ -251,7 +257,7 @@ type Status struct {
 func (s *Server) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Status{Sessions: len(s.sessions), MaxSessions: s.cfg.MaxSessions, Links: len(s.links), Held: s.held.Load()}
+	return Status{Sessions: len(s.sessions), MaxSessions: s.cfg.MaxSessions, Links: len(s.links), Held: s.held.held.Load() + s.hops.held.Load()}
 }
 
 // Hello is front.Courier's.
@@ -341,17 +347,6 @@ func (s *Server) leaveLocked(x *session) {
 		s.tokens--
 	}
 }
-
-// take reserves bytes of what all sessions hold; false: there is no room.
-func (s *Server) take(n int) bool {
-	if s.held.Add(int64(n)) > s.cfg.MaxHeld {
-		s.release(n)
-		return false
-	}
-	return true
-}
-
-func (s *Server) release(n int) { s.held.Add(-int64(n)) }
 
 func addressOf(onion [32]byte) mailbox.Address {
 	return mailbox.Address{Onion: onionid.FromKey(onion[:])}

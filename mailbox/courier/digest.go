@@ -68,7 +68,7 @@ func (s *Server) followStore(t [32]byte) {
 	f := s.follows[t]
 	if f == nil {
 		f = &follower{target: t}
-		if t == s.self || len(s.follows) < s.cfg.MaxLinks {
+		if t == s.self || len(s.follows) < s.cfg.MaxLinks || s.dropFollowerLocked() {
 			f.wanted[0] = time.Now()
 			if s.spawnLocked(func() { s.readDigest(f) }) {
 				s.follows[t] = f
@@ -76,6 +76,18 @@ func (s *Server) followStore(t [32]byte) {
 		}
 	}
 	f.sessions++
+}
+
+// dropFollowerLocked forgets a store that is followed and was never reached, if there is one; s.mu is held. Who is followed
+// in earnest was asked for its descriptor before.
+func (s *Server) dropFollowerLocked() bool {
+	for t, f := range s.follows {
+		if f.bucket == 0 && t != s.self && !s.provenLocked(t) {
+			delete(s.follows, t)
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Server) unfollow(t [32]byte) {
@@ -242,10 +254,14 @@ func (s *Server) wantedLevels(f *follower, now time.Time) (out []uint8) {
 	return out
 }
 
-// abandoned notes the store's bucket, and whether its digest need not be read any more; then the follower is gone.
+// abandoned notes the store's bucket, and whether its digest need not be read any more: then the follower is gone, if it
+// is not already.
 func (s *Server) abandoned(f *follower, bucket time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.follows[f.target] != f {
+		return true
+	}
 	if f.bucket = bucket; f.sessions == 0 && time.Since(f.idle) > lingers {
 		delete(s.follows, f.target)
 		return true
@@ -316,10 +332,11 @@ func (s *Server) sleep(d time.Duration) error {
 
 // known is a mailbox's descriptor as it signed it.
 type known struct {
-	raw  []byte
-	day  uint32 // it was fetched
-	used time.Time
-	busy chan struct{} // closed when the fetch that is under way ends; nil: none
+	raw     []byte
+	day     uint32 // it was fetched
+	reached bool   // ever
+	used    time.Time
+	busy    chan struct{} // closed when the fetch that is under way ends; nil: none
 }
 
 // learn keeps a descriptor that came from its mailbox.
@@ -338,7 +355,7 @@ func (s *Server) learn(target [32]byte, raw []byte) error {
 		k = &known{}
 		s.known[target] = k
 	}
-	k.raw, k.day, k.used = append([]byte(nil), raw...), mailbox.Epoch(now), now
+	k.raw, k.day, k.reached, k.used = append([]byte(nil), raw...), mailbox.Epoch(now), true, now
 	return nil
 }
 
@@ -412,9 +429,10 @@ func (s *Server) describe(x payer, target [32]byte) ([]byte, error) {
 			s.known[target] = k
 		}
 		k.used, k.busy = now, make(chan struct{})
+		proven := k.reached
 		s.mu.Unlock()
 
-		_, raw, err := s.fetch(target)
+		_, raw, err := s.fetch(target, proven, since(x))
 		if err == nil {
 			err = s.learn(target, raw)
 		}
@@ -429,14 +447,13 @@ func (s *Server) describe(x payer, target [32]byte) ([]byte, error) {
 }
 
 // fetch asks the mailbox itself, on a circuit of its own.
-func (s *Server) fetch(target [32]byte) (mailbox.Descriptor, []byte, error) {
-	select {
-	case s.dialling <- struct{}{}:
-		defer func() { <-s.dialling }()
-	case <-s.ctx.Done():
-		return mailbox.Descriptor{}, nil, s.ctx.Err()
-	}
+func (s *Server) fetch(target [32]byte, proven bool, since time.Time) (mailbox.Descriptor, []byte, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, dialTimeout)
 	defer cancel()
+	leave := s.passTo(ctx, proven, since)
+	if leave == nil {
+		return mailbox.Descriptor{}, nil, errCrowded
+	}
+	defer leave()
 	return mailbox.NewClient(addressOf(target), s.cfg.Dial).Fetch(ctx)
 }

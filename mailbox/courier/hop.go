@@ -15,24 +15,54 @@ import (
 const (
 	maxHops   = 1024            // layered halves without an answer
 	layerTime = 3 * time.Minute // for each layer the answer to a half may take that much longer
+	hopAsking = 32              // descriptors that those of one link wait for
 	hopDials  = 32              // a link may make the courier dial so many targets at once, and more as a session may
 )
 
 // payer bounds how many targets somebody makes the courier dial.
-type payer interface{ mayDial(now time.Time) bool }
+type payer interface {
+	mayDial(now time.Time) bool
+	since() time.Time // when it came
+	// asks counts the descriptors that it waits for, by one more or less; false: it waits for as many as it may.
+	asks(n int) bool
+}
+
+// since is when a payer came; the courier itself, which dials for those who follow a store, lets others go first.
+func since(x payer) time.Time {
+	if x == nil {
+		return time.Now()
+	}
+	return x.since()
+}
 
 // hops are the layered halves of one link: other couriers hand them over.
 type hops struct {
-	s *Server
+	s     *Server
+	began time.Time
 
 	mu      sync.Mutex // guards all below
 	pending int
+	asking  int // of those, for a descriptor that is not there yet
+	held    int // bytes
 	dials   bucket
+}
+
+func (h *hops) since() time.Time { return h.began }
+
+func (h *hops) asks(n int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n > 0 && h.asking >= hopAsking {
+		return false
+	}
+	h.asking += n
+	return true
 }
 
 // Carry is front.Courier's.
 func (s *Server) Carry() func(epoch uint32, box []byte, answer func([]byte)) {
-	h := &hops{s: s, dials: bucket{rate: 1 / sessionDialEvery.Seconds(), burst: hopDials, left: hopDials, at: time.Now()}}
+	now := time.Now()
+	h := &hops{s: s, began: now, dials: bucket{rate: 1 / sessionDialEvery.Seconds(), burst: hopDials, left: hopDials, at: now}}
 	return h.carry
 }
 
@@ -60,11 +90,11 @@ func (h *hops) carry(epoch uint32, box []byte, answer func([]byte)) {
 	p, err := mailbox.PeelHalf(key, s.self[:], epoch, box)
 	if err != nil {
 		h.leave()
-		s.release(size)
+		h.release(size)
 		refuse(mailbox.ClearRefused)
 		return
 	}
-	sent := sync.OnceFunc(func() { s.release(size) })
+	sent := sync.OnceFunc(func() { h.release(size) })
 	err = s.replays.mark(epoch, layered.ID(box), func(ok bool) {
 		if !ok {
 			h.leave()
@@ -76,13 +106,13 @@ func (h *hops) carry(epoch uint32, box []byte, answer func([]byte)) {
 			s.forward(h, p.Target, p.Epoch, p.Box, sent, func(inner []byte) {
 				sent()
 				out := p.Answer(inner)
-				if !s.take(len(out)) {
+				if !h.take(len(out)) {
 					h.leave()
 					return // the sender writes again
 				}
 				s.after(p.Back, func() {
 					h.leave()
-					s.release(len(out))
+					h.release(len(out))
 					answer(out)
 				})
 			})
@@ -103,11 +133,30 @@ func (h *hops) carry(epoch uint32, box []byte, answer func([]byte)) {
 func (h *hops) admit(size int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.pending >= maxHops || !h.s.take(size) {
+	if h.pending >= maxHops || !h.s.hops.take(size, h.held, h.began, 0) {
 		return false
 	}
 	h.pending++
+	h.held += size
 	return true
+}
+
+// take reserves what an answer needs.
+func (h *hops) take(n int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.s.hops.take(n, h.held, h.began, 0) {
+		return false
+	}
+	h.held += n
+	return true
+}
+
+func (h *hops) release(n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.held -= n
+	h.s.hops.release(n)
 }
 
 func (h *hops) leave() {

@@ -18,9 +18,11 @@ import (
 
 // Bounds of links.
 const (
-	maxDialling = 16               // dials at once
-	maxQueue    = 256              // requests that wait for one link
+	maxDialling = 16               // dials at once, of targets that were reached before
+	maxTrying   = 8                // and of others
+	maxTriers   = 64               // that wait for one of those
 	linkIdle    = 10 * time.Minute // a link without requests for so long is closed
+	linkEvict   = time.Minute      // one that has been unused for so long loses its place to another
 	answerTime  = 2 * time.Minute  // what has no answer then is given up
 	dialTimeout = 2 * time.Minute
 
@@ -41,7 +43,9 @@ type failure struct {
 type link struct {
 	s       *Server
 	target  [32]byte
-	out     chan request
+	proven  bool // it was reached before
+	since   time.Time
+	out     *turns
 	evicted chan struct{} // closed when another link takes its place
 
 	mu      sync.Mutex // guards all below
@@ -95,12 +99,18 @@ func (s *Server) forward(x payer, target [32]byte, epoch uint32, box []byte, sen
 	if target == s.self {
 		s.spawn(func() {
 			half, fill := mailbox.OwnHalf(box)
-			done(fill(s.local(epoch, half, func(onion [32]byte) ([]byte, error) { return s.describe(x, onion) })))
+			done(fill(s.local(epoch, half, func(onion [32]byte) ([]byte, error) {
+				if x == nil || !x.asks(1) {
+					return nil, errDescriptor
+				}
+				defer x.asks(-1)
+				return s.describe(x, onion)
+			})))
 		})
 		return
 	}
 	l := s.link(x, target)
-	if l == nil || !l.send(request{epoch, box, sent, done}) {
+	if l == nil || !l.send(x, request{epoch, box, sent, done}) {
 		done(mailbox.RefuseHalf(len(box), mailbox.ClearUnreachable))
 	}
 }
@@ -119,12 +129,42 @@ func (s *Server) link(x payer, target [32]byte) *link {
 	if len(s.links) >= s.cfg.MaxLinks && !s.evictLink(now) || x != nil && !x.mayDial(now) {
 		return nil
 	}
-	l := &link{s: s, target: target, out: make(chan request, maxQueue), evicted: make(chan struct{}), used: now, waiting: map[uint32]wait{}}
+	l := &link{s: s, target: target, proven: s.provenLocked(target), since: since(x), out: newTurns(), evicted: make(chan struct{}), used: now, waiting: map[uint32]wait{}}
 	if !s.spawnLocked(l.run) {
 		return nil
 	}
 	s.links[target] = l
 	return l
+}
+
+// provenLocked tells whether the target was reached lately; s.mu is held.
+func (s *Server) provenLocked(target [32]byte) bool {
+	k := s.known[target]
+	return k != nil && k.reached
+}
+
+// passTo waits until the target may be dialled, for who came then; nil: not now. The pass is to be given back.
+func (s *Server) passTo(ctx context.Context, proven bool, since time.Time) (leave func()) {
+	g := s.trying
+	if proven {
+		g = s.dialling
+	}
+	if !g.enter(ctx, since) {
+		return nil
+	}
+	return g.leave
+}
+
+func (x *session) since() time.Time { return x.began }
+
+func (x *session) asks(n int) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if n > 0 && x.asking >= maxAsking {
+		return false
+	}
+	x.asking += n
+	return true
 }
 
 func (x *session) mayDial(now time.Time) bool {
@@ -139,7 +179,7 @@ func (s *Server) evictLink(now time.Time) bool {
 	var since time.Time
 	for _, l := range s.links {
 		l.mu.Lock()
-		if len(l.waiting) == 0 && len(l.out) == 0 && now.Sub(l.used) > minBackoff && (idlest == nil || l.used.Before(since)) {
+		if len(l.waiting) == 0 && l.out.empty() && now.Sub(l.used) > linkEvict && (idlest == nil || l.used.Before(since)) {
 			idlest, since = l, l.used
 		}
 		l.mu.Unlock()
@@ -152,20 +192,16 @@ func (s *Server) evictLink(now time.Time) bool {
 	return true
 }
 
-// send queues a request; false: the link is over, or has more than it can carry.
-func (l *link) send(r request) bool {
+// send queues a request; false: the link is over.
+func (l *link) send(x payer, r request) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.over {
 		return false
 	}
-	select {
-	case l.out <- r:
-		l.used = time.Now()
-		return true
-	default:
-		return false
-	}
+	l.out.add(x, r)
+	l.used = time.Now()
+	return true
 }
 
 // run is the link's whole life. When it ends, everything that waits is answered: unreachable.
@@ -173,7 +209,9 @@ func (l *link) run() {
 	ctx, cancel := context.WithCancel(l.s.ctx)
 	defer cancel()
 	c, err := l.dial(ctx)
-	l.s.reached(l, err == nil)
+	if !errors.Is(err, errCrowded) {
+		l.s.reached(l, err == nil)
+	}
 	if err == nil {
 		stop := context.AfterFunc(ctx, func() { c.Close() })
 		var reading sync.WaitGroup
@@ -196,27 +234,28 @@ func (l *link) run() {
 		w.done(mailbox.RefuseHalf(w.size, mailbox.ClearUnreachable))
 	}
 	for {
-		select {
-		case r := <-l.out: // nothing is added any more
-			r.done(mailbox.RefuseHalf(len(r.box), mailbox.ClearUnreachable))
-		default:
+		r, ok := l.out.next() // nothing is added any more
+		if !ok {
 			return
 		}
+		r.done(mailbox.RefuseHalf(len(r.box), mailbox.ClearUnreachable))
 	}
 }
 
-var errLink = errors.New("courier: the mailbox takes no link")
+var (
+	errLink    = errors.New("courier: the mailbox takes no link")
+	errCrowded = errors.New("courier: too many mailboxes are being tried")
+)
 
 // dial makes the connection and its hello. The answer is the mailbox's descriptor, which sessions ask for too.
 func (l *link) dial(ctx context.Context) (net.Conn, error) {
-	select {
-	case l.s.dialling <- struct{}{}:
-		defer func() { <-l.s.dialling }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
+	leave := l.s.passTo(ctx, l.proven, l.since)
+	if leave == nil {
+		return nil, errCrowded
+	}
+	defer leave()
 	a := addressOf(l.target)
 	// A circuit of its own, which no session's requests have to do with.
 	c, err := l.s.cfg.Dial.Dial(ctx, string(a.Onion)+":"+strconv.Itoa(mailbox.Port), "link-"+rand.Text())
@@ -283,7 +322,11 @@ func (l *link) write(ctx context.Context, c net.Conn) {
 			if l.expire(now) {
 				return
 			}
-		case r := <-l.out:
+		case <-l.out.wake:
+			r, ok := l.out.next()
+			if !ok {
+				continue
+			}
 			_, layers, _ := mailbox.HalfShape(len(r.box))
 			by := time.Now().Add(answerTime + time.Duration(layers)*layerTime)
 			l.mu.Lock()
@@ -314,7 +357,7 @@ func (l *link) expire(now time.Time) (idle bool) {
 			delete(l.waiting, tag)
 		}
 	}
-	idle = len(l.waiting) == 0 && len(l.out) == 0 && now.Sub(l.used) > linkIdle
+	idle = len(l.waiting) == 0 && l.out.empty() && now.Sub(l.used) > linkIdle
 	l.mu.Unlock()
 	for _, w := range late {
 		w.done(mailbox.RefuseHalf(w.size, mailbox.ClearUnreachable))

@@ -16,6 +16,7 @@ import (
 type session struct {
 	s       *Server
 	token   bool
+	began   time.Time
 	granted float64 // frames a second
 	push    time.Duration
 	up      *mailbox.Channel // the reader's
@@ -31,6 +32,7 @@ type session struct {
 	over     bool
 	last     time.Time           // of the newest frame
 	pending  int                 // halves without an answer
+	asking   int                 // of those, for a descriptor that is not there yet
 	held     int                 // bytes, of those and of the answers below
 	open     map[uint32]struct{} // frames whose answer has not left
 	gets     []mailbox.HalfAnswer
@@ -45,7 +47,7 @@ type session struct {
 func newSession(s *Server, token bool, rate float64, now time.Time) *session {
 	frames := maxFrames * busier(rate)
 	return &session{
-		s: s, token: token, granted: rate, open: map[uint32]struct{}{}, due: make(chan uint32, frames), room: make(chan struct{}, frames), done: make(chan struct{}), last: now,
+		s: s, token: token, began: now, granted: rate, open: map[uint32]struct{}{}, due: make(chan uint32, frames), room: make(chan struct{}, frames), done: make(chan struct{}), last: now,
 		rate:  bucket{rate: spare * rate, burst: float64(s.cfg.Burst), left: float64(s.cfg.Burst), at: now},
 		dials: bucket{rate: 1 / sessionDialEvery.Seconds(), burst: sessionDials, left: sessionDials, at: now},
 	}
@@ -135,7 +137,7 @@ func (x *session) leave() {
 	follows := x.follows
 	x.follows = nil
 	x.mu.Unlock()
-	s.release(n)
+	s.held.release(n)
 	for _, t := range follows {
 		s.unfollow(t)
 	}
@@ -190,7 +192,7 @@ func (x *session) read(c net.Conn) {
 // accept takes a half to forward it after its delay, or answers that the courier is busy.
 func (x *session) accept(frame uint32, r mailbox.SubRequest) {
 	put, size := mailbox.IsPut(len(r.Box)), len(r.Box)
-	if !x.admit(size) {
+	if !x.admit(size, r.Delay) {
 		x.deliver(frame, put, mailbox.RefuseHalf(size, mailbox.ClearBusy))
 		return
 	}
@@ -200,7 +202,7 @@ func (x *session) accept(frame uint32, r mailbox.SubRequest) {
 		x.mu.Lock()
 		x.held -= size
 		x.mu.Unlock()
-		x.s.release(size)
+		x.s.held.release(size)
 	})
 	x.s.after(r.Delay, func() {
 		x.s.forward(x, target, epoch, box, sent, func(answer []byte) {
@@ -221,10 +223,10 @@ func (x *session) times(bound int) int { return bound * (1 + x.up.Layout().Layer
 func busier(rate float64) int { return max(1, int(math.Ceil(rate/boundRate))) }
 
 // admit reserves what a half of that size needs.
-func (x *session) admit(size int) bool {
+func (x *session) admit(size int, wait time.Duration) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.pending >= x.times(maxPending) || x.held+size > x.times(maxHeld) || !x.s.take(size) {
+	if x.pending >= x.times(maxPending) || x.held+size > x.times(maxHeld) || !x.s.held.take(size, x.held, x.began, wait) {
 		return false
 	}
 	x.pending++
@@ -236,7 +238,7 @@ func (x *session) admit(size int) bool {
 func (x *session) deliver(frame uint32, put bool, answer []byte) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.over || !x.s.take(len(answer)) {
+	if x.over || !x.s.held.take(len(answer), x.held, x.began, 0) {
 		return
 	}
 	list, most := &x.gets, x.times(maxGets)
@@ -255,7 +257,7 @@ func (x *session) drop(list *[]mailbox.HalfAnswer, i int) mailbox.HalfAnswer {
 	a := (*list)[i]
 	*list = append((*list)[:i:i], (*list)[i+1:]...)
 	x.held -= len(a.Data)
-	x.s.release(len(a.Data))
+	x.s.held.release(len(a.Data))
 	return a
 }
 
