@@ -59,7 +59,7 @@ const (
 	maxHeld    = 150 << 10   // bytes of halves and answers that wait
 	maxGets    = 8           // GET answers that wait for a frame; the oldest are dropped beyond that
 	maxRecs    = 2 * maxGets // receipts
-	perSession = 100 << 10   // what the bound of all sessions together reckons with; a quarter of it is each one's share
+	perSession = 100 << 10   // what the bound of all sessions together reckons with; half of it is each one's share
 	maxAsking  = 2           // descriptors that a session waits for
 
 	// A session may ask for more frames than these bounds are made for; then they are multiplied. A frame down waits some

@@ -72,10 +72,10 @@ func (t *turns) empty() bool {
 	return t.n == 0
 }
 
-// pool bounds how many bytes wait for all together. One half is for who comes first. When that is taken, those who have
+// pool bounds how many bytes wait for all together. A quarter is for who comes first. When that is taken, those who have
 // been here for a while still have a share each, which nobody can take from them, for what does not wait long: so who
-// fills the pool fills it for newcomers. A quarter is these shares, a quarter what sessions that ended leave behind: one
-// place cannot be given up twice, with a share, within the time that its halves wait (shareFor, a dial, a write).
+// fills the pool fills it for newcomers. A half is these shares, a quarter what sessions that ended leave behind: one place
+// cannot be given up twice, with a share, within the time that its halves wait (shareFor, a dial, a write).
 type pool struct {
 	most, share int64
 	held        atomic.Int64
@@ -90,13 +90,13 @@ const (
 const _ = uint(shareAfter - shareFor - dialTimeout - writeTimeout)
 
 func newPool(most int64, places int) *pool {
-	return &pool{most: most, share: most / 4 / int64(places)}
+	return &pool{most: most, share: most / 2 / int64(places)}
 }
 
 // take reserves n bytes, for about so long, for who holds that many already and came then; false: there is no room.
 func (p *pool) take(n, held int, since time.Time, wait time.Duration) bool {
 	all := p.held.Add(int64(n))
-	if all <= p.most/2 || all <= p.most && int64(held+n) <= p.share && wait <= shareFor && time.Since(since) >= shareAfter {
+	if all <= p.most/4 || all <= p.most && int64(held+n) <= p.share && wait <= shareFor && time.Since(since) >= shareAfter {
 		return true
 	}
 	p.release(n)

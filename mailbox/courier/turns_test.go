@@ -77,7 +77,7 @@ func TestTurnsKeepEverything(t *testing.T) {
 	})
 }
 
-// When the common half is full, those who are there for a while have their share nevertheless, for what does not wait
+// When the common part is full, those who are there for a while have their share nevertheless, for what does not wait
 // long; and all together never have more than the bound, whatever sessions come and go.
 func TestAFullPoolHasShares(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -87,8 +87,8 @@ func TestAFullPoolHasShares(t *testing.T) {
 		time.Sleep(shareAfter)
 		for p.take(1000, 1<<20, young, 0) { // who has much already
 		}
-		if n := p.held.Load(); n != most/2 {
-			t.Fatalf("the common half is %d", n)
+		if n := p.held.Load(); n != most/4 {
+			t.Fatalf("the common part is %d", n)
 		}
 		if p.take(1000, 0, young, 0) || p.take(1000, 0, old, shareFor+1) || p.take(1000, int(p.share)-999, old, 0) {
 			t.Error("more than there is")
