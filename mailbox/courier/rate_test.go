@@ -94,6 +94,7 @@ func TestPagesOfBusyStoresTakeTurns(t *testing.T) {
 			for range 2 {
 				stores = append(stores, mailboxtest.New(t, mailboxtest.WithMesh(w.mesh), mailboxtest.WithConfig(func(c *store.Config) { c.Bucket = 10 * time.Second })))
 			}
+			var mu sync.Mutex // guards got
 			got := make(map[mailbox.Address]map[uint64]bool)
 			clients := map[mailbox.Address]*mailbox.Client{}
 			for _, s := range stores {
@@ -103,6 +104,8 @@ func TestPagesOfBusyStoresTakeTurns(t *testing.T) {
 			}
 			s := mailbox.NewSession(w.courier.Address(), w.mesh, mailbox.SessionParams{Push: 10 * time.Second, OnPage: func(a mailbox.Address, part []byte) {
 				p, err := clients[a].ParsePushed(part)
+				mu.Lock()
+				defer mu.Unlock()
 				if err != nil || got[a][p.Index] {
 					t.Errorf("page %d, a second time or spoiled: %v", p.Index, err)
 				}
@@ -133,6 +136,8 @@ func TestPagesOfBusyStoresTakeTurns(t *testing.T) {
 				all.Wait()
 			}
 			time.Sleep(time.Minute)
+			mu.Lock()
+			defer mu.Unlock()
 			for _, s := range stores {
 				n := 0.0
 				for i := first; i < first+buckets; i++ {
