@@ -87,7 +87,7 @@ func DefaultMailbox() Mailbox {
 		MaxLinks:       256,
 		Quota:          10 << 30,
 		Reserve:        256 << 20,
-		Deposit:        "open",
+		Deposit:        "tokens",
 		Accounts:       []string{"work", "code"},
 		AccountList:    []string{},
 		WorkBits:       22,
