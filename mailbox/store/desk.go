@@ -3,9 +3,7 @@
 package store
 
 import (
-	"context"
 	"crypto/ed25519"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"tarn/crypto/token"
 	"tarn/mailbox"
 	kv "tarn/store"
 )
@@ -65,7 +62,7 @@ type desk struct {
 
 	keys  *tokenKeys
 	spent *spentSets
-	book  kv.KV
+	book  *book
 	wake  chan struct{}
 
 	mu     sync.Mutex                   // guards what follows, for moments
@@ -116,11 +113,20 @@ func openDesk(dir string, c Config, room func() bool) (_ *desk, err error) {
 	if d.spent, err = openSpent(sub("spent"), func(day uint32) bool { return d.keys.get(day) != nil }, open); err != nil {
 		return nil, err
 	}
-	if d.book, err = open("book"); err != nil {
+	d.book = newBook(func() (kv.KV, error) { return open("book") }, d.load)
+	if _, err = d.book.get(); errors.Is(err, kv.ErrDiskFull) {
+		c.Log.Error("mailbox: the disk is full: no tokens are given or taken until there is space", "err", err)
+	} else if err != nil {
 		return nil, fmt.Errorf("tokens: %w", err)
 	}
-	return d, d.book.View(func(r kv.Reader) error {
-		err := r.Scan([]byte{rowAccount}, nil, func(k, v []byte) (bool, error) { d.people++; return true, nil })
+	return d, nil
+}
+
+// load reads what is kept in memory of the book.
+func (d *desk) load(book kv.KV) error {
+	people, draws := 0, map[mailbox.Handle]time.Time{}
+	err := book.View(func(r kv.Reader) error {
+		err := r.Scan([]byte{rowAccount}, nil, func(k, v []byte) (bool, error) { people++; return true, nil })
 		if err != nil {
 			return err
 		}
@@ -129,10 +135,18 @@ func openDesk(dir string, c Config, room func() bool) (_ *desk, err error) {
 			if err != nil || len(k) != 1+mailbox.HandleSize {
 				return false, errors.Join(errBook, err)
 			}
-			d.draws[mailbox.Handle(k[1:])] = w.expires
+			draws[mailbox.Handle(k[1:])] = w.expires
 			return true, nil
 		})
 	})
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.people, d.draws = people, draws
+	d.mu.Unlock()
+	d.rouse()
+	return nil
 }
 
 var errBook = errors.New("the book of accounts is damaged")
@@ -241,281 +255,6 @@ func bookStatus(err error) mailbox.Status {
 	return mailbox.StatusBusy
 }
 
-// draw is a row of rowDraw.
-type draw struct {
-	hash    [32]byte  // of the request's id and box: the identical one is told OK
-	expires time.Time // zero: it waits for the worker
-	request []byte    // then: id 16, the request's box without the zeros at its end
-	answer  []byte    // else: the box
-}
-
-func (w draw) marshal() []byte {
-	b := append([]byte(nil), w.hash[:]...)
-	if w.expires.IsZero() {
-		return append(binary.BigEndian.AppendUint64(b, 0), w.request...)
-	}
-	return append(binary.BigEndian.AppendUint64(b, uint64(w.expires.Unix())), w.answer...)
-}
-
-func parseDraw(v []byte) (w draw, err error) {
-	if len(v) < 40 {
-		return w, errBook
-	}
-	w.hash = [32]byte(v)
-	secs := binary.BigEndian.Uint64(v[32:])
-	if secs == 0 {
-		if w.request = v[40:]; len(w.request) <= mailbox.IDSize || len(w.request) > mailbox.IDSize+mailbox.BoxSize {
-			return w, errBook
-		}
-		return w, nil
-	}
-	if w.expires, w.answer = time.Unix(int64(secs), 0), v[40:]; len(w.answer) != mailbox.BoxSize {
-		return w, errBook
-	}
-	return w, nil
-}
-
-func drawKey(h mailbox.Handle) []byte { return append([]byte{rowDraw}, h[:]...) }
-
-// issue takes a draw in.
-func (d *desk) issue(q mailbox.Request) (mailbox.Status, error) {
-	i, err := mailbox.ParseIssue(q)
-	if err != nil || d.keys.drawable(i.Epoch, time.Now()) == nil || token.Check(i.Blinded) != nil {
-		return mailbox.StatusRefused, nil
-	}
-	n := len(i.Blinded) / token.ElementSize
-	id, handle := i.Account.ID(), q.ID.Handle()
-	w := draw{hash: sha256.Sum256(slices.Concat(q.ID[:], q.Box)), request: slices.Concat(q.ID[:], trimZeros(q.Box))}
-	room := d.room()
-	d.mu.Lock()
-	busy := len(d.draws) >= maxDraws
-	d.mu.Unlock()
-	day := binary.BigEndian.AppendUint32(nil, i.Epoch)
-	drawn, total := append(append([]byte{rowDrawn}, day...), id[:]...), append([]byte{rowTotal}, day...)
-	status, fresh := mailbox.StatusOK, false
-	err = d.book.Update(func(x kv.Txn) error {
-		status, fresh = mailbox.StatusOK, false
-		old, err := x.Get(drawKey(handle))
-		if err == nil {
-			if have, err := parseDraw(old); err != nil || have.hash != w.hash {
-				status = mailbox.StatusExists
-				return err
-			}
-			return nil
-		}
-		if !errors.Is(err, kv.ErrNotFound) {
-			return err
-		}
-		proof, _, err := d.account(x, id)
-		if errors.Is(err, kv.ErrNotFound) {
-			status = mailbox.StatusAccount
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		own, err := numbers(x, drawn, 1)
-		if err != nil {
-			return err
-		}
-		all, err := numbers(x, total, 2)
-		if err != nil {
-			return err
-		}
-		switch {
-		case int(own[0])+n > d.cap:
-			status = mailbox.StatusCap
-			return nil
-		case !room, int(all[0])+n > d.perDay, proof == mailbox.ProofWork && int(all[1])+n > d.perDay/2:
-			// Accounts of work have half of a day's tokens together: who can make many shuts out none of the others.
-			status = mailbox.StatusFull
-			return nil
-		case busy:
-			status = mailbox.StatusBusy
-			return nil
-		}
-		fresh = true
-		own[0] += uint32(n)
-		all[0] += uint32(n)
-		if proof == mailbox.ProofWork {
-			all[1] += uint32(n)
-		}
-		if proof != 0 {
-			err = x.Set(accountKey(id), accountRow(proof, mailbox.Epoch(time.Now())))
-		}
-		return errors.Join(err, x.Set(drawn, numberRow(own)), x.Set(total, numberRow(all)), x.Set(drawKey(handle), w.marshal()))
-	})
-	if err != nil {
-		return bookStatus(err), err
-	}
-	if fresh {
-		d.mu.Lock()
-		d.draws[handle] = time.Time{}
-		d.mu.Unlock()
-		d.rouse()
-	}
-	return status, nil
-}
-
-func trimZeros(b []byte) []byte {
-	n := len(b)
-	for n > 0 && b[n-1] == 0 {
-		n--
-	}
-	return b[:n]
-}
-
-// numbers reads n numbers of 4 bytes; zeros if there is no row.
-func numbers(r kv.Reader, key []byte, n int) ([]uint32, error) {
-	v, err := r.Get(key)
-	if errors.Is(err, kv.ErrNotFound) {
-		return make([]uint32, n), nil
-	}
-	if err != nil || len(v) != 4*n {
-		return nil, errors.Join(errBook, err)
-	}
-	out := make([]uint32, n)
-	for i := range out {
-		out[i] = binary.BigEndian.Uint32(v[4*i:])
-	}
-	return out, nil
-}
-
-func numberRow(ns []uint32) (b []byte) {
-	for _, n := range ns {
-		b = binary.BigEndian.AppendUint32(b, n)
-	}
-	return b
-}
-
-// answer copies the answer to a draw, if it is there.
-func (d *desk) answer(h mailbox.Handle, box *[mailbox.BoxSize]byte) (found bool, err error) {
-	err = d.book.View(func(r kv.Reader) error {
-		v, err := r.Get(drawKey(h))
-		if errors.Is(err, kv.ErrNotFound) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		w, err := parseDraw(v)
-		if err == nil && w.answer != nil && time.Now().Before(w.expires) {
-			found = true
-			copy(box[:], w.answer)
-		}
-		return err
-	})
-	return found, err
-}
-
-func (d *desk) rouse() {
-	select {
-	case d.wake <- struct{}{}:
-	default:
-	}
-}
-
-// run evaluates the draws that wait, one after another, until ctx ends.
-func (d *desk) run(ctx context.Context, fault func(string, error)) {
-	if b, ok := d.book.(interface{ Run(context.Context) error }); ok {
-		var tidy sync.WaitGroup
-		tidy.Go(func() { b.Run(ctx) }) //nolint:errcheck // it says that ctx ended
-		defer tidy.Wait()
-	}
-	d.rouse()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-d.wake:
-		}
-		d.mu.Lock()
-		var due []mailbox.Handle
-		for h, ready := range d.draws {
-			if ready.IsZero() {
-				due = append(due, h)
-			}
-		}
-		d.mu.Unlock()
-		for _, h := range due {
-			if ctx.Err() != nil {
-				return
-			}
-			if err := d.evaluate(h); err != nil {
-				fault("answer a draw of tokens", err)
-			}
-		}
-	}
-}
-
-// evaluate turns a draw into its answer. A draw whose key is gone meanwhile, or that is damaged, is dropped.
-func (d *desk) evaluate(h mailbox.Handle) error {
-	var w draw
-	err := d.book.View(func(r kv.Reader) error {
-		v, err := r.Get(drawKey(h))
-		if err != nil {
-			return err
-		}
-		w, err = parseDraw(v)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if w.answer != nil {
-		d.ready(h, w.expires)
-		return nil
-	}
-	q := mailbox.Request{Op: mailbox.OpIssue, ID: mailbox.BoxID(w.request), Box: make([]byte, mailbox.BoxSize)}
-	copy(q.Box, w.request[mailbox.IDSize:])
-	i, err := mailbox.ParseIssue(q)
-	var box *[mailbox.BoxSize]byte
-	if err == nil {
-		if k := d.keys.get(i.Epoch); k == nil {
-			err = errors.New("its key is gone")
-		} else {
-			var answer []byte
-			if answer, err = k.Evaluate(i.Blinded); err == nil {
-				box, err = mailbox.SealIssued(&i.Key, q.ID, answer)
-			}
-		}
-	}
-	if err != nil {
-		return errors.Join(err, d.drop(h))
-	}
-	w.expires, w.answer = time.Now().Add(answerTime), box[:]
-	if err := d.book.Update(func(x kv.Txn) error { return x.Set(drawKey(h), w.marshal()) }); err != nil {
-		return err // it stays, for the next time the worker is woken
-	}
-	d.ready(h, w.expires)
-	return nil
-}
-
-func (d *desk) ready(h mailbox.Handle, expires time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.draws[h] = expires
-}
-
-func (d *desk) drop(hs ...mailbox.Handle) error {
-	err := d.book.Update(func(x kv.Txn) error {
-		for _, h := range hs {
-			if err := x.Delete(drawKey(h)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err == nil {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		for _, h := range hs {
-			delete(d.draws, h)
-		}
-	}
-	return err
-}
-
 // newCode makes an invite code, kept when newCode returns.
 func (d *desk) newCode() (c mailbox.Code, expires time.Time, err error) {
 	c, expires = randomCode(), time.Now().Add(codeLifetime)
@@ -546,7 +285,7 @@ func (d *desk) sweep(now time.Time) error {
 	if len(old) > 0 {
 		err = errors.Join(err, d.drop(old...))
 	}
-	if !tidy {
+	if _, err2 := d.book.get(); !tidy || errors.Is(err2, kv.ErrDiskFull) {
 		return err
 	}
 	gone := 0
@@ -606,13 +345,16 @@ func (d *desk) usage(now time.Time) (u TokenUsage, err error) {
 		}
 		return err
 	})
+	if errors.Is(err, kv.ErrDiskFull) {
+		err = nil // the book is not open
+	}
 	return u, err
 }
 
 func (d *desk) close() error {
 	var err error
 	if d.book != nil {
-		err = d.book.Close()
+		err = d.book.close()
 	}
 	if d.spent != nil {
 		err = errors.Join(err, d.spent.close())

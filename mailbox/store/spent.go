@@ -53,7 +53,8 @@ func openSpent(dir string, has func(day uint32) bool, open func(name string) (kv
 			}
 			continue
 		}
-		if _, err := s.set(uint32(day)); err != nil {
+		// On a full disk it is opened by the first deposit that there is room for.
+		if _, err := s.set(uint32(day)); err != nil && !errors.Is(err, kv.ErrDiskFull) {
 			return nil, errors.Join(err, s.close())
 		}
 	}
