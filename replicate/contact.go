@@ -70,6 +70,12 @@ type contact struct {
 	bytes     int // of partial
 	wants     map[wantKey]*want
 	tokens    map[tokensOf]int      // chunks of ours that it was given
+	left      map[tokensOf]*leftBox // the boxes of tokens that are left for it
+	sought    bool                  // we look for one that it left for us:
+	looks     int                   // after so many times,
+	lookDue   time.Time             // not before,
+	lookAfter time.Time             // and if we do not look, not before
+	lookBusy  bool
 	giveAfter time.Time             // it gets more of other days than today's
 	cut       bool                  // it is given no more
 	given     map[onionid.Name]bool // servers whose certificates were put into boxes for it
@@ -175,7 +181,7 @@ func (c *contact) fetchable() bool { return c.inbox < maxInbox && c.bytes < maxH
 // newContact is an empty one.
 func newContact(name onionid.Name, row contactRow) *contact {
 	return &contact{name: name, contactRow: row, boxes: map[boxAt]*box{}, mapped: map[uint32]uint64{}, partial: map[[16]byte]*assembly{},
-		wants: map[wantKey]*want{}, given: map[onionid.Name]bool{}, tokens: map[tokensOf]int{}}
+		wants: map[wantKey]*want{}, given: map[onionid.Name]bool{}, tokens: map[tokensOf]int{}, left: map[tokensOf]*leftBox{}}
 }
 
 // load reads all rows. Each table is read in one pass; box bytes stay on the disk.
@@ -286,7 +292,7 @@ func (e *Engine) loadContact(r store.Reader, c *contact, now time.Time) error {
 	if err := loadPartial(r, c); err != nil {
 		return err
 	}
-	if err := c.loadTokens(r); err != nil {
+	if err := errors.Join(c.loadTokens(r), c.loadLeft(r)); err != nil {
 		return err
 	}
 	if _, err := r.Get(store.Key(tableCut, peer)); err == nil {
@@ -335,7 +341,7 @@ func scanOf(r store.Reader, table byte, peer string, fn func(*store.KeyReader, [
 
 // contactTables are those whose keys begin with a contact's name.
 var contactTables = []byte{tableContact, tableStreams, tableRecovery, tableBoxMeta, tableBox, tableItem, tableFragment,
-	tableInbox, tableAssembly, tableGiven, tableWant, tableTokens, tableCut}
+	tableInbox, tableAssembly, tableGiven, tableWant, tableTokens, tableLeft, tableCut}
 
 // erase deletes all rows of a contact but its outbox and what was received and not worked off yet (keepInbox).
 func erase(txn store.Txn, name onionid.Name, keepInbox bool) error {

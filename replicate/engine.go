@@ -130,6 +130,7 @@ type Engine struct {
 
 	walletWake chan struct{} // there may be something to do for workWallet
 	walletDay  uint32        // on which old tokens were last forgotten; guarded by mu
+	erasedDay  uint32        // on which the wallet was thrown away: what is given again of days up to it may have been shown; guarded by mu
 }
 
 // routes are the stores that slots go to, sorted, so that a seed gives the same ones again.
@@ -292,6 +293,12 @@ func (e *Engine) reroute() {
 			add(&r.write, 4, a)
 		}
 		addSet(c.stores, false)
+		for _, a := range c.stores {
+			if d := e.depots[a]; c.sought && !slices.Contains(r.own, d) { // tokens are there, perhaps
+				add(&r.read, 2, a)
+				add(&r.seek, 8, a)
+			}
+		}
 	}
 	for _, a := range e.accepts {
 		if a.state == acceptSeeking || a.state == acceptReplying { // the payload is there, and tokens

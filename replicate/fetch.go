@@ -105,6 +105,9 @@ func (e *Engine) chooseGet(st *depot, now time.Time) (job, bool) {
 	if j, ok := e.getTokens(st, now); ok {
 		return j, true
 	}
+	if j, ok := e.seekLeft(st, now); ok {
+		return j, true
+	}
 	if len(offers) > 0 {
 		return offers[e.rng.IntN(len(offers))]()
 	}

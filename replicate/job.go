@@ -218,6 +218,11 @@ func (e *Engine) seekPayload(stores []*depot, now time.Time) (job, bool) {
 				return j, true
 			}
 		}
+		if d.knows(now) {
+			if j, ok := e.seekLeft(d, now); ok {
+				return j, true
+			}
+		}
 	}
 	return job{}, false
 }

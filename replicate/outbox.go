@@ -81,6 +81,9 @@ func (e *Engine) choosePut(w *where, now time.Time) (job, bool) {
 	if !w.cover && e.profile.Load().CoverPut > 0 {
 		return job{}, false
 	}
+	if j, ok := e.leaveTokens(w, true, now); ok {
+		return j, true
+	}
 	e.rng.Shuffle(len(reachable), func(i, j int) { reachable[i], reachable[j] = reachable[j], reachable[i] })
 	for _, c := range reachable {
 		if c.lost() || !c.roomForBox(maxUnacked) || w.aimNext(c) == nil {
@@ -95,7 +98,7 @@ func (e *Engine) choosePut(w *where, now time.Time) (job, bool) {
 			return e.seal(c, e.blank(c, now).begin(), w, now)
 		}
 	}
-	return job{}, false
+	return e.leaveTokens(w, false, now)
 }
 
 // roomForBox tells whether the next index is less than ahead above the lowest that the peer lacks.

@@ -222,7 +222,7 @@ func MarkRestored(kv store.KV) error {
 }
 
 // beginRecoveries makes a request for each contact if the database was restored. Links under way are given up: of one that
-// was answered since the backup the streams would begin a second time, from the same root.
+// was answered since the backup the streams would begin a second time, from the same root. And the wallet is thrown away.
 func (e *Engine) beginRecoveries(now time.Time) error {
 	mark := store.Key(tableRestored)
 	err := e.kv.View(func(r store.Reader) error { _, err := r.Get(mark); return err })
@@ -259,10 +259,11 @@ func (e *Engine) beginRecoveries(now time.Time) error {
 				return err
 			}
 		}
-		return txn.Delete(mark)
+		return errors.Join(e.eraseWallet(txn, now), txn.Delete(mark))
 	}); err != nil {
 		return err
 	}
+	e.walletErased(now)
 	for _, in := range e.invites {
 		if in.failed != "" {
 			continue

@@ -7,6 +7,8 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -139,6 +141,16 @@ func (e *Engine) loadWallet(r store.Reader) error {
 		}
 		return nil
 	}); err != nil {
+		return err
+	}
+	switch v, err := r.Get(store.Key(tableErased)); {
+	case err == nil:
+		day, n := binary.Uvarint(v)
+		if n <= 0 || day > math.MaxUint32 {
+			return ErrRow
+		}
+		e.erasedDay = uint32(day)
+	case !errors.Is(err, store.ErrNotFound):
 		return err
 	}
 	return e.loadDraws(r)
@@ -314,6 +326,11 @@ func (e *Engine) forgetTokens(now time.Time) error {
 				keys = append(keys, c.tokensKey(k))
 			}
 		}
+		for k := range c.left {
+			if old(k.day) {
+				keys = append(keys, c.leftKey(k))
+			}
+		}
 	}
 	for some := keys; len(some) > 0; some = some[min(len(some), 500):] {
 		if err := e.kv.Update(func(txn store.Txn) error {
@@ -355,6 +372,11 @@ func (e *Engine) forgetTokens(now time.Time) error {
 		for k := range c.tokens {
 			if old(k.day) {
 				delete(c.tokens, k)
+			}
+		}
+		for k := range c.left {
+			if old(k.day) {
+				delete(c.left, k)
 			}
 		}
 	}
@@ -409,6 +431,7 @@ func (e *Engine) walletStep(ctx context.Context) bool {
 			return work(ctx)
 		}
 	}
+	e.seekStep(now)
 	more := e.linkStep(now) || e.giveStep(now)
 	e.mu.Unlock()
 	return more
@@ -423,4 +446,46 @@ func randomSerial() uint64 {
 // canPay tells whether a box could be left at the store now. The caller holds mu.
 func (e *Engine) canPay(d *depot, now time.Time) bool {
 	return !d.wantsTokens() || e.purse(d.address).left(mailbox.Epoch(now)) > 0
+}
+
+// eraseWallet throws away all tokens, of a database that was restored from a backup: they may have been shown with boxes since, or
+// given to a contact, and a store that sees one with two boxes knows that both are of one node. Contacts' come again from
+// where they leave them (walletleft.go), ours are drawn anew: with a new account where a proof of work makes one, for the old one
+// has drawn of these days already; the others draw what their cap has left. As only tokens of the day are spent, those of later days
+// were not shown: what comes again of them, in boxes of before, is taken.
+func (e *Engine) eraseWallet(txn store.Txn, now time.Time) error {
+	for _, table := range []byte{tableTokenBox, tableChunk, tableUsed, tableDrawn, tableDraw, tableTokens, tableLeft} {
+		if err := txn.Scan([]byte{table}, nil, func(k, _ []byte) (bool, error) {
+			return true, txn.Delete(slices.Clone(k))
+		}); err != nil {
+			return err
+		}
+	}
+	if err := txn.Set(store.Key(tableErased), binary.AppendUvarint(nil, uint64(mailbox.Epoch(now)))); err != nil {
+		return err
+	}
+	for a, p := range e.purses {
+		if p.account != nil && p.account.worked {
+			if err := txn.Delete(store.Key(tablePurse, string(a.Onion))); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// walletErased does the same in memory, once that is durable.
+func (e *Engine) walletErased(now time.Time) {
+	e.erasedDay = mailbox.Epoch(now)
+	old := e.purses
+	e.purses, e.linkPurses = map[mailbox.Address]*purse{}, map[[32]byte]*linkPurse{}
+	for a, p := range old {
+		if p.account != nil && !p.account.worked {
+			e.purse(a).account = p.account
+		}
+	}
+	for _, c := range e.contacts {
+		clear(c.tokens)
+		clear(c.left)
+	}
 }

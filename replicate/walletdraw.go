@@ -147,15 +147,18 @@ func classOf(contacts int) int {
 }
 
 // target is how many chunks of a day are drawn. Our own boxes are written while we are up, so theirs are drawn for today
-// and tomorrow; contacts write while we are away.
+// and tomorrow; contacts write while we are away, and find some where they were left.
 func (e *Engine) target(day, today uint32, limit int) int {
 	p := e.profile.Load()
 	contacts := classOf(len(e.contacts))
 	n := contacts
+	if day <= today+leaveAhead {
+		n += contacts // left for them
+	}
 	if day <= today+1 {
 		ticks := float64(24*time.Hour) / float64(p.Frame)
 		own := ticks * (p.CoverPut + 0.1) / float64(max(1, len(e.own)))
-		n = 2*contacts + int(math.Ceil(min(own, 1e6)/token.Chunk))
+		n += contacts + int(math.Ceil(min(own, 1e6)/token.Chunk))
 	}
 	return min(n, limit/token.Chunk)
 }

@@ -48,7 +48,7 @@ func (c *contact) loadTokens(r store.Reader) error {
 	})
 }
 
-// giveStep hands one chunk to a contact that lacks it; false: nobody lacks what we have. The caller holds mu.
+// giveStep hands one chunk to a contact that lacks it, or puts it into a box that is left for it; false: nobody lacks what we have. The caller holds mu.
 func (e *Engine) giveStep(now time.Time) bool {
 	today := mailbox.Epoch(now)
 	for day := today; day <= today+mailbox.TokenDays; day++ { // what is needed first goes first
@@ -63,13 +63,22 @@ func (e *Engine) giveStep(now time.Time) bool {
 			for _, a := range c.told {
 				d := e.depots[a]
 				k := tokensOf{a, day}
-				if d == nil || !d.own || !d.wantsTokens() || c.tokens[k] >= want || c.draws(a) {
+				if d == nil || !d.own || !d.wantsTokens() || c.draws(a) || c.tokens[k] >= want && (c.left[k] != nil || day > today+leaveAhead) {
 					continue
 				}
 				p := e.purse(a)
 				i := slices.IndexFunc(p.chunks[day], func(x *chunk) bool { return !x.given && !x.held && x.used == 0 })
-				if i < 0 || e.queued(c) >= giveQueue {
+				if i < 0 {
 					continue
+				}
+				// One in a record, one where it is left, the others in records.
+				if full := e.queued(c) >= giveQueue; full || c.tokens[k] > 0 {
+					if e.leave(c, p, p.chunks[day][i], k) {
+						return true
+					}
+					if full || c.tokens[k] >= want {
+						continue
+					}
 				}
 				if e.give(c, p, p.chunks[day][i], k) {
 					return true
@@ -144,7 +153,7 @@ func (e *Engine) takeTokens(c *contact, data []byte) (effect, error) {
 	defer e.mu.Unlock()
 	today := mailbox.Epoch(time.Now())
 	a := mailbox.Address{Onion: t.Store}
-	if t.Day < today || t.Day > today+takeAhead || !slices.Contains(c.stores, a) {
+	if t.Day < today || t.Day <= e.erasedDay || t.Day > today+takeAhead || !slices.Contains(c.stores, a) {
 		return effect{}, nil // too late, or of no use
 	}
 	x := &chunk{serial: serialOf(t.Seed), day: t.Day, n: len(t.Outputs) / token.OutputSize, given: true}

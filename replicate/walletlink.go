@@ -343,7 +343,7 @@ func (e *Engine) fetchTokens(a *accept) job {
 			if err == nil {
 				var content []byte
 				if content, err = at.open(got); err == nil {
-					err = e.keepLinkTokens(a.link.Store, day, content)
+					err = e.keepTokens(a.link.Store, day, content)
 				}
 			}
 			if err != nil { // not deposited yet, or the store does not answer
@@ -358,8 +358,8 @@ func (e *Engine) fetchTokens(a *accept) job {
 	}
 }
 
-// keepLinkTokens keeps a day's chunk. What of it may have been shown before stays marked.
-func (e *Engine) keepLinkTokens(a mailbox.Address, day uint32, content []byte) error {
+// keepTokens keeps a day's chunk that was found in a box. What of it may have been shown before stays marked.
+func (e *Engine) keepTokens(a mailbox.Address, day uint32, content []byte) error {
 	c, err := parseLinkTokens(content)
 	if err != nil {
 		return err

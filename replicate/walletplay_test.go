@@ -268,3 +268,101 @@ func TestAStoreThatGivesNoTokens(t *testing.T) {
 		})
 	}
 }
+
+// Two nodes that were both off for longer than tokens are given ahead, or one of them, write to each other again by
+// themselves: each reads the tokens that the other leaves.
+func TestAfterALongSilence(t *testing.T) {
+	for name, c := range map[string]struct{ a, b, frames bool }{
+		"both off":           {a: true, b: true},
+		"one off":            {b: true},
+		"both off, couriers": {a: true, b: true, frames: true},
+		"one off, couriers":  {a: true, frames: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, a, b, da, db := tokenPair(t)
+				da.cap, db.cap = 360, 360
+				for _, n := range []*node{a, b} {
+					if n.profile = slow(); c.frames {
+						n.couriers = []mailbox.Address{w.courier(0).address, w.courier(1).address}
+					}
+				}
+				for i := range byte(2) {
+					w.store(i).bucket = 10 * time.Second
+				}
+				defer w.stopAll()
+				a.start()
+				b.start()
+				w.contact(a, b)
+				talk(t, w, a, b, 2, 6*time.Hour)
+				talk(t, w, b, a, 2, 6*time.Hour)
+				if c.a {
+					a.stop()
+				}
+				if c.b {
+					b.stop()
+				}
+				if c.a && c.b {
+					time.Sleep(20 * 24 * time.Hour)
+				} else {
+					time.Sleep(3*24*time.Hour + 12*time.Hour) // these stores give tokens for today and tomorrow only
+				}
+				for _, n := range []*node{a, b} {
+					if n.stop == nil {
+						n.start()
+					}
+				}
+				talk(t, w, a, b, 2, 24*time.Hour)
+				talk(t, w, b, a, 2, 24*time.Hour)
+				for i, d := range []*fakeDesk{da, db} {
+					w.store(byte(i)).set(func(*fakeStore) {
+						if d.twice != 0 || d.unpaid != 0 {
+							t.Errorf("store %d: %d tokens with two boxes, %d boxes unpaid", i, d.twice, d.unpaid)
+						}
+					})
+				}
+			})
+		})
+	}
+}
+
+// A node that was restored from a backup shows no token that it may have shown since: it draws anew, reads the tokens that its
+// contact left for it, and so can even ask for new streams.
+func TestARestoredWalletShowsNoTokenTwice(t *testing.T) {
+	for name, c := range map[string]struct{ a, b bool }{"one": {a: true}, "the other": {b: true}, "both": {a: true, b: true}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, a, b, da, db := tokenPair(t)
+				da.cap, db.cap = 720, 720
+				defer w.stopAll()
+				a.start()
+				b.start()
+				w.contact(a, b)
+				talk(t, w, a, b, 3, time.Hour)
+				talk(t, w, b, a, 3, time.Hour)
+				backups := map[*node][]byte{a: a.backup(), b: b.backup()}
+				accounts := map[*node]string{a: tokensOfNode(a, a.own[0]).Account, b: tokensOfNode(b, b.own[0]).Account}
+				talk(t, w, a, b, 20, time.Hour) // of tokens that are in the backup
+				talk(t, w, b, a, 20, time.Hour)
+				for n, yes := range map[*node]bool{a: c.a, b: c.b} {
+					if yes {
+						n.restore(backups[n])
+						if got := tokensOfNode(n, n.own[0]).Account; got == accounts[n] {
+							t.Error("the account of before is used on")
+						}
+					}
+				}
+				talk(t, w, a, b, 20, 24*time.Hour)
+				talk(t, w, b, a, 20, 24*time.Hour)
+				time.Sleep(2 * time.Hour)
+				for i, d := range []*fakeDesk{da, db} {
+					w.store(byte(i)).set(func(*fakeStore) {
+						if d.twice != 0 || d.unpaid != 0 {
+							t.Errorf("store %d: %d tokens with two boxes, %d boxes unpaid", i, d.twice, d.unpaid)
+						}
+					})
+				}
+			})
+		})
+	}
+}
