@@ -54,7 +54,7 @@ type Mailbox struct {
 	AccountList []string `toml:"account_list"`
 	// How hard the proof of work is, 1 to 40: each more doubles it. 22 is about a second of one processor.
 	WorkBits int `toml:"work_bits"`
-	// Tokens that an account may draw of one day, at least 100. A node at the balanced profile needs about 3,000, with
+	// Tokens that an account may draw of one day, at least 100. A node at the balanced profile needs about 5,000, with
 	// those for its contacts. All accounts together may draw twice what the quota has room for, those by work half of it.
 	TokensPerDay int `toml:"tokens_per_day"`
 	// How long a box is kept: at least this, and up to an expiry_unit longer. At most 8784h.

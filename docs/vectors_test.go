@@ -282,6 +282,13 @@ var vectors = map[string]func(b block) map[string]string{
 		h := hex.EncodeToString
 		return map[string]string{"pkS": h(public), "input seed": h(seed), "blinded": h(blinded), "token": h(token)}
 	},
+	"left tokens": func(b block) map[string]string {
+		tail := string(cat([]byte{byte(b.num("initiator"))}, u32(uint32(b.num("day"))), public(b.key("onion seed"))))
+		return map[string]string{
+			"id":  hex.EncodeToString(kdf(b.hex("recovery secret"), nil, "tarn/1 left tokens id"+tail, 16)),
+			"key": hex.EncodeToString(kdf(b.hex("recovery secret"), nil, "tarn/1 left tokens key"+tail, 32)),
+		}
+	},
 	"link": func(b block) map[string]string {
 		return map[string]string{"link": linkOf(public(b.key("store seed")), b.hex("voucher"), b.num("expiry"))}
 	},

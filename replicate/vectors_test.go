@@ -33,6 +33,10 @@ func TestVectorsOfAFirstContact(t *testing.T) {
 		t.Fatal(err)
 	}
 	rescue := recoveryPlace(s.recovery, true, 20000, 1)
+	left, err := leftPlace([32]byte(bytes.Repeat([]byte{7}, 32)), true, 20000, mailbox.Address{Onion: testIdentity(1).Name})
+	if err != nil {
+		t.Fatal(err)
+	}
 	sum := sha256.Sum256(box[:])
 	got := map[string]string{
 		"inviter onion seed":                 hex.EncodeToString(bytes.Repeat([]byte{1}, 32)),
@@ -54,8 +58,10 @@ func TestVectorsOfAFirstContact(t *testing.T) {
 		"recovery secret":                    hex.EncodeToString(s.recovery[:]),
 		"recovery id (initiator, 20000, 1)":  hex.EncodeToString(rescue.id[:]),
 		"recovery key (initiator, 20000, 1)": hex.EncodeToString(rescue.key[:]),
-		"nonce":                              hex.EncodeToString(nonce[:]),
-		"number":                             numberOf(s.numberKey, nonce),
+		"left tokens id (recovery secret 07..., initiator, 20000, inviter's onion)":  hex.EncodeToString(left.id[:]),
+		"left tokens key (recovery secret 07..., initiator, 20000, inviter's onion)": hex.EncodeToString(left.key[:]),
+		"nonce":  hex.EncodeToString(nonce[:]),
+		"number": numberOf(s.numberKey, nonce),
 	}
 	const file = "testdata/vectors.json"
 	if os.Getenv("TARN_UPDATE") != "" {

@@ -32,13 +32,14 @@ func FuzzParseWalletRows(f *testing.F) {
 		(&account{secret: mailbox.AccountSecret{1}, nonce: 300, worked: true}).marshal(),
 		(&tokenDraw{day: 20000, n: 240, secret: [32]byte{2}}).marshal(),
 		(&linkPurse{store: mailbox.Address{Onion: testIdentity(9).Name}, held: []tokensHeld{{day: 1, serial: 2}}}).marshal(),
+		leftRow([32]byte{3}, make([]byte, 2*token.OutputSize)),
 	} {
 		f.Add(byte(kind), row)
 	}
 	f.Fuzz(func(t *testing.T, kind byte, row []byte) {
 		var again []byte
 		var err error
-		switch kind % 4 {
+		switch kind % 5 {
 		case 0:
 			var c chunk
 			var seed [32]byte
@@ -61,9 +62,19 @@ func FuzzParseWalletRows(f *testing.F) {
 			if l, err = parseLinkPurse(row); err == nil {
 				again = l.marshal()
 			}
+		case 4:
+			var there bool
+			var seed [32]byte
+			var outputs []byte
+			if there, seed, outputs, err = parseLeft(row); err == nil {
+				if there {
+					outputs = nil
+				}
+				again = leftRow(seed, outputs)
+			}
 		}
 		if err == nil && !bytes.Equal(again, row) {
-			t.Errorf("kind %d: %x is read and written as %x", kind%4, row, again)
+			t.Errorf("kind %d: %x is read and written as %x", kind%5, row, again)
 		}
 	})
 }

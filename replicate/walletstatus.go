@@ -41,7 +41,7 @@ func (e *Engine) Tokens() (out []TokenStatus, cut []onionid.Name) {
 		case d.own && s.Today == 0:
 			s.Problem = "The first tokens are on their way; they come on the schedule, within minutes."
 		case s.Today == 0:
-			s.Problem = "A contact's mailbox: the contact has given no tokens for today, so nothing can be left there until it does."
+			s.Problem = "A contact's mailbox: the contact has given no tokens for today, so nothing can be left there yet. If it was away, its node leaves some when it is on again, and they are looked for every few hours."
 		}
 		out = append(out, s)
 	}
