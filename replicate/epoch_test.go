@@ -52,9 +52,7 @@ func TestEpochsTurnByTimeWhenLittleIsSaid(t *testing.T) {
 		a.start()
 		b.start()
 		defer w.stopAll()
-		w.contact(a, b)
-		a.rooms.join(lounge, a.name(), b.name())
-		b.rooms.join(lounge, a.name(), b.name())
+		w.friends(a, b)
 		for day := range 5 {
 			a.rooms.send(t, lounge, fmt.Sprint("a ", day))
 			b.rooms.send(t, lounge, fmt.Sprint("b ", day))

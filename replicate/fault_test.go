@@ -53,9 +53,7 @@ func TestAPeerThatIsOffForDaysGetsEverythingWhenItIsBack(t *testing.T) {
 		w.store(0).bucket = 10 * time.Second
 		a.start()
 		b.start()
-		w.contact(a, b)
-		a.rooms.join(lounge, a.name(), b.name())
-		b.rooms.join(lounge, a.name(), b.name())
+		w.friends(a, b)
 		talk(t, w, a, b, 3, time.Hour)
 		b.stop()
 		var want []string
@@ -387,9 +385,7 @@ func TestOverAThousandBoxesForAPeerThatIsOffWaitInTheOutbox(t *testing.T) {
 		a, b := w.node(1, p), w.node(2, p)
 		a.start()
 		b.start()
-		w.contact(a, b)
-		a.rooms.join(lounge, a.name(), b.name())
-		b.rooms.join(lounge, a.name(), b.name())
+		w.friends(a, b)
 		defer w.stopAll()
 		b.stop()
 		const n = 1100

@@ -249,9 +249,7 @@ func TestAMovedMailboxIsToldToContacts(t *testing.T) {
 		a.start()
 		b.start()
 		defer w.stopAll()
-		w.contact(a, b)
-		a.rooms.join(lounge, a.name(), b.name())
-		b.rooms.join(lounge, a.name(), b.name())
+		w.friends(a, b)
 		b.stop()
 		b.own = []mailbox.Address{w.store(1).address, w.store(0).address}
 		b.start()

@@ -24,9 +24,7 @@ func watchedFrames(t *testing.T, hours int, during func(w *world, a, b *node)) (
 		a, b := ns[0], ns[1]
 		a.start()
 		b.start()
-		w.contact(a, b)
-		a.rooms.join(lounge, a.name(), b.name())
-		b.rooms.join(lounge, a.name(), b.name())
+		w.friends(a, b)
 		begin := playStart.Add(2 * time.Hour)
 		time.Sleep(time.Until(begin))
 		during(w, a, b)
@@ -153,9 +151,7 @@ func TestACourierThatDiesIsReplacedByTheOtherAndComesBack(t *testing.T) {
 		a, b := ns[0], ns[1]
 		a.start()
 		b.start()
-		w.contact(a, b)
-		a.rooms.join(lounge, a.name(), b.name())
-		b.rooms.join(lounge, a.name(), b.name())
+		w.friends(a, b)
 		talk(t, w, a, b, 3, time.Hour)
 		dead := w.courier(0)
 		dead.set(func(c *fakeCourier) { c.down = errors.New("switched off"); c.broken++ })
@@ -186,9 +182,7 @@ func TestWithoutCouriersTheNodeSpeaksDirectlyAfterAWhile(t *testing.T) {
 		a, b := ns[0], ns[1]
 		a.start()
 		b.start()
-		w.contact(a, b)
-		a.rooms.join(lounge, a.name(), b.name())
-		b.rooms.join(lounge, a.name(), b.name())
+		w.friends(a, b)
 		talk(t, w, a, b, 2, time.Hour)
 		for _, c := range w.couriers {
 			c.set(func(c *fakeCourier) { c.down = errors.New("switched off"); c.broken++ })

@@ -33,9 +33,7 @@ func TestBadStoresAreNoticedLeftAndHealed(t *testing.T) {
 				a, b := ns[0], ns[1]
 				a.start()
 				b.start()
-				w.contact(a, b)
-				a.rooms.join(lounge, a.name(), b.name())
-				b.rooms.join(lounge, a.name(), b.name())
+				w.friends(a, b)
 				time.Sleep(6 * time.Hour)
 				bad := w.store(1)
 				left := func(n *node) bool {
@@ -103,9 +101,7 @@ func TestSecondCopyAndDrainedStore(t *testing.T) {
 		a, b := ns[0], ns[1]
 		a.start()
 		b.start()
-		w.contact(a, b)
-		a.rooms.join(lounge, a.name(), b.name())
-		b.rooms.join(lounge, a.name(), b.name())
+		w.friends(a, b)
 		time.Sleep(time.Hour)
 		b.stop()
 		a.rooms.send(t, lounge, "hello")

@@ -92,9 +92,7 @@ func TestACourierOnTheWayThatDiesIsLeft(t *testing.T) {
 		p := paranoid(t)
 		p.Lag, p.Mix = 3*time.Second, 200*time.Millisecond
 		a, b := w.add(1, p), w.add(2, p)
-		w.contact(a, b)
-		a.rooms.join(lounge, a.name(), b.name())
-		b.rooms.join(lounge, a.name(), b.name())
+		w.friends(a, b)
 		route := func() (out []mailbox.Address) {
 			a.engine.mu.Lock()
 			defer a.engine.mu.Unlock()

@@ -157,9 +157,7 @@ func TestTheFarEndOfTheDigestIsReadByLowerLevels(t *testing.T) {
 		w := newWorld(t, 1)
 		p := CustomProfile(10*time.Second, 0.3)
 		a, b := realNode(t, w, 1, box, p), realNode(t, w, 2, box, p)
-		w.contact(a, b)
-		a.rooms.join(lounge, a.name(), b.name())
-		b.rooms.join(lounge, a.name(), b.name())
+		w.friends(a, b)
 		quiet(w, a, b, time.Hour)
 		b.stop()
 		time.Sleep(time.Until(playStart.Add(7 * time.Hour))) // three hours into a page of level 2

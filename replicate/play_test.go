@@ -414,6 +414,14 @@ func (w *world) contact(a, b *node) {
 	})
 }
 
+// friends makes two nodes contacts that share a room.
+func (w *world) friends(a, b *node) {
+	w.t.Helper()
+	w.contact(a, b)
+	a.rooms.join(lounge, a.name(), b.name())
+	b.rooms.join(lounge, a.name(), b.name())
+}
+
 func (n *node) status(peer onionid.Name) ContactStatus {
 	n.t.Helper()
 	cs, err := n.engine.Contacts()

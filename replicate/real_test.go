@@ -26,10 +26,11 @@ func realNode(t *testing.T, w *world, n byte, box *mailboxtest.Mailbox, p Profil
 	return nd
 }
 
-func startReal(t *testing.T, nd *node, box *mailboxtest.Mailbox) {
+// startReal runs the node on real mailboxes.
+func startReal(t *testing.T, nd *node, boxes ...*mailboxtest.Mailbox) {
 	t.Helper()
-	e, err := New(Config{KV: nd.kv, Rooms: nd.rooms, Identity: nd.id, Stores: nd.own, Profile: nd.profile, Seed: nd.seed,
-		Dial: func(a mailbox.Address) Mailbox { return mailbox.NewClient(a, mailboxtest.Dialer(box)) }})
+	e, err := New(Config{KV: nd.kv, Rooms: nd.rooms, Identity: nd.id, Stores: nd.own, Profile: nd.profile, Seed: nd.seed, Codes: nd.codes,
+		Dial: func(a mailbox.Address) Mailbox { return mailbox.NewClient(a, mailboxtest.Dialer(boxes...)) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,9 +53,7 @@ func realPair(t *testing.T) (*mailboxtest.Mailbox, *world, *node, *node) {
 	p := fast()
 	p.Heads = 20 * time.Second // and so are the longest pauses before an unlisted box is looked for
 	a, b := realNode(t, w, 1, box, p), realNode(t, w, 2, box, p)
-	w.contact(a, b)
-	a.rooms.join(lounge, a.name(), b.name())
-	b.rooms.join(lounge, a.name(), b.name())
+	w.friends(a, b)
 	return box, w, a, b
 }
 
@@ -145,9 +144,7 @@ func TestTwoEnginesOnBadgerTalkAndRestart(t *testing.T) {
 		a.kv, b.kv = open("a"), open("b")
 		a.start()
 		b.start()
-		w.contact(a, b)
-		a.rooms.join(lounge, a.name(), b.name())
-		b.rooms.join(lounge, a.name(), b.name())
+		w.friends(a, b)
 		talk(t, w, a, b, 10, 10*time.Minute)
 		w.stopAll()
 		for _, n := range []*node{a, b} {

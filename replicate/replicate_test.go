@@ -23,9 +23,7 @@ func pair(t *testing.T) (*world, *node, *node) {
 	a, b := w.node(1, fast()), w.node(2, fast())
 	a.start()
 	b.start()
-	w.contact(a, b)
-	a.rooms.join(lounge, a.name(), b.name())
-	b.rooms.join(lounge, a.name(), b.name())
+	w.friends(a, b)
 	return w, a, b
 }
 

@@ -24,9 +24,7 @@ func watched(t *testing.T, p Profile, during func(w *world, a, b *node)) (tr []t
 		a, b := w.node(1, p), w.node(2, p)
 		a.start()
 		b.start()
-		w.contact(a, b)
-		a.rooms.join(lounge, a.name(), b.name())
-		b.rooms.join(lounge, a.name(), b.name())
+		w.friends(a, b)
 		// From here on the set of known stores is the same in every play.
 		begin := playStart.Add(2 * time.Hour)
 		time.Sleep(time.Until(begin))
@@ -233,9 +231,7 @@ func TestDeliveryTakesAboutWhatTheProfilePromises(t *testing.T) {
 			a.start()
 			b.start()
 			defer w.stopAll()
-			w.contact(a, b)
-			a.rooms.join(lounge, a.name(), b.name())
-			b.rooms.join(lounge, a.name(), b.name())
+			w.friends(a, b)
 			var took []time.Duration
 			for i := range 60 {
 				a.rooms.send(t, lounge, fmt.Sprint(i))

@@ -3,12 +3,10 @@
 package replicate
 
 import (
-	"context"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"tarn/mailbox"
 	"tarn/mailbox/mailboxtest"
 	mailboxstore "tarn/mailbox/store"
 )
@@ -32,38 +30,15 @@ func walletNode(w *world, n byte, p Profile, own ...*mailboxtest.Mailbox) *node 
 	return nd
 }
 
-// startWallet runs the node on real mailboxes.
-func startWallet(t *testing.T, nd *node, all ...*mailboxtest.Mailbox) {
-	t.Helper()
-	e, err := New(Config{KV: nd.kv, Rooms: nd.rooms, Identity: nd.id, Stores: nd.own, Profile: nd.profile, Seed: nd.seed, Codes: nd.codes,
-		Dial: func(a mailbox.Address) Mailbox { return mailbox.NewClient(a, mailboxtest.Dialer(all...)) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	nd.engine = e
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- e.Run(ctx) }()
-	nd.stop = func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-		nd.stop = nil
-	}
-}
-
 func TestTwoNodesTalkAtAMailboxThatWantsTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		box := tokenBox(t)
 		w := newWorld(t, 1)
 		a, b := walletNode(w, 1, fast(), box), walletNode(w, 2, fast(), box)
 		defer w.stopAll()
-		startWallet(t, a, box)
-		startWallet(t, b, box)
-		w.contact(a, b)
-		a.rooms.join(lounge, a.name(), b.name())
-		b.rooms.join(lounge, a.name(), b.name())
+		startReal(t, a, box)
+		startReal(t, b, box)
+		w.friends(a, b)
 		talk(t, w, a, b, 20, 20*time.Minute)
 		talk(t, w, b, a, 20, 20*time.Minute)
 		quiet(w, a, b, time.Hour)
@@ -79,11 +54,9 @@ func TestTwoNodesTalkAtMailboxesThatWantTokens(t *testing.T) {
 		w := newWorld(t, 1)
 		a, b := walletNode(w, 1, fast(), one), walletNode(w, 2, fast(), two)
 		defer w.stopAll()
-		startWallet(t, a, one, two)
-		startWallet(t, b, one, two)
-		w.contact(a, b)
-		a.rooms.join(lounge, a.name(), b.name())
-		b.rooms.join(lounge, a.name(), b.name())
+		startReal(t, a, one, two)
+		startReal(t, b, one, two)
+		w.friends(a, b)
 		talk(t, w, a, b, 20, 20*time.Minute)
 		talk(t, w, b, a, 20, 20*time.Minute)
 		quiet(w, a, b, time.Hour)
@@ -97,7 +70,7 @@ func TestTwoNodesTalkAtMailboxesThatWantTokens(t *testing.T) {
 		}
 		time.Sleep(24 * time.Hour)
 		a.stop()
-		startWallet(t, a, one, two)
+		startReal(t, a, one, two)
 		talk(t, w, b, a, 3, 8*time.Hour)
 		talk(t, w, a, b, 3, 8*time.Hour)
 	})
