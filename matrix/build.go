@@ -70,9 +70,9 @@ func Build(v RoomVersion, p Proto, s Signer) (*Event, error) {
 
 // Cosign is e with s's signature added: the authorising server's word on a restricted join (room version 8).
 func (e *Event) Cosign(s Signer) (*Event, error) {
-	p := e.pdu.Clone()
-	p.Signatures = make(map[string]map[id.KeyID]string, len(e.pdu.Signatures)+1)
-	for server, sigs := range e.pdu.Signatures {
+	p := e.PDU().Clone()
+	p.Signatures = make(map[string]map[id.KeyID]string, len(p.Signatures)+1)
+	for server, sigs := range e.PDU().Signatures {
 		p.Signatures[server] = maps.Clone(sigs)
 	}
 	return seal(e.version, p, s)
@@ -97,7 +97,7 @@ func seal(v RoomVersion, p *pdu.PDU, s Signer) (*Event, error) {
 	if err := check(v, p); err != nil {
 		return nil, err
 	}
-	return finish(v, p, raw, "")
+	return finish(v, headOf(p), p, raw, "")
 }
 
 // NonceKey is the key of the create content that holds the nonce.

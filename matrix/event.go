@@ -8,6 +8,7 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -92,7 +93,8 @@ type Proto struct {
 // Event is one immutable, well-formed room event (PDU). Well-formed: canonical JSON within the spec's limits
 // (65,536 bytes, 255-byte ids, 20 prev and 10 auth events). Whether its signature and its place in the room are right, Verify and dag tell.
 type Event struct {
-	pdu     *pdu.PDU // read only; its slices alias nothing of the caller's
+	head
+	library atomic.Pointer[pdu.PDU] // read only; nil: not asked for yet
 	raw     []byte
 	id      EventID
 	room    RoomID
@@ -110,63 +112,63 @@ func (e *Event) Room() RoomID { return e.room }
 func (e *Event) Version() RoomVersion { return e.version }
 
 // Type is the event's type, 1 to 255 bytes.
-func (e *Event) Type() string { return e.pdu.Type }
+func (e *Event) Type() string { return e.typ }
 
 // StateKey is nil for a message event. Not to be written through.
-func (e *Event) StateKey() *string { return e.pdu.StateKey }
+func (e *Event) StateKey() *string { return e.stateKey }
 
 // Slot is the piece of state that the event sets; false: a message event.
 func (e *Event) Slot() (StateKey, bool) {
-	if e.pdu.StateKey == nil {
+	if e.stateKey == nil {
 		return StateKey{}, false
 	}
-	return StateKey{e.pdu.Type, *e.pdu.StateKey}, true
+	return StateKey{e.typ, *e.stateKey}, true
 }
 
 // Is says whether the event is state of type typ under key.
 func (e *Event) Is(typ, key string) bool {
-	return e.pdu.StateKey != nil && e.pdu.Type == typ && *e.pdu.StateKey == key
+	return e.stateKey != nil && e.typ == typ && *e.stateKey == key
 }
 
 // Sender is the user who sent it.
-func (e *Event) Sender() UserID { return e.pdu.Sender }
+func (e *Event) Sender() UserID { return e.sender }
 
 // Server is the sender's server: of an onion's form, real if Verify was content.
 func (e *Event) Server() ServerName { return e.server }
 
 // Content is the event's content, an object. Not to be changed.
-func (e *Event) Content() json.RawMessage { return json.RawMessage(e.pdu.Content) }
+func (e *Event) Content() json.RawMessage { return json.RawMessage(e.content) }
 
 // ContentString is the string under key (a plain top-level key of the content), or "".
 func (e *Event) ContentString(key string) string {
-	if r := gjson.GetBytes(e.pdu.Content, gjson.Escape(key)); r.Type == gjson.String {
+	if r := gjson.GetBytes(e.content, gjson.Escape(key)); r.Type == gjson.String {
 		return r.Str
 	}
 	return ""
 }
 
 // PrevEvents are the event's parents. Not to be changed.
-func (e *Event) PrevEvents() []EventID { return e.pdu.PrevEvents }
+func (e *Event) PrevEvents() []EventID { return e.PDU().PrevEvents }
 
 // AuthEvents are the events that give the right to send it; v12: without the create event. Not to be changed.
-func (e *Event) AuthEvents() []EventID { return e.pdu.AuthEvents }
+func (e *Event) AuthEvents() []EventID { return e.PDU().AuthEvents }
 
 // Depth is what the sender says: one more than the greatest of the parents. 0 to 2^53-1. Never believed for more than an order on screen.
-func (e *Event) Depth() int64 { return e.pdu.Depth }
+func (e *Event) Depth() int64 { return e.depth }
 
 // Time is origin_server_ts, the sender's clock in milliseconds.
-func (e *Event) Time() time.Time { return time.UnixMilli(e.pdu.OriginServerTS) }
+func (e *Event) Time() time.Time { return time.UnixMilli(e.time) }
 
 // Redacts is the event that a redaction removes, "" if none; from content for versions >= 11. It may be malformed.
 func (e *Event) Redacts() EventID {
-	if e.pdu.Type != TypeRedaction {
+	if e.typ != TypeRedaction {
 		return ""
 	}
 	if e.version.RedactsInContent() {
 		return EventID(e.ContentString("redacts"))
 	}
-	if e.pdu.Redacts != nil {
-		return *e.pdu.Redacts
+	if e.redacts != nil {
+		return *e.redacts
 	}
 	return ""
 }
@@ -182,7 +184,7 @@ const (
 // Relation is what the event's m.relates_to says: the kind and the event it relates to; "" if it does not say both. The
 // kind has 1 to 255 bytes; the target may be malformed.
 func (e *Event) Relation() (kind string, target EventID) {
-	r := gjson.GetBytes(e.pdu.Content, `m\.relates_to`)
+	r := gjson.GetBytes(e.content, `m\.relates_to`)
 	if !r.IsObject() {
 		return "", ""
 	}
@@ -195,7 +197,7 @@ func (e *Event) Relation() (kind string, target EventID) {
 
 // Membership is what an m.room.member state event says; else "".
 func (e *Event) Membership() string {
-	if e.pdu.Type != TypeMember || e.pdu.StateKey == nil {
+	if e.typ != TypeMember || e.stateKey == nil {
 		return ""
 	}
 	return e.ContentString("membership")
@@ -206,15 +208,30 @@ func (e *Event) Membership() string {
 func (e *Event) Raw() []byte { return e.raw }
 
 // PDU is the Matrix library's form, for the auth rules in dag. Not to be changed, by anybody: copy it first.
-func (e *Event) PDU() *pdu.PDU { return e.pdu }
+func (e *Event) PDU() *pdu.PDU {
+	if p := e.library.Load(); p != nil {
+		return p
+	}
+	p, err := decode(e.version, e.raw)
+	if err != nil {
+		// The bytes were good when they were kept, and their head still is: a broken disk. Without parents and rights the
+		// rules allow such an event nothing.
+		p = &pdu.PDU{Type: e.typ, Sender: e.sender, RoomID: e.roomID, StateKey: e.stateKey, Content: e.content, Depth: e.depth, OriginServerTS: e.time, Redacts: e.redacts}
+	}
+	e.library.Store(p) // two that ask at once make two that are alike
+	return p
+}
+
+// Compact lets go of what the event's bytes can make again.
+func (e *Event) Compact() { e.library.Store(nil) }
 
 // Redacted says whether the event's content hash does not fit its content: somebody redacted it, or spoilt it on its way.
 // Such an event may be replaced by a whole one of the same id. Costs a hash of the event.
-func (e *Event) Redacted() bool { return !e.pdu.VerifyContentHash() }
+func (e *Event) Redacted() bool { return !e.PDU().VerifyContentHash() }
 
 // authoriser is the server that must have signed a restricted join beside the sender's (room version 8, auth rule 4.2), or "".
 func (e *Event) authoriser() UserID {
-	if e.pdu.Type != TypeMember || !e.version.RestrictedJoins() {
+	if e.typ != TypeMember || !e.version.RestrictedJoins() {
 		return ""
 	}
 	return UserID(e.ContentString("join_authorised_via_users_server"))

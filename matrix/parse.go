@@ -44,20 +44,29 @@ func Parse(v RoomVersion, raw []byte) (*Event, error) {
 			return nil, err
 		}
 	}
-	return finish(v, p, again, "")
+	return finish(v, headOf(p), p, again, "")
 }
 
 // Load reads back the Raw bytes of an event that Parse or Build made and a store kept under id. It trusts them:
 // no hash is computed. raw is kept, not copied.
 func Load(v RoomVersion, id EventID, raw []byte) (*Event, error) {
-	p, err := decode(v, raw)
-	if err != nil {
+	if !Supported(v) || len(raw) > MaxEvent {
+		_, err := decode(v, raw)
 		return nil, fmt.Errorf("loading an event: %w", err)
 	}
-	if p.Hashes == nil {
+	h, ok := readHead(raw)
+	var p *pdu.PDU
+	if !ok || id == "" {
+		var err error
+		if p, err = decode(v, raw); err != nil {
+			return nil, fmt.Errorf("loading an event: %w", err)
+		}
+		h = headOf(p)
+	}
+	if !h.hashed {
 		return nil, fmt.Errorf("loading an event: %w: no hash", ErrFormat)
 	}
-	return finish(v, p, raw, id)
+	return finish(v, h, p, raw, id)
 }
 
 // decode reads the library's struct and checks the version and the size, before memory is taken.
@@ -166,20 +175,21 @@ func checkRefs(ids []EventID) error {
 	return nil
 }
 
-// finish puts the event together; id "" means: compute it.
-func finish(v RoomVersion, p *pdu.PDU, raw []byte, id EventID) (*Event, error) {
+// finish puts the event together; id "" means: compute it. p may be nil if there is an id.
+func finish(v RoomVersion, h head, p *pdu.PDU, raw []byte, id EventID) (*Event, error) {
 	if id == "" {
 		var err error
 		if id, err = p.GetEventID(v); err != nil {
 			return nil, fmt.Errorf("%w: computing the event id: %w", ErrFormat, err)
 		}
 	}
-	_, server, err := splitUserID(p.Sender)
+	_, server, err := splitUserID(h.sender)
 	if err != nil {
 		return nil, fmt.Errorf("sender: %w", err)
 	}
-	e := &Event{pdu: p, raw: raw, id: id, room: p.RoomID, server: server, version: v}
-	if p.Type == TypeCreate && v.RoomIDIsCreateEventID() {
+	e := &Event{head: h, raw: raw, id: id, room: h.roomID, server: server, version: v}
+	e.library.Store(p)
+	if h.typ == TypeCreate && v.RoomIDIsCreateEventID() {
 		e.room = RoomID("!" + string(id[1:]))
 	}
 	return e, nil

@@ -9,22 +9,10 @@ import (
 	"encoding/json/jsontext"
 	"encoding/json/v2"
 	"fmt"
+	"strconv"
 
 	"github.com/tidwall/sjson"
 )
-
-// clientEvent is the C-S API's "ClientEvent".
-type clientEvent struct {
-	Content  jsontext.Value `json:"content"`
-	ID       EventID        `json:"event_id"`
-	Time     int64          `json:"origin_server_ts"`
-	Redacts  EventID        `json:"redacts,omitzero"`
-	Room     RoomID         `json:"room_id,omitzero"`
-	Sender   UserID         `json:"sender"`
-	StateKey *string        `json:"state_key,omitzero"`
-	Type     string         `json:"type"`
-	Unsigned map[string]any `json:"unsigned,omitempty"`
-}
 
 // strippedEvent is the C-S API's "Stripped state".
 type strippedEvent struct {
@@ -38,34 +26,55 @@ type strippedEvent struct {
 // origin_server_ts, content). A redaction has redacts both beside and in its content, whatever the version, for old and new
 // clients (room version 11, "Moving the redacts property"). unsigned may be nil. withRoom: with room_id (not in /sync).
 func (e *Event) Client(unsigned map[string]any, withRoom bool) (jsonv1.RawMessage, error) {
-	out := clientEvent{
-		Content: e.pdu.Content, ID: e.id, Time: e.pdu.OriginServerTS, Redacts: e.Redacts(),
-		Sender: e.pdu.Sender, StateKey: e.pdu.StateKey, Type: e.pdu.Type, Unsigned: unsigned,
+	content, redacts := e.content, e.Redacts()
+	if redacts != "" && !e.version.RedactsInContent() {
+		// sjson may write into its input: not into the event's.
+		var err error
+		if content, err = sjson.SetBytesOptions(e.content, "redacts", string(redacts), &sjson.Options{}); err != nil {
+			return nil, fmt.Errorf("showing an event: %w", err)
+		}
+	}
+	b := make([]byte, 0, len(content)+512)
+	b = append(append(b, `{"content":`...), content...)
+	b = quoted(b, `,"event_id":`, string(e.id))
+	b = strconv.AppendInt(append(b, `,"origin_server_ts":`...), e.time, 10)
+	if redacts != "" {
+		b = quoted(b, `,"redacts":`, string(redacts))
 	}
 	if withRoom {
-		out.Room = e.room
+		b = quoted(b, `,"room_id":`, string(e.room))
 	}
-	if out.Redacts != "" && !e.version.RedactsInContent() {
-		// sjson may write into its input: not into the event's.
-		content, err := sjson.SetBytesOptions(e.pdu.Content, "redacts", string(out.Redacts), &sjson.Options{})
+	b = quoted(b, `,"sender":`, string(e.sender))
+	if e.stateKey != nil {
+		b = quoted(b, `,"state_key":`, *e.stateKey)
+	}
+	b = quoted(b, `,"type":`, e.typ)
+	if len(unsigned) > 0 {
+		raw, err := json.Marshal(unsigned, json.Deterministic(true))
 		if err != nil {
 			return nil, fmt.Errorf("showing an event: %w", err)
 		}
-		out.Content = content
+		b = append(append(b, `,"unsigned":`...), raw...)
 	}
-	raw, err := json.Marshal(out, json.Deterministic(true))
+	return append(b, '}'), nil
+}
+
+// quoted appends a name and a string. What was read from JSON is UTF-8, so that nothing fails.
+func quoted(b []byte, name, s string) []byte {
+	b = append(b, name...)
+	out, err := jsontext.AppendQuote(b, s)
 	if err != nil {
-		return nil, fmt.Errorf("showing an event: %w", err)
+		return append(b, `""`...)
 	}
-	return raw, nil
+	return out
 }
 
 // Stripped is e as stripped state (type, state_key, sender, content). ErrFormat: a message event.
 func (e *Event) Stripped() (jsonv1.RawMessage, error) {
-	if e.pdu.StateKey == nil {
+	if e.stateKey == nil {
 		return nil, fmt.Errorf("%w: stripping an event that is no state", ErrFormat)
 	}
-	raw, err := json.Marshal(strippedEvent{e.pdu.Content, e.pdu.Sender, *e.pdu.StateKey, e.pdu.Type})
+	raw, err := json.Marshal(strippedEvent{e.content, e.sender, *e.stateKey, e.typ})
 	if err != nil {
 		return nil, fmt.Errorf("showing an event: %w", err)
 	}

@@ -22,11 +22,11 @@ import (
 // it are not looked at, for anybody may add them. ErrSignature: never will be valid. ErrUnknownKey: ask again when the
 // server's certificate is known.
 func (e *Event) Verify(keys KeyFunc) error {
-	signed, err := canonicaljson.Marshal(e.pdu.Clone().RedactForSignature(e.version))
+	signed, err := canonicaljson.Marshal(e.PDU().Clone().RedactForSignature(e.version))
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	if err := verifyOf(e.pdu.Signatures, e.server, signed, keys); err != nil {
+	if err := verifyOf(e.PDU().Signatures, e.server, signed, keys); err != nil {
 		return err
 	}
 	by := e.authoriser()
@@ -40,7 +40,7 @@ func (e *Event) Verify(keys KeyFunc) error {
 	if server == e.server {
 		return nil
 	}
-	return verifyOf(e.pdu.Signatures, server, signed, keys)
+	return verifyOf(e.PDU().Signatures, server, signed, keys)
 }
 
 // verifyOf looks for one valid signature of server over message.
@@ -75,7 +75,7 @@ func verifyOf(all map[string]map[id.KeyID]string, server onionid.Name, message [
 
 // Redact is e after a redaction (spec: room version's redaction rules); same id, hash and signatures.
 func (e *Event) Redact() *Event {
-	p := e.pdu.Clone().Redact(e.version)
+	p := e.PDU().Clone().Redact(e.version)
 	raw, err := canonicaljson.Marshal(p)
 	if err == nil {
 		p, err = decode(e.version, raw)
@@ -84,5 +84,7 @@ func (e *Event) Redact() *Event {
 		// Both read bytes that this package wrote a moment ago from a checked event.
 		panic("matrix: redacting a well-formed event: " + err.Error())
 	}
-	return &Event{pdu: p, raw: raw, id: e.id, room: e.room, server: e.server, version: e.version}
+	out := &Event{head: headOf(p), raw: raw, id: e.id, room: e.room, server: e.server, version: e.version}
+	out.library.Store(p)
+	return out
 }

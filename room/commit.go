@@ -196,6 +196,7 @@ func (p *plan) keep() {
 	p.r.events.together(func(put func(eventID, *held, int)) {
 		p.r.changes.Add(1)
 		for h, e := range p.changed {
+			e.ev.Compact() // the few that the rules ask about are read again, once
 			put(eventID{p.n, h}, e, eventCost+len(e.ev.Raw()))
 		}
 	})

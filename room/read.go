@@ -15,12 +15,12 @@ import (
 
 // Sizes of the caches in bytes, as estimated.
 const (
-	eventCache = 8 << 20
+	eventCache = 12 << 20
 	stateCache = 8 << 20
 	certCache  = 512 << 10
-	certCost   = 300  // of a certificate beside its bytes
-	eventCost  = 1500 // of an event beside its bytes
-	stateCost  = 190  // of an entry of a state
+	certCost   = 300 // of a certificate beside its bytes
+	eventCost  = 700 // of an event beside its bytes
+	stateCost  = 190 // of an entry of a state
 )
 
 type eventID struct {

@@ -3,6 +3,7 @@
 package room
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -103,12 +104,25 @@ func seqFromKey(k []byte) seq { return seq(binary.BigEndian.Uint64(k[len(k)-8:])
 
 // nowAt is the id of the room's current state as it was once everything up to a place was there; 0: nothing was.
 func (q *reading) nowAt(at seq) (uint32, error) {
-	var id uint32
-	err := q.walk(at, 0, true, func(e placed) (bool, error) {
-		id = e.now
+	var last []byte
+	err := q.rd.ScanBack(key(tabTimeline, q.n, 0), timelineKey(q.n, at), func(_, v []byte) (bool, error) {
+		last = bytes.Clone(v)
 		return false, nil
 	})
-	return id, err
+	if err != nil || last == nil {
+		return 0, err
+	}
+	if len(last) != len(hash{}) {
+		return 0, fmt.Errorf("%w: timeline", errRow)
+	}
+	e, err := q.held(hash(last))
+	if err == nil && e == nil {
+		err = fmt.Errorf("%w: an event of the timeline is missing", errRow)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return e.now, nil
 }
 
 // collect gathers up to limit events that y sees and keep keeps (nil: all), from a place on, end inclusive. next is where
