@@ -11,7 +11,7 @@ import (
 // where says where a PUT may go.
 type where struct {
 	places []*depot                   // stores that requests can be sealed for
-	direct bool                       // places is one store, and what is written must belong there; else what is written chooses among them
+	direct bool                       // places is one store, and what is written must belong there; else what is written chooses among them; in frames it is the drawn one
 	set    string                     // else: the set that was drawn
 	guard  *guard                     // and through whom
 	others bool                       // another courier's session is up too
@@ -62,6 +62,9 @@ func (w *where) aim(c *contact, b *box) *depot {
 		return d
 	}
 	turn := (b.attempts + b.failures/2) % n
+	if b.attempts > 0 && b.failures == 0 && order[turn] == b.last {
+		turn = (turn + 1) % n // its first copy lies there, because that store was drawn
+	}
 	for _, a := range slices.Concat(order[turn:n], order[:turn], order[n:], left) {
 		if d := w.has(a); d != nil {
 			return d

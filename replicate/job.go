@@ -95,11 +95,11 @@ func (e *Engine) prepareWrite(s *frameSlot, p *Profile, now time.Time) job {
 		return job{do: func(ctx context.Context, m Mailbox) error { return m.Nothing(ctx) }} // by the courier itself
 	}
 	w := &where{places: places, set: set.key, guard: s.guard, others: s.others, cover: e.covers(s.cover < p.CoverPut), left: e.left}
-	if j, ok := e.choosePut(w, now); ok {
+	d := places[s.member%uint64(len(places))]
+	if j, ok := e.chooseWrite(w, d, len(s.sets) > 1, now); ok {
 		e.repay(w.cover, j)
 		return j
 	}
-	d := places[s.member%uint64(len(places))]
 	switch {
 	case !w.cover:
 		return putNothing(d)
@@ -107,6 +107,28 @@ func (e *Engine) prepareWrite(s *frameSlot, p *Profile, now time.Time) job {
 		return e.putLoop(d, nil)
 	}
 	return putRandom(d)
+}
+
+// chooseWrite finds something to write for the drawn set, or else, if there are others, what another set's receiver has a
+// place for at the drawn member of it: a receiver that shares a store with many sets need not wait for its own to be drawn.
+// The target is uniform in the drawn set either way, by the box's place or by the draw. Acknowledgements alone come last.
+func (e *Engine) chooseWrite(w *where, drawn *depot, others bool, now time.Time) (job, bool) {
+	if !others {
+		return e.choosePut(w, now)
+	}
+	set, one := *w, *w
+	one.places, one.direct = []*depot{drawn}, true
+	for _, cover := range []bool{false, true} {
+		for _, at := range []*where{&set, &one} {
+			if at.cover = cover; cover && !w.cover {
+				return job{}, false
+			}
+			if j, ok := e.choosePut(at, now); ok {
+				return j, true
+			}
+		}
+	}
+	return job{}, false
 }
 
 // maxOwed bounds the boxes that cover makes room for later, so that a long transfer is not followed by hours without cover.

@@ -79,6 +79,8 @@ func TestABoxPassesOverStoresThatAreLeftOrOutOfReach(t *testing.T) {
 	w := &where{places: all}
 	expect("new", aim(w, &box{}), order[0])
 	expect("second copy", aim(w, &box{attempts: 1}), order[1])
+	expect("second copy of one whose first went to the other", aim(w, &box{attempts: 1, last: order[1]}), order[0])
+	expect("third copy of it", aim(w, &box{attempts: 2, last: order[0]}), order[1])
 	expect("one failure", aim(w, &box{failures: 1}), order[0])
 	expect("two failures", aim(w, &box{failures: 2}), order[1])
 	near := &where{places: []*depot{depots[order[1]], depots[order[2]]}}

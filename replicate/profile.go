@@ -143,12 +143,12 @@ const (
 
 func (m Mode) String() string { return [...]string{"direct", "couriers"}[m] }
 
-// ExpectedDelay estimates the mean time from a message to its delivery when both nodes are up. sets is how many places
-// the PUTs are spread over: in direct mode stores, else sets of stores.
-func (p Profile) ExpectedDelay(m Mode, sets int, bucket time.Duration) time.Duration {
-	frames := time.Duration(max(1, sets)) * p.Frame
+// ExpectedDelay estimates the mean time from a message to its delivery when both nodes are up. ticks is how many PUTs it
+// takes, on average, until one goes where a box for the receiver may lie: at least 1.
+func (p Profile) ExpectedDelay(m Mode, ticks float64, bucket time.Duration) time.Duration {
+	frames := scale(max(1, ticks), p.Frame)
 	if m == Couriers {
-		// The wait for a frame with that set of stores; the way to the store; the bucket's rest and the push; the
+		// The wait for a frame that goes there; the way to the store; the bucket's rest and the push; the
 		// wait for a frame; its answer, Lag after it arrived.
 		return p.lead() + frames + time.Duration(p.Hops)*(p.Mix+oneWay) + oneWay + bucket/2 + pushTime + p.Frame + p.lead() + p.Lag + 2*oneWay
 	}

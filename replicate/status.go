@@ -138,19 +138,42 @@ func (e *Engine) Contacts() ([]ContactStatus, error) {
 }
 
 func (e *Engine) expectedDelay(c *contact) time.Duration {
-	places, bucket := 1, 10*time.Second
+	ticks, bucket := 1.0, 10*time.Second
 	for _, a := range c.stores {
 		if st := e.depots[a]; st != nil && st.descriptor != nil {
 			bucket = st.descriptor.bucket
 		}
 	}
 	if r := e.routes.Load(); e.mode == Couriers {
-		places = len(r.sets)
+		ticks = r.ticks(c.stores)
 	} else if len(c.stores) > 0 {
 		n := min(copies, len(c.stores))
-		places = (len(r.write) + n - 1) / n
+		ticks = math.Ceil(float64(len(r.write)) / float64(n))
 	}
-	return e.profile.Load().ExpectedDelay(e.mode, places, bucket)
+	return e.profile.Load().ExpectedDelay(e.mode, ticks, bucket)
+}
+
+// ticks is how many frames it takes, on average, until one's PUT can be for a receiver with these stores: its set is
+// drawn, or a store of another one's that a box has its place in.
+func (r *routes) ticks(stores []mailbox.Address) float64 {
+	key, p := setKey(stores), 0.0
+	for _, s := range r.sets {
+		if s.key == key {
+			p++
+			continue
+		}
+		shared := 0
+		for _, d := range s.stores {
+			if slices.Contains(stores, d.address) {
+				shared++
+			}
+		}
+		p += float64(shared) / float64(len(s.stores)) * float64(min(copies, len(stores))) / float64(max(1, len(stores)))
+	}
+	if p == 0 {
+		return 1
+	}
+	return float64(len(r.sets)) / p
 }
 
 // CourierStatus is how a session with a courier goes.
@@ -191,15 +214,15 @@ func (e *Engine) Traffic() Traffic {
 			written += d.decoys.perBucket / bucket.Seconds()
 		}
 	}
-	places := len(r.sets)
+	ticks := r.ticks(e.own)
 	if e.mode == Direct {
-		places = len(r.write)
+		ticks = float64(len(r.write))
 	}
 	as := *p
 	if as.Hops = e.hopsNow(p, now); e.mode == Direct {
 		as.Hops = 0
 	}
-	t := Traffic{Profile: p.Name, Mode: e.mode, ExpectedDelay: as.ExpectedDelay(e.mode, places, bucket), BytesPerDay: as.BytesPerDay(e.mode), Hops: as.Hops,
+	t := Traffic{Profile: p.Name, Mode: e.mode, ExpectedDelay: as.ExpectedDelay(e.mode, ticks, bucket), BytesPerDay: as.BytesPerDay(e.mode), Hops: as.Hops,
 		Crowd: int(math.Round(written / max(p.CoverPut, 0.1) * p.Frame.Seconds()))}
 	for _, g := range e.guards {
 		s := CourierStatus{Address: g.address, Family: g.family, Since: g.since, Until: g.until, LastUp: g.lastUp, Connected: g.session != nil && g.session.Connected()}

@@ -5,6 +5,7 @@ package leakage_test
 import (
 	"bytes"
 	"encoding/gob"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -93,8 +94,8 @@ func TestReport(t *testing.T) {
 		{"balanced", s.balanced}, {"covered", s.covered}, {"contact", s.contact}, {"intersection", s.intersection}, {"equality", s.equality},
 		{"answers", s.answers}, {"capture", s.capture},
 	} {
-		if only == "" || strings.Contains(only, part.name) {
-			part.do(t, r)
+		if only == "" || slices.Contains(strings.Split(only, ","), part.name) {
+			s.part(t, r, part.name, part.do)
 		}
 	}
 	text := r.Markdown()
@@ -105,14 +106,14 @@ func TestReport(t *testing.T) {
 	if only != "" {
 		return
 	}
-	json, err := r.JSON()
+	table, err := r.JSON()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.MkdirAll(filepath.Join(s.out, "build"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(s.out, "build", "leakage.json"), json, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(s.out, "build", "leakage.json"), table, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	threats := filepath.Join(s.out, "docs", "THREATS.md")
@@ -127,6 +128,29 @@ func TestReport(t *testing.T) {
 	if err := os.WriteFile(threats, []byte(doc2), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// part adds an experiment to the report: made now, or, if TARN_LEAKAGE_REUSE is set, what it gave before. So a report can
+// be put together of parts that were run side by side (TARN_LEAKAGE_ONLY=name,name).
+func (s size) part(t *testing.T, r *leakage.Report, name string, do func(*testing.T, *leakage.Report)) {
+	dir := filepath.Join(s.out, "build", "leakage")
+	path := filepath.Join(dir, fmt.Sprintf("part-%s-%d-%d-%d.json", name, s.nodes, s.hours, s.seeds))
+	var p leakage.Report
+	if b, err := os.ReadFile(path); err == nil && os.Getenv("TARN_LEAKAGE_REUSE") != "" {
+		if err := json.Unmarshal(b, &p); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		do(t, &p)
+		b, err := json.Marshal(&p)
+		if err := errors.Join(err, os.MkdirAll(dir, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.Rows, r.Notes = append(r.Rows, p.Rows...), append(r.Notes, p.Notes...)
 }
 
 const (
@@ -209,7 +233,7 @@ func (s size) balanced(t *testing.T, r *leakage.Report) {
 func (s size) covered(t *testing.T, r *leakage.Report) {
 	p := replicate.Balanced()
 	p.Name, p.CoverPut = "balanced, cover_put 1", 1
-	hours := max(1, (2*s.hours+2)/3)
+	hours := max(1, (s.hours+2)/3)
 	real, sum := s.worlds(t, r, p, hours, 2)
 	sum.note(r, p)
 	bare := s.controls(leakage.NoCover, hours, 2)
