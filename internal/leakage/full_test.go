@@ -86,24 +86,32 @@ func (o observed) add(l *leakage.Log, c *leakage.Chat, world int) {
 func TestReport(t *testing.T) {
 	s := sizeOf(t)
 	r := &leakage.Report{}
-	only := os.Getenv("TARN_LEAKAGE_ONLY") // some experiments, to look at: nothing is written
+	list := func(name string) []string {
+		return strings.FieldsFunc(os.Getenv(name), func(r rune) bool { return r == ',' })
+	}
+	only := list("TARN_LEAKAGE_ONLY")    // some experiments, to look at: nothing is written
+	without := list("TARN_LEAKAGE_SKIP") // the report says that they were not made
 	for _, part := range []struct {
 		name string
 		do   func(*testing.T, *leakage.Report)
 	}{
-		{"balanced", s.balanced}, {"covered", s.covered}, {"contact", s.contact}, {"intersection", s.intersection}, {"equality", s.equality},
-		{"answers", s.answers}, {"capture", s.capture},
+		{"balanced", s.balanced}, {"covered", s.covered}, {"paranoid", s.paranoid}, {"tokens", s.tokens}, {"contact", s.contact},
+		{"intersection", s.intersection}, {"equality", s.equality}, {"answers", s.answers}, {"capture", s.capture},
 	} {
-		if only == "" || slices.Contains(strings.Split(only, ","), part.name) {
+		if !slices.Contains(without, part.name) && (len(only) == 0 || slices.Contains(only, part.name)) {
 			s.part(t, r, part.name, part.do)
 		}
+	}
+	r.Notes = append(r.Notes, fmt.Sprintf("Made with NODES=%d, %d hours a world, SEEDS=%d.", s.nodes, s.hours, s.seeds))
+	if len(without) > 0 {
+		r.Notes = append(r.Notes, fmt.Sprintf("Not in this run, for want of time: %s.", strings.Join(without, ", ")))
 	}
 	text := r.Markdown()
 	fmt.Println(text)
 	if err := r.Check(); err != nil {
 		t.Error(err)
 	}
-	if only != "" {
+	if len(only) > 0 {
 		return
 	}
 	table, err := r.JSON()
@@ -246,6 +254,59 @@ func (s size) covered(t *testing.T, r *leakage.Report) {
 	r.Add(row, leakage.Bootstrap(real[leakage.Both].pairs, resamples, 1), leakage.AUC(bare[leakage.Both].pairs))
 }
 
+// paranoid is halves that go through three couriers, in a smaller world: each of its nodes costs three times as much.
+func (s size) paranoid(t *testing.T, r *leakage.Report) {
+	p, err := replicate.ParseProfile("paranoid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.nodes = max(12, s.nodes/2)
+	hours := max(1, s.hours/4)
+	real, sum := s.worlds(t, r, p, hours, 3)
+	sum.note(r, p)
+	s.few(r, leakage.Row{Profile: p.Name, Seeds: s.seeds}, real, hours, 3)
+}
+
+// tokens is stores that take boxes only for tokens: what draws them, shows them, and gives them to contacts is on the
+// schedule as well.
+func (s size) tokens(t *testing.T, r *leakage.Report) {
+	p := replicate.Balanced()
+	s.nodes, s.seeds = max(12, s.nodes*2/5), 1
+	hours := max(1, s.hours/4)
+	c := leakage.NewChat(s.nodes, hours, false, 4)
+	o := s.kept(t, "tokens", plan{chat: c, profile: p, stores: worldStores, couriers: worldCouriers, seed: 4, warm: warmUp(p), tokens: true})
+	p.Name = `balanced, deposit = "tokens"`
+	real, sum := observed{}, &totals{}
+	real.add(o.Log, c, 0)
+	sum.add(&o, c)
+	sum.note(r, p)
+	s.few(r, leakage.Row{Profile: p.Name, Seeds: 1}, real, hours, 4)
+}
+
+// few adds the rows that a smaller world is worth.
+func (s size) few(r *leakage.Report, row leakage.Row, real observed, hours int, base uint64) {
+	pond, eager, bare := s.controls(leakage.PondInbox, hours, base), s.controls(leakage.Unscheduled, hours, base), s.controls(leakage.NoCover, hours, base)
+	attack := func(in []leakage.Sample) leakage.Estimate {
+		return leakage.Bootstrap(leakage.Attack(in, 1), resamples, 1)
+	}
+	for _, x := range []struct {
+		who     leakage.Observer
+		design  leakage.Design
+		control observed
+	}{{leakage.Courier, leakage.Unscheduled, eager}, {leakage.Store, leakage.PondInbox, pond}} {
+		row := row
+		row.Observer, row.Task, row.Control, row.Aim = x.who, "idle or chatting, by the hour", string(x.design), 0.53
+		r.Add(row, attack(real[x.who].activity), attack(x.control[x.who].activity).AUC)
+	}
+	row.Observer, row.Task, row.Control = leakage.Couriers, "which nodes talk with each other", string(leakage.Unscheduled)
+	r.Add(row, leakage.Bootstrap(real[leakage.Couriers].pairs, resamples, 1), leakage.AUC(eager[leakage.Couriers].pairs))
+	row.Observer, row.Task, row.Control = leakage.Both, "idle or chatting, by "+leakage.BothNames[leakage.BothPuts], string(leakage.NoCover)
+	r.Add(row, leakage.Bootstrap(leakage.Single(real[leakage.Both].activity, leakage.BothPuts), resamples, 1),
+		leakage.AUC(leakage.Single(bare[leakage.Both].activity, leakage.BothPuts)))
+	row.Task, row.Note = "which nodes talk with each other", "all couriers and stores"
+	r.Add(row, leakage.Bootstrap(real[leakage.Both].pairs, resamples, 1), leakage.AUC(bare[leakage.Both].pairs))
+}
+
 // totals are sums over worlds.
 type totals struct {
 	delivery  []time.Duration
@@ -291,7 +352,12 @@ func (s size) kept(t *testing.T, name string, p plan) outcome {
 }
 
 // warmUp is how long befriending takes at most.
-func warmUp(p replicate.Profile) time.Duration { return 200 * p.Frame }
+func warmUp(p replicate.Profile) time.Duration {
+	if p.Hops > 1 {
+		return 200*p.Frame + 30*p.Lag
+	}
+	return 200 * p.Frame
+}
 
 func (x *totals) add(o *outcome, c *leakage.Chat) {
 	x.delivery = append(x.delivery, o.Delivery...)
@@ -333,6 +399,7 @@ func (s size) intersection(t *testing.T, r *leakage.Report) {
 		t.Fatal(err)
 	}
 	const days = 7
+	s.nodes = max(12, s.nodes/2)
 	c := leakage.NewChat(s.nodes, days*24, true, 1)
 	o := s.kept(t, "intersection", plan{chat: c, profile: p, stores: worldStores, couriers: worldCouriers, seed: 1, warm: warmUp(p)})
 	real := leakage.Intersect(o.Log, c, leakage.Degree)

@@ -42,6 +42,7 @@ type plan struct {
 	hours    time.Duration                 // 0: all of chat's
 	silent   bool                          // the same world, but nobody says a word
 	watch    func(*world, *sync.WaitGroup) // begins at hour 0, ends with the last
+	tokens   bool                          // the stores want them
 	steady   bool                          // connections always take the same time: chance in them follows targets, which the network does not see
 }
 
@@ -153,6 +154,9 @@ func (w *world) addMailbox(i int) {
 	m := mailboxtest.New(w.t, mailboxtest.WithConfig(func(c *mailboxstore.Config) {
 		c.Onion = key
 		c.Engine = &engine{memory, i, w.rec}
+		if w.plan.tokens {
+			c.Deposit, c.WorkBits = mailbox.DepositTokens, 4
+		}
 	}), mailboxtest.WithFront(func(c *front.Config) { c.MaxConns = 1 << 14 }), mailboxtest.WithNetwork(func(key ed25519.PrivateKey, port int) (net.Listener, error) {
 		return host.Listen(w.t.Context(), key, port)
 	}, host))
@@ -195,7 +199,11 @@ const ownStores = 3
 func (p *player) start() {
 	cfg := replicate.Config{KV: p.kv, Rooms: p.rooms, Identity: p.id, Stores: p.own, Profile: p.w.plan.profile, Seed: p.seed,
 		Dial: func(a mailbox.Address) replicate.Mailbox {
-			return &client{Client: mailbox.NewClient(a, p.host), player: p, store: p.w.index[a]}
+			at, ok := p.w.index[a]
+			if !ok {
+				at = -1 // a courier
+			}
+			return &client{Client: mailbox.NewClient(a, p.host), player: p, store: at}
 		}}
 	if p.w.plan.couriers > 0 {
 		cfg.Couriers, cfg.Session = p.w.couriers, p.session
