@@ -148,9 +148,9 @@ func (m Mode) String() string { return [...]string{"direct", "couriers"}[m] }
 func (p Profile) ExpectedDelay(m Mode, ticks float64, bucket time.Duration) time.Duration {
 	frames := scale(max(1, ticks), p.Frame)
 	if m == Couriers {
-		// The wait for a frame that goes there; the way to the store; the bucket's rest and the push; the
+		// The wait for a frame that goes there; the way to the store; the rest of the page's time, and the push; the
 		// wait for a frame; its answer, Lag after it arrived.
-		return p.lead() + frames + time.Duration(p.Hops)*(p.Mix+oneWay) + oneWay + bucket/2 + pushTime + p.Frame + p.lead() + p.Lag + 2*oneWay
+		return p.lead() + frames + time.Duration(p.Hops)*(p.Mix+oneWay) + oneWay + max(bucket, p.Push)/2 + pushTime + p.Frame + p.lead() + p.Lag + 2*oneWay
 	}
 	digest := frames / time.Duration(max(1, p.Digests))
 	return frames + bucket + digest + digestLag(digest, bucket) + frames + 3*transactionTime + p.lead()
