@@ -25,6 +25,9 @@ type Badger struct {
 	lock func() error // unlocks the directory
 	gate gate
 
+	vault      *vault     // seals what must be forgotten (forget.go); nil: nothing
+	forgetting sync.Mutex // held while Forget works
+
 	// limits of one Badger transaction (bytes and entries), and the size from which values go to the value log.
 	maxBytes, maxRows, threshold int64
 
@@ -74,6 +77,11 @@ func OpenBadger(dir string, opt Options) (*Badger, error) {
 	}
 	// A tenth is left for what Badger adds to each row.
 	b.maxBytes, b.maxRows, b.threshold = b.db.MaxBatchSize()*9/10, b.db.MaxBatchCount()*9/10, eng.ValueThreshold
+	if opt.Shape == Rows {
+		if b.vault, err = openVault(filepath.Join(dir, "forget")); err != nil {
+			return nil, errors.Join(fmt.Errorf("opening the database in %s: %w", dir, err), b.db.Close(), unlock())
+		}
+	}
 	b.done = b.db.MaxVersion()
 	b.db.SetDiscardTs(b.done)
 	if err := b.unstage(); err != nil {
@@ -107,8 +115,11 @@ func removeUnborn(dir string) error {
 	return nil
 }
 
-// Close waits for running transactions and flushes; the directory is free afterwards.
+// Close waits for running transactions, forgets what was deleted, and flushes; the directory is free afterwards.
 func (b *Badger) Close() error {
+	if err := b.Forget(); err != nil && !errors.Is(err, ErrClosed) {
+		b.log.Warningf("what was deleted in the last hour is forgotten at the next start: %v", err)
+	}
 	if err := b.gate.close(); err != nil {
 		return err
 	}
@@ -128,7 +139,7 @@ func (b *Badger) View(fn func(Reader) error) error {
 	defer b.end(ts)
 	txn := b.db.NewTransactionAt(ts, false)
 	defer txn.Discard()
-	return fn(&badgerReader{base: txn})
+	return fn(&badgerReader{base: txn, vault: b.vault})
 }
 
 // begin pins the durable state that a transaction reads; over is a private copy of what lies on top of it.
@@ -186,7 +197,7 @@ func (b *Badger) run(fn func(Txn) error) (p *pending, fnErr, err error) {
 	txn := b.db.NewTransactionAt(ts, false)
 	defer txn.Discard()
 	dirty := over.Len() > 0
-	x := &badgerTxn{badgerReader: badgerReader{base: txn, over: over}}
+	x := &badgerTxn{badgerReader: badgerReader{base: txn, vault: b.vault, over: over}}
 	if fnErr = fn(x); fnErr != nil {
 		x.changes = changes{}
 	}

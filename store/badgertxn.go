@@ -14,16 +14,22 @@ import (
 const (
 	spaceUser  = 'r'
 	spaceStage = 's'
+	spaceName  = 'k' // of a sealed user row: its wrapped key (forget.go)
 )
 
 func userKey(key []byte) []byte {
 	return append(append(make([]byte, 0, len(key)+1), spaceUser), key...)
 }
 
+func nameKey(key []byte) []byte {
+	return append(append(make([]byte, 0, len(key)+1), spaceName), key...)
+}
+
 // badgerReader reads Badger's rows, with the rows of over (may be nil) on top.
 type badgerReader struct {
-	base *badger.Txn // read-only
-	over *rows
+	base  *badger.Txn // read-only
+	vault *vault      // nil: nothing is sealed
+	over  *rows
 }
 
 func (x *badgerReader) Get(key []byte) ([]byte, error) {
@@ -49,6 +55,9 @@ func (x *badgerReader) Get(key []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: reading a value: %w", err)
 	}
+	if x.vault.secret(key) {
+		return x.vault.open(x.base, key, v)
+	}
 	return v, nil
 }
 
@@ -70,6 +79,7 @@ func (x *badgerReader) ScanBack(prefix, from []byte, fn func(k, v []byte) (bool,
 
 // merge walks over Badger's rows and over's in the order of their keys; of two with one key, over's counts.
 func (x *badgerReader) merge(prefix, from []byte, c cursor, fn func(k, v []byte) (bool, error)) error {
+	c.txn, c.vault = x.base, x.vault
 	c.open(x.base)
 	defer c.it.Close()
 	var err error
@@ -122,6 +132,8 @@ type cursor struct {
 	prefix, start   []byte // start nil, back: from the end
 	inclusive, back bool
 
+	txn     *badger.Txn
+	vault   *vault
 	it      *badger.Iterator
 	bprefix []byte
 }
@@ -153,7 +165,14 @@ func (c *cursor) next()       { c.it.Next() }
 func (c *cursor) visit(fn func(k, v []byte) (bool, error)) (more bool, err error) {
 	item := c.it.Item()
 	if e := item.Value(func(v []byte) error {
-		more, err = fn(item.Key()[1:], v)
+		k := item.Key()[1:]
+		if c.vault.secret(k) {
+			var e error
+			if v, e = c.vault.open(c.txn, k, v); e != nil {
+				return e
+			}
+		}
+		more, err = fn(k, v)
 		return nil
 	}); e != nil {
 		return false, fmt.Errorf("store: reading a value: %w", e)

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/dgraph-io/badger/v4"
+	"golang.org/x/crypto/chacha20poly1305"
 )
 
 // The write path. An Update's rows are first put into inflight and the queue (in memory; a crash there loses an
@@ -22,6 +23,7 @@ import (
 // pending is an Update that waits for the disk.
 type pending struct {
 	rows map[*row]struct{}
+	work func(ts uint64) (uint64, error) // instead of rows: alone, on top of that state; the state afterwards
 	size int
 	done chan outcome // one outcome, or first "lead"
 }
@@ -39,12 +41,17 @@ func (b *Badger) enqueue(c changes) *pending {
 	for r := range c.mine {
 		b.inflight.ReplaceOrInsert(r)
 	}
+	b.queueLocked(p)
+	return p
+}
+
+// queueLocked queues p; b.mu is held.
+func (b *Badger) queueLocked(p *pending) {
 	b.queue = append(b.queue, p)
 	if !b.busy {
 		b.busy = true
 		p.done <- outcome{lead: true}
 	}
-	return p
 }
 
 // await returns when p is durable or has failed; on the way it may have to commit for others.
@@ -66,7 +73,7 @@ func (b *Badger) commitHead() {
 	n, size, count := 0, int64(0), int64(0)
 	for _, p := range b.queue {
 		s, c := b.cost(p)
-		if n > 0 && (size+s > b.maxBytes || count+c > b.maxRows) {
+		if n > 0 && (p.work != nil || b.queue[0].work != nil || size+s > b.maxBytes || count+c > b.maxRows) {
 			break
 		}
 		n, size, count = n+1, size+s, count+c
@@ -77,7 +84,9 @@ func (b *Badger) commitHead() {
 	b.mu.Unlock()
 
 	if err == nil {
-		if size > b.maxBytes || count > b.maxRows {
+		if work := group[0].work; work != nil {
+			ts, err = work(ts)
+		} else if size > b.maxBytes || count > b.maxRows {
 			ts, err = b.commitStaged(ts, group[0])
 		} else if count > 0 {
 			ts++
@@ -124,8 +133,13 @@ func (b *Badger) commitHead() {
 func (b *Badger) cost(p *pending) (size, count int64) {
 	for r := range p.rows {
 		size += b.rowCost(r)
+		count++
+		if b.vault.secret(r.key) {
+			size += int64(len(r.key)) + wrappedSize + 2*chacha20poly1305.Overhead + 21
+			count++
+		}
 	}
-	return size, int64(len(p.rows))
+	return size, count
 }
 
 func (b *Badger) rowCost(r *row) int64 {
@@ -142,19 +156,33 @@ func (b *Badger) commit(ts uint64, group []*pending) error {
 	defer txn.Discard()
 	for _, p := range group { // in order: of two rows with one key the later stays
 		for r := range p.rows {
-			if err := putRow(txn, r); err != nil {
-				return err
+			for _, e := range b.entries(r) {
+				if err := putEntry(txn, e); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	return b.finish(txn, ts)
 }
 
-func putRow(txn *badger.Txn, r *row) error {
-	if r.dead {
-		return txn.Delete(userKey(r.key))
+// entries is what Badger gets of a row: rows of its own key space.
+func (b *Badger) entries(r *row) []*row {
+	switch {
+	case !b.vault.secret(r.key):
+		return []*row{{userKey(r.key), r.value, r.dead}}
+	case r.dead:
+		return []*row{{key: userKey(r.key), dead: true}, {key: nameKey(r.key), dead: true}}
 	}
-	return txn.Set(userKey(r.key), r.value)
+	wrapped, sealed := b.vault.seal(r.key, r.value)
+	return []*row{{key: userKey(r.key), value: sealed}, {key: nameKey(r.key), value: wrapped}}
+}
+
+func putEntry(txn *badger.Txn, e *row) error {
+	if e.dead {
+		return txn.Delete(e.key)
+	}
+	return txn.Set(e.key, e.value)
 }
 
 // finish commits and checks for the sync error that Badger only logs.
@@ -183,8 +211,10 @@ func (b *Badger) commitStaged(ts uint64, p *pending) (uint64, error) {
 	var packed []byte
 	list := make([]*row, 0, len(p.rows))
 	for r := range p.rows {
-		list = append(list, r)
-		packed = packRow(packed, r)
+		for _, e := range b.entries(r) {
+			list = append(list, e)
+			packed = packRow(packed, e)
+		}
 	}
 	ts++
 	txn := b.db.NewTransactionAt(ts-1, true)
@@ -209,7 +239,7 @@ func (b *Badger) applyStage(ts uint64, list []*row) (uint64, error) {
 		txn := b.db.NewTransactionAt(ts-1, true)
 		size, count := int64(0), int64(0)
 		for len(list) > 0 && size < b.maxBytes-b.threshold-MaxKey && count < b.maxRows-MaxUpdate/stageChunk-2 {
-			if err := putRow(txn, list[0]); err != nil {
+			if err := putEntry(txn, list[0]); err != nil {
 				txn.Discard()
 				return 0, err
 			}
@@ -290,7 +320,7 @@ func unpackRows(src []byte) ([]*row, error) {
 		}
 		src = src[n:]
 		v, n := binary.Uvarint(src)
-		if n <= 0 || k == 0 || k > MaxKey || v > MaxValue || uint64(len(src)-n) < k+v {
+		if n <= 0 || k == 0 || k > MaxKey+1 || v > MaxValue+chacha20poly1305.Overhead || uint64(len(src)-n) < k+v {
 			return nil, errPacked
 		}
 		src = src[n:]

@@ -15,12 +15,22 @@ const (
 	discardRatio  = 0.5 // a value-log file is rewritten when half of it is known to be garbage
 )
 
-// Run collects garbage in the value log once a minute until ctx ends, and returns ctx's error. Without it deleted
-// big values keep their place on the disk.
+// Run collects garbage in the value log once a minute, and forgets at once and every hour what was deleted from sealed
+// tables, until ctx ends, and returns ctx's error. Without it deleted big values keep their place on the disk.
 func (b *Badger) Run(ctx context.Context) error {
 	tick := time.NewTicker(maintainEvery)
 	defer tick.Stop()
+	var forgot time.Time
 	for {
+		b.releaseKeys()
+		if time.Since(forgot) >= forgetEvery {
+			forgot = time.Now()
+			if err := b.Forget(); errors.Is(err, ErrClosed) {
+				return err
+			} else if err != nil {
+				b.log.Warningf("%v", err)
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
