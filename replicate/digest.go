@@ -4,6 +4,7 @@ package replicate
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -134,7 +135,9 @@ func (e *Engine) readPage(st *depot, page mailbox.Page, bucket time.Duration) er
 		if r.invite != nil && begin.After(r.invite.expiry) {
 			continue // answered after the link expired
 		}
-		found = append(found, &todo{handle: h, ref: r, listed: begin, span: end.Sub(begin)})
+		t := &todo{handle: h, ref: r, listed: begin, span: end.Sub(begin)}
+		rand.Read(t.row[:])
+		found = append(found, t)
 	}
 	f.settle(span{from, to}, true)
 	if page.Part+1 < page.Parts {
@@ -149,7 +152,7 @@ func (e *Engine) readPage(st *depot, page mailbox.Page, bucket time.Duration) er
 				if t.loop != nil {
 					continue // of no use after a restart
 				}
-				if err := txn.Set(todoKey(st, t.handle), t.marshal()); err != nil {
+				if err := txn.Set(t.key(st), t.marshal()); err != nil {
 					return err
 				}
 			}
@@ -311,16 +314,17 @@ func (e *Engine) loadDepots(r store.Reader, stale *[][]byte) error {
 			return err
 		}
 		err := scanOf(r, tableTodo, name, func(k *store.KeyReader, v []byte) error {
-			h := k.String()
-			listed, err := parseTodo(v)
-			if err != nil || k.Err() != nil || len(h) != mailbox.HandleSize {
+			row := k.String()
+			t, err := parseTodo(v)
+			if err != nil || k.Err() != nil || len(row) != len(t.row) {
 				return errors.Join(ErrRow, err, k.Err())
 			}
-			handle := mailbox.Handle([]byte(h))
-			if rf, ok := e.expected[handle]; ok {
-				st.todo[handle] = &todo{handle: handle, ref: rf, listed: listed}
+			copy(t.row[:], row)
+			if rf, ok := e.expected[t.handle]; ok && st.todo[t.handle] == nil {
+				t.ref = rf
+				st.todo[t.handle] = t
 			} else {
-				*stale = append(*stale, todoKey(st, handle))
+				*stale = append(*stale, t.key(st))
 			}
 			return nil
 		})

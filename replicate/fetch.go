@@ -39,6 +39,7 @@ type ref struct {
 // todo is a box that a digest listed for us.
 type todo struct {
 	handle mailbox.Handle
+	row    [8]byte // what its row is called: by chance, for row keys are not forgotten (package store), and handles must be
 	ref
 	listed    time.Time     // when its digest page began
 	span      time.Duration // of that page; 0 after a restart
@@ -49,21 +50,33 @@ type todo struct {
 	busy      bool
 }
 
+func (t *todo) key(st *depot) []byte {
+	return store.Key(tableTodo, string(st.address.Onion), t.row[:])
+}
+
+// todoKey is the row of what is to be fetched under that handle; if nothing is, one that is not there.
 func todoKey(st *depot, h mailbox.Handle) []byte {
-	return store.Key(tableTodo, string(st.address.Onion), h[:])
+	t := st.todo[h]
+	if t == nil {
+		t = &todo{}
+	}
+	return t.key(st)
 }
 
 func (t *todo) marshal() []byte {
 	w := writer{}
 	w.u8(rowVersion)
+	w.raw(t.handle[:])
 	w.time(t.listed)
 	return w.b
 }
 
-func parseTodo(b []byte) (time.Time, error) {
+func parseTodo(b []byte) (*todo, error) {
 	r := reader{b: b}
 	r.version()
-	t := r.time()
+	t := &todo{}
+	copy(t.handle[:], r.raw(mailbox.HandleSize))
+	t.listed = r.time()
 	return t, r.end()
 }
 

@@ -190,9 +190,9 @@ func FuzzParseRows(f *testing.F) {
 				again = x.marshal()
 			}
 		case 5:
-			var x time.Time
+			var x *todo
 			if x, err = parseTodo(row); err == nil {
-				again = (&todo{listed: x}).marshal()
+				again = x.marshal()
 			}
 		case 6:
 			var x *invite

@@ -348,8 +348,8 @@ func TestRowsOfBoxesThatNobodyWaitsForAnyMoreGoAtTheNextStart(t *testing.T) {
 		b.stop()
 		if err := b.kv.Update(func(txn store.Txn) error {
 			for i := range byte(9) {
-				td := todo{listed: time.Now()}
-				if err := txn.Set(todoKey(&depot{address: w.store(0).address}, mailbox.Handle{i}), td.marshal()); err != nil {
+				td := todo{handle: mailbox.Handle{i}, row: [8]byte{i}, listed: time.Now()}
+				if err := txn.Set(td.key(&depot{address: w.store(0).address}), td.marshal()); err != nil {
 					return err
 				}
 			}

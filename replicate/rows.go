@@ -24,7 +24,7 @@ const (
 	tableBox      = store.TableContact + 0x4  // peer, epoch, index → boxBytes: its sealed bytes, and its plaintext in case it must be sealed anew
 	tableItem     = store.TableContact + 0x5  // peer, outbox seq → uvarint: fragments of that item not acknowledged yet (no row: it is in one box)
 	tableFragment = store.TableContact + 0x6  // peer, outbox seq, fragment index → fragment that waits for a box
-	tableTodo     = store.TableContact + 0x7  // store, handle → todoRow: a box a digest listed for us, to be fetched
+	tableTodo     = store.TableContact + 0x7  // store, a random name → todoRow: a box a digest listed for us, to be fetched
 	tableInbox    = store.TableContact + 0x8  // peer, when the contact was made (ms), epoch, index, place → inboxRow: a received record that is not worked off yet
 	tableAssembly = store.TableContact + 0x9  // peer, record id, fragment index → fragmentRow: a piece received
 	tableGiven    = store.TableContact + 0xa  // peer, server → nothing: that server's certificate was put into a box for peer

@@ -17,7 +17,9 @@
 //
 // Data: one directory for each database, held by a lock file (LOCK); inside, Badger's files. User rows have the
 // prefix "r" in Badger, an Update too large for one Badger transaction passes through rows with the prefix "s" (commit.go).
+// The values of the tables of contacts are sealed; the keys to them are in rows with the prefix "k" and in forget/N.key, and
+// are made anew every hour, so that nobody reads what was deleted there before (forget.go).
 //
-// Limits: an Update's rows are held in memory until it is committed (MaxUpdate). Deleted values stay on the disk
-// until compaction and Maintain: encrypt what must be forgotten, or delete the whole directory.
+// Limits: an Update's rows are held in memory until it is committed (MaxUpdate). Values deleted from other tables, and all
+// row keys, stay on the disk until compaction and Maintain.
 package store
