@@ -13,7 +13,7 @@ NODES ?= 100
 DAYS ?= 0.5
 SEEDS ?= 1
 
-.PHONY: build demo test testtools quick fmt vet lint race plain e2e clients quickclients fuzz bench full leakage schedules tools help clean
+.PHONY: build demo test testtools quick fmt vet lint race plain e2e clients quickclients fuzz bench full leakage figures schedules tools help clean
 
 build: ## the programs, in build/bin
 	@mkdir -p $(BIN)
@@ -66,6 +66,9 @@ full: tools ## what is too long for CI: 100,000 boxes, long random runs
 leakage: ## what observers learn: the table in docs/THREATS.md, build/leakage.json; half an hour; NODES, DAYS, SEEDS
 	TARN_LEAKAGE=$(CURDIR) TARN_LEAKAGE_NODES=$(NODES) TARN_LEAKAGE_DAYS=$(DAYS) TARN_LEAKAGE_SEEDS=$(SEEDS) \
 		go test -count 1 -timeout 24h -run '^TestReport$$' ./internal/leakage
+
+figures: ## what the node costs, beside the bare machine: the table in docs/operating.md, build/figures.json; RUNS
+	TARN_FIGURES=$(CURDIR) TARN_FIGURES_RUNS=$(or $(RUNS),1) go test -count 1 -timeout 6h -run '^TestFigures$$' ./internal/load
 
 schedules: ## random failures of everything, PLAYS of them (100,000 takes some hours)
 	TARN_SCHEDULES=$(or $(PLAYS),100000) go test -timeout 48h -run TestRandomSchedules -v ./replicate
