@@ -110,7 +110,7 @@ func decode(b []byte, v any) error {
 		return nil
 	}
 	var semantic *json.SemanticError
-	if errors.As(err, &semantic) {
+	if errors.As(err, &semantic) && jsontext.Value(b).IsValid() { // a wrong type may stand before the place where it ceases to be JSON
 		if semantic.JSONPointer != "" {
 			return badJSON("wrong type at " + string(semantic.JSONPointer))
 		}

@@ -131,24 +131,36 @@ func (c *Counts) add(m mark) {
 	c.Threads[matrix.EventID(m.thread)] = t
 }
 
-// judgeNew judges what came after u.counted, up to end. The caller holds u.mu.
+// judgeNew judges what came after u.counted, up to end. The caller holds u.mu. What the user says reads what is before it in its
+// thread ("when the user updates their read receipt (either by using the API or by sending an event) ..."); state does not,
+// for a new picture of oneself is state in each room.
 func (q *reading) judgeNew(u *unread, s seen, end seq, judge Judge) error {
 	low := max(u.counted, s.from, s.places[""])
 	var fresh []mark
+	said := map[string]seq{} // by thread: the user's newest event
 	if low < end {
 		looked := 0
 		err := q.walk(end, low+1, true, func(e placed) (bool, error) {
+			looked++
+			if e.ev.Sender() == s.user {
+				if e.ev.StateKey() != nil {
+					return looked < maxUnread, nil
+				}
+				thread, err := q.threadOf(e.ev)
+				said[thread] = max(said[thread], e.place)
+				return looked < maxUnread, err
+			}
 			m, notify, err := q.judgeOne(e, s, judge)
-			if err == nil && notify {
+			if err == nil && notify && m.place > said[m.thread] {
 				fresh = append(fresh, m)
 			}
-			looked++
 			return looked < maxUnread, err
 		})
 		if err != nil {
 			return err
 		}
 	}
+	u.marks = slices.DeleteFunc(u.marks, func(m mark) bool { return m.place < said[m.thread] })
 	slices.Reverse(fresh)
 	u.marks, u.counted = append(u.marks, fresh...), end
 	return nil
