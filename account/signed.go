@@ -47,10 +47,10 @@ func normal(raw json.RawMessage) (json.RawMessage, signedObject, error) {
 	}
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(raw, &fields) != nil || fields == nil {
-		return nil, o, fmt.Errorf("%w: not a JSON object", ErrBadKeys)
+		return nil, o, fmt.Errorf("%w (%w)", ErrBadJSON, ErrBadKeys)
 	}
 	if err := json.Unmarshal(raw, &o); err != nil {
-		return nil, o, fmt.Errorf("%w: a field has the wrong type", ErrBadKeys)
+		return nil, o, fmt.Errorf("%w of the right fields (%w)", ErrBadJSON, ErrBadKeys)
 	}
 	delete(fields, "unsigned")
 	out, err := json.Marshal(fields)

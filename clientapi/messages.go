@@ -153,7 +153,7 @@ func (a *API) messages(c *call) (any, error) {
 	if page.More && !stop.reached {
 		out.End = token(page.End)
 	}
-	if out.Chunk, err = clientEvents(page.Events, true); err != nil {
+	if out.Chunk, err = c.events(page.Events); err != nil {
 		return nil, err
 	}
 	if filter.LazyLoad {
@@ -258,13 +258,14 @@ func (a *API) context(c *call) (any, error) {
 		return nil, err
 	}
 	out := contextAnswer{Start: token(before.End), End: token(after.End)}
+	ev.For(c.who.Device)
 	if out.Event, err = clientEvent(ev, true); err != nil {
 		return nil, err
 	}
-	if out.Before, err = clientEvents(before.Events, true); err != nil {
+	if out.Before, err = c.events(before.Events); err != nil {
 		return nil, err
 	}
-	if out.After, err = clientEvents(after.Events, true); err != nil {
+	if out.After, err = c.events(after.Events); err != nil {
 		return nil, err
 	}
 	if filter.LazyLoad {
@@ -303,6 +304,7 @@ func (a *API) event(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.For(c.who.Device)
 	return clientEvent(e, true)
 }
 
@@ -348,6 +350,14 @@ func clientEvents(entries []room.Entry, withRoom bool) ([]jsontext.Value, error)
 		out = append(out, raw)
 	}
 	return out, nil
+}
+
+// events are entries as the device that asks sees them.
+func (c *call) events(entries []room.Entry) ([]jsontext.Value, error) {
+	for i := range entries {
+		entries[i].For(c.who.Device)
+	}
+	return clientEvents(entries, true)
 }
 
 func stateEvent(e *matrix.Event, withRoom bool) (jsontext.Value, error) {

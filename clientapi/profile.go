@@ -138,11 +138,14 @@ func (a *API) avatarURL(c *call) (any, error) {
 // findProfile: local users' from account; others' as a room that the asker shares with them shows it. Nobody is asked
 // over the network: a look-up there would tell who looks.
 func (a *API) findProfile(c *call) (account.Profile, error) {
+	unknown := notFound("nothing is known of this user")
 	who, err := userID(c.path("user"))
+	if name, _, ok := strings.Cut(c.path("user"), ":"); err != nil && ok && strings.HasPrefix(name, "@") {
+		return account.Profile{}, unknown // of a server that is no onion: somebody wrote of them
+	}
 	if err != nil {
 		return account.Profile{}, err
 	}
-	unknown := notFound("nothing is known of this user")
 	if a.local(who) {
 		p, err := a.accounts.Profile(who)
 		if errors.Is(err, account.ErrNotFound) {

@@ -107,7 +107,7 @@ func (a *API) relations(c *call) (any, error) {
 	if o.Recurse {
 		out.Depth = room.RecursionDepth
 	}
-	out.Chunk, err = clientEvents(page.Events, true)
+	out.Chunk, err = c.events(page.Events)
 	return out, err
 }
 
@@ -143,7 +143,7 @@ func (a *API) threads(c *call) (any, error) {
 	if page.More {
 		out.Next = token(page.End)
 	}
-	out.Chunk, err = clientEvents(page.Events, true)
+	out.Chunk, err = c.events(page.Events)
 	return out, err
 }
 

@@ -17,6 +17,8 @@ type Entry struct {
 	*matrix.Event
 	Pos         store.Pos // its place in the local order
 	Txn         string    // set only if (user, device) that asks sent it
+	device      matrix.DeviceID
+	txn         string // of device, if the user sent the event
 	RedactedBy  *matrix.Event
 	PrevContent json.RawMessage // of the state it replaced, for unsigned
 	Related     *Related        // what others say of it; nil: nothing
@@ -178,8 +180,9 @@ func (y *eyes) entry(e placed, device matrix.DeviceID) (Entry, error) {
 // bare shows it alone.
 func (y *eyes) bare(e placed, device matrix.DeviceID) (Entry, error) {
 	out := Entry{Event: e.ev, Pos: e.place.pos()}
-	if e.txn != "" && device != "" && e.device == device && e.ev.Sender() == y.user {
-		out.Txn = e.txn
+	if e.txn != "" && e.ev.Sender() == y.user {
+		out.device, out.txn = e.device, e.txn
+		out.For(device)
 	}
 	if e.redacted {
 		by, err := y.q.redactedBy(e.h, e.held)
@@ -200,6 +203,13 @@ func (y *eyes) bare(e placed, device matrix.DeviceID) (Entry, error) {
 		}
 	}
 	return out, nil
+}
+
+// For shows an entry to one of the user's devices: Txn is there for the one that sent the event.
+func (e *Entry) For(device matrix.DeviceID) {
+	if e.txn != "" && device != "" && e.device == device {
+		e.Txn = e.txn
+	}
 }
 
 // shown is an event as it may be shown: redacted if a redaction counts.
