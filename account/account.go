@@ -54,8 +54,8 @@ var (
 	ErrDeactivated = errors.New("account: user is deactivated")
 	// ErrTooLarge: a name, datum or filter exceeds its limit, or there are too many of them.
 	ErrTooLarge = errors.New("account: too large")
-	// ErrBadJSON: account data or a filter is no JSON object.
-	ErrBadJSON = errors.New("account: not a JSON object")
+	// ErrBadJSON: account data, a filter, a key or a backed-up session is no JSON object, or not of the right fields.
+	ErrBadJSON = errors.New("account: not the JSON object that is needed")
 	// ErrBadDevice: a device id is too long, or has control characters.
 	ErrBadDevice = errors.New("account: bad device id")
 	// ErrBadKeys: keys, or what is signed, have not the shape that the spec asks for.

@@ -216,8 +216,11 @@ func (s sessionRank) better(old sessionRank) bool {
 }
 
 func readRank(raw []byte) (s sessionRank, err error) {
-	if json.Unmarshal(raw, &s) != nil || s.First == nil || s.Forwarded == nil || s.Verified == nil || s.Data == nil || *s.First < 0 || *s.Forwarded < 0 {
-		return s, fmt.Errorf("%w: a backed-up session needs first_message_index, forwarded_count, is_verified and session_data", ErrBadKeys)
+	if json.Unmarshal(raw, &s) != nil || s.First == nil || s.Forwarded == nil || s.Verified == nil || s.Data == nil || (*s.Data)[0] != '{' {
+		return s, fmt.Errorf("%w: a backed-up session needs first_message_index, forwarded_count, is_verified and session_data (%w)", ErrBadJSON, ErrBadKeys)
+	}
+	if *s.First < 0 || *s.Forwarded < 0 {
+		return s, fmt.Errorf("%w: a backed-up session with a number below 0", ErrBadKeys)
 	}
 	return s, nil
 }

@@ -66,7 +66,7 @@ var classes = []struct {
 	{account.ErrNotFound, 404, matrix.ErrcodeNotFound, "there is no such thing"},
 	{account.ErrProfileTooLarge, 400, matrix.ErrcodeProfileTooLarge, "the profile is too large"},
 	{account.ErrTooLarge, 413, matrix.ErrcodeTooLarge, ""},
-	{account.ErrBadJSON, 400, matrix.ErrcodeBadJSON, "the body must be a JSON object"},
+	{account.ErrBadJSON, 400, matrix.ErrcodeBadJSON, ""},
 	{account.ErrBadDevice, 400, matrix.ErrcodeInvalidParam, "the device id is too long, or has characters that it may not have"},
 	{account.ErrBadSignature, 400, "M_INVALID_SIGNATURE", "a signature is missing or wrong"},
 	{account.ErrKeysDiffer, 400, matrix.ErrcodeInvalidParam, "another key of that name is there already"},

@@ -52,7 +52,7 @@ func TestKeyBackupOverHTTP(t *testing.T) {
 	alice.do("PUT", "/room_keys/keys", obj{"rooms": obj{}}).fails(400, "M_MISSING_PARAM")
 	alice.do("PUT", "/room_keys/keys?version="+v, obj{}).fails(400, "M_MISSING_PARAM")
 	alice.do("PUT", "/room_keys/keys?version="+v, obj{"rooms": obj{room: obj{}}}).fails(400, "M_MISSING_PARAM")
-	alice.do("PUT", "/room_keys/keys?version="+v, obj{"rooms": obj{room: obj{"sessions": obj{"x": obj{}}}}}).fails(400, "M_INVALID_PARAM")
+	alice.do("PUT", "/room_keys/keys?version="+v, obj{"rooms": obj{room: obj{"sessions": obj{"x": obj{}}}}}).fails(400, "M_BAD_JSON")
 	alice.do("PUT", "/room_keys/version/"+v, obj{"algorithm": "a", "auth_data": obj{}, "version": old}).fails(400, "M_INVALID_PARAM")
 	alice.do("PUT", "/room_keys/version/"+v, obj{"algorithm": "b", "auth_data": obj{}}).fails(400, "M_INVALID_PARAM")
 	alice.do("PUT", "/room_keys/version/"+v, obj{"algorithm": "a", "auth_data": obj{"public_key": "y"}}).ok()

@@ -274,7 +274,7 @@ func TestProfilesAreShownInRooms(t *testing.T) {
 	}
 	bob.do("GET", "/profile/"+esc("@nobody:"+string(n.server)), nil).fails(404, "M_NOT_FOUND")
 	other := "@bob:" + strings.Repeat("a", 56) + ".onion"
-	bob.do("GET", "/profile/"+esc(other), nil).fails(400, "M_INVALID_PARAM") // not an onion's checksum
+	bob.do("GET", "/profile/"+esc(other), nil).fails(404, "M_NOT_FOUND") // not an onion's checksum: nobody has that name
 	bob.do("GET", "/profile/bob", nil).fails(400, "M_INVALID_PARAM")
 	alice.do("PUT", me+"/displayname", obj{"displayname": strings.Repeat("x", 300)}).fails(400, "M_INVALID_PARAM")
 	alice.do("PUT", me+"/avatar_url", obj{"avatar_url": "https://x/y.png"}).fails(400, "M_INVALID_PARAM")
