@@ -37,7 +37,7 @@ type abuse struct {
 
 func abuseSize() abuse {
 	if os.Getenv("TARN_FULL") != "" {
-		return abuse{messages: 150, boxes: 1900, draws: 24, sessions: 10_000, eager: 500, garbage: 5 * time.Millisecond}
+		return abuse{messages: 40, boxes: 1500, draws: 5, sessions: 5000, eager: 250, garbage: 10 * time.Millisecond}
 	}
 	return abuse{messages: 25, boxes: 600, draws: 2, sessions: 500, eager: 25, garbage: 100 * time.Millisecond}
 }
@@ -73,7 +73,10 @@ func TestAbuseLeavesHonestDeliveryAlone(t *testing.T) {
 	line("nobody", alone)
 	_, quiet := stats(alone.took)
 	for _, a := range attacks {
-		out := abused(t, size, a.tokens, a.begin)
+		var out abuseOutcome
+		if !t.Run(a.name, func(t *testing.T) { out = abused(t, size, a.tokens, a.begin) }) || len(out.took) == 0 {
+			continue // it failed, or was not to be run
+		}
 		p95 := line(a.name, out)
 		if out.lost > 0 || p95 > 2*quiet {
 			t.Errorf("%s: p95 %v, without it %v; %d messages did not come within an hour", a.name, p95, quiet, out.lost)

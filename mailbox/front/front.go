@@ -25,6 +25,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 
@@ -90,6 +91,7 @@ type Server struct {
 	cfg     Config
 	conns   conns
 	links   links
+	opening chan struct{} // places of those for whom something sealed by a stranger is being opened
 	pace    pace
 	buffers sync.Pool // of *buffers
 }
@@ -125,7 +127,10 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, conns: newConns(cfg.MaxConns), links: newLinks(cfg.MaxLinks), pace: newPace(cfg.AnswerTime), buffers: sync.Pool{New: func() any { return new(buffers) }}}
+	// Opening is what a stranger can make a mailbox work at most for his bytes. However many come, half of the processors is
+	// left for sessions, links and the disk, and what is to be done for those does not stand behind hundreds of openings.
+	opening := make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
+	s := &Server{cfg: cfg, opening: opening, conns: newConns(cfg.MaxConns), links: newLinks(cfg.MaxLinks), pace: newPace(cfg.AnswerTime), buffers: sync.Pool{New: func() any { return new(buffers) }}}
 	if cfg.Courier != nil {
 		cfg.Courier.Attach(s.Half)
 	}
@@ -254,6 +259,8 @@ func (s *Server) answer(b *buffers) (goOn func(net.Conn)) {
 		s.exchange(b, h.Epoch)
 		return nil
 	case h.Kind == mailbox.KindSession && s.cfg.Courier != nil:
+		s.opening <- struct{}{}
+		defer func() { <-s.opening }()
 		return s.cfg.Courier.Hello(h.Epoch, &b.up, &b.down)
 	case h.Kind == mailbox.KindLink: // for a store, or for a courier that is not the first
 		return s.welcomeLink(b)
@@ -269,7 +276,9 @@ func (s *Server) exchange(b *buffers, epoch uint32) {
 		mailbox.ClearAnswer(&b.down, mailbox.ClearStale, nil)
 		return
 	}
+	s.opening <- struct{}{}
 	r, reply, err := mailbox.OpenRequest(&b.up, key, mailbox.RequestInfo(s.cfg.Keys.Onion(), epoch))
+	<-s.opening
 	if reply == nil {
 		mailbox.ClearAnswer(&b.down, mailbox.ClearRefused, nil)
 		return
