@@ -64,6 +64,8 @@ var (
 	ErrBadSignature = errors.New("account: bad signature")
 	// ErrKeysDiffer: another key of that name, or other cross-signing keys, are there already.
 	ErrKeysDiffer = errors.New("account: another key of that name is there already")
+	// ErrSpeaker: a node spoke for a user of another server.
+	ErrSpeaker = errors.New("account: told by a node that does not speak for that user")
 	// ErrWrongBackup: see WrongBackup.
 	ErrWrongBackup = errors.New("account: not the current version of the key backup")
 )
@@ -116,7 +118,8 @@ type Accounts struct {
 	limits *limiter // nil: none
 	hasher hasher
 	// lastKeys is at least the newest position in tableKeyPos: a /sync from there on need not look.
-	lastKeys atomic.Uint64
+	lastKeys   atomic.Uint64
+	generation atomic.Uint64 // see KeyGeneration
 
 	loginsMu sync.Mutex            // guards logins, for moments
 	logins   map[string]loginToken // by hash

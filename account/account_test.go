@@ -36,7 +36,9 @@ type node struct {
 
 func open(t testing.TB, kv store.KV, o Options) node {
 	t.Helper()
-	o.Server = testServer(t)
+	if o.Server == "" {
+		o.Server = testServer(t)
+	}
 	s, err := store.OpenStream(kv)
 	if err != nil {
 		t.Fatal(err)

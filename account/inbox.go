@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"tarn/matrix"
@@ -43,7 +45,8 @@ type toDeviceEvent struct {
 
 // SendToDevice puts an event into the inbox of each device named, all or none, and wakes their /sync. The same
 // transaction id of the same device is taken once (for a day at least, also over restarts: it is written with the events).
-// Devices that do not exist, and users of other servers, are passed over. ErrTooLarge, ErrBadJSON.
+// Devices that do not exist are passed over. What is for users of other servers lies in the outbox, durably, when it returns.
+// ErrTooLarge, ErrBadJSON.
 func (a *Accounts) SendToDevice(m ToDevice) error {
 	own, ok := a.local(m.Sender)
 	if !ok {
@@ -53,8 +56,22 @@ func (a *Accounts) SendToDevice(m ToDevice) error {
 		return fmt.Errorf("%w: the type or the transaction id", ErrTooLarge)
 	}
 	rows := map[matrix.UserID]map[matrix.DeviceID][]byte{}
-	for user, devices := range m.Contents {
+	var out []Message
+	for _, user := range slices.Sorted(maps.Keys(m.Contents)) {
+		devices := m.Contents[user]
 		if _, ok := a.local(user); !ok {
+			if _, ok := a.remote(user); !ok {
+				continue
+			}
+			for _, device := range slices.Sorted(maps.Keys(devices)) {
+				body, err := object(devices[device], MaxToDevice)
+				if err != nil {
+					return err
+				}
+				if goodDeviceID(device) {
+					out = append(out, Message{Sender: m.Sender, User: user, Device: device, Type: m.Type, Content: body})
+				}
+			}
 			continue
 		}
 		rows[user] = map[matrix.DeviceID][]byte{}
@@ -74,18 +91,18 @@ func (a *Accounts) SendToDevice(m ToDevice) error {
 		}
 		for user, devices := range rows {
 			name, _ := a.local(user)
-			if err := deliver(txn, pos, name, devices); err != nil {
+			if err := deliver(txn, pos, name, "", devices); err != nil {
 				return nil, err
 			}
 			topics = append(topics, string(user))
 		}
-		return topics, nil
+		return topics, a.queueMessages(txn, own, out)
 	})
 	return err
 }
 
-// deliver writes one user's events.
-func deliver(txn store.Txn, pos store.Pos, name string, devices map[matrix.DeviceID][]byte) error {
+// deliver writes one user's events, which came from another server, or ("") from this one.
+func deliver(txn store.Txn, pos store.Pos, name, from string, devices map[matrix.DeviceID][]byte) error {
 	everyone, wild := devices[AllDevices]
 	if wild {
 		prefix := store.Key(tableDevice, name)
@@ -99,7 +116,7 @@ func deliver(txn store.Txn, pos store.Pos, name string, devices map[matrix.Devic
 			if _, named := devices[device]; named {
 				return true, nil
 			}
-			return true, put(txn, pos, name, device, everyone)
+			return true, put(txn, pos, name, device, from, everyone)
 		}); err != nil {
 			return err
 		}
@@ -114,7 +131,7 @@ func deliver(txn store.Txn, pos store.Pos, name string, devices map[matrix.Devic
 		case err != nil:
 			return err
 		}
-		if err := put(txn, pos, name, device, event); err != nil {
+		if err := put(txn, pos, name, device, from, event); err != nil {
 			return err
 		}
 	}
@@ -123,15 +140,22 @@ func deliver(txn store.Txn, pos store.Pos, name string, devices map[matrix.Devic
 
 // put writes one event. From a full inbox the oldest goes: whoever does not come for 10,000 events may lose old keys, but
 // shall not fill the disk.
-func put(txn store.Txn, pos store.Pos, name string, device matrix.DeviceID, event []byte) error {
+func put(txn store.Txn, pos store.Pos, name string, device matrix.DeviceID, from string, event []byte) error {
 	size, err := inboxSize(txn, name, device)
 	if err != nil {
 		return err
 	}
+	if from != "" {
+		gone, err := noteOrigin(txn, pos, name, device, from)
+		if err != nil {
+			return err
+		}
+		size -= min(gone, size)
+	}
 	if size >= MaxInbox {
-		if err := txn.Scan(store.Key(tableInbox, name, device), nil, func(k, _ []byte) (bool, error) {
+		if err := txn.Scan(store.Key(tableInbox, name, device), nil, func(k, v []byte) (bool, error) {
 			size--
-			return size >= MaxInbox, txn.Delete(k)
+			return size >= MaxInbox, dropInboxRow(txn, name, device, k, v)
 		}); err != nil {
 			return err
 		}
@@ -223,23 +247,23 @@ func (a *Accounts) AckInbox(user matrix.UserID, device matrix.DeviceID, upTo sto
 		return ErrNotFound
 	}
 	any := false
-	scan := func(r store.Reader, fn func(k []byte) (bool, error)) error {
+	scan := func(r store.Reader, fn func(k, v []byte) (bool, error)) error {
 		prefix := store.Key(tableInbox, name, device)
-		return r.Scan(prefix, nil, func(k, _ []byte) (bool, error) {
+		return r.Scan(prefix, nil, func(k, v []byte) (bool, error) {
 			if len(k) != len(prefix)+8 {
 				return false, errDataRow
 			}
 			if store.Pos(binary.BigEndian.Uint64(k[len(prefix):])) > upTo {
 				return false, nil
 			}
-			return fn(k)
+			return fn(k, v)
 		})
 	}
 	if err := a.kv.View(func(r store.Reader) error {
 		if n, err := inboxSize(r, name, device); err != nil || n == 0 {
 			return err
 		}
-		return scan(r, func([]byte) (bool, error) { any = true; return false, nil })
+		return scan(r, func(_, _ []byte) (bool, error) { any = true; return false, nil })
 	}); err != nil || !any {
 		return err
 	}
@@ -248,11 +272,11 @@ func (a *Accounts) AckInbox(user matrix.UserID, device matrix.DeviceID, upTo sto
 		if err != nil {
 			return err
 		}
-		if err := scan(txn, func(k []byte) (bool, error) {
+		if err := scan(txn, func(k, v []byte) (bool, error) {
 			if size > 0 {
 				size--
 			}
-			return true, txn.Delete(k)
+			return true, dropInboxRow(txn, name, device, k, v)
 		}); err != nil {
 			return err
 		}

@@ -174,7 +174,7 @@ func TestAFullInboxLosesTheOldest(t *testing.T) {
 	if err := n.kv.Update(func(txn store.Txn) error {
 		for i := range MaxInbox + 2 {
 			event := fmt.Appendf(nil, `{"type":"m.x","sender":"@a:b","content":{"body":"%d"}}`, i)
-			if err := put(txn, store.Pos(i+1), "alice", "A", event); err != nil {
+			if err := put(txn, store.Pos(i+1), "alice", "A", "", event); err != nil {
 				return err
 			}
 		}

@@ -158,7 +158,8 @@ func (a *Accounts) dropDevice(txn store.Txn, pos store.Pos, name string, device 
 	return errors.Join(
 		a.dropKeys(txn, name, device),
 		drop(txn, store.Key(tableInbox, name, device)),
-		txn.Delete(store.Key(tableInboxSize, name, device)),
+		drop(txn, store.Key(tableInboxSize, name, device)),
+		drop(txn, store.Key(tableInboxOf, name, device)),
 		drop(txn, store.Key(tableToDeviceTxn, name, device)),
 	)
 }
@@ -201,12 +202,12 @@ type UserKeys struct {
 }
 
 // Keys reads the keys of some devices of a user (nil: all), with the signatures that viewer may see: the user's own, and
-// viewer's. Of a user who is not local nothing is known: no keys, and no error.
+// viewer's. Of a user of another server it is what that server's node told (SetPublished): no keys, and no error, if nothing.
 func (a *Accounts) Keys(user, viewer matrix.UserID, devices []matrix.DeviceID) (UserKeys, error) {
 	out := UserKeys{Devices: map[matrix.DeviceID]json.RawMessage{}, Names: map[matrix.DeviceID]string{}}
 	name, ok := a.local(user)
 	if !ok {
-		return out, nil
+		return a.remoteKeys(user, viewer, devices)
 	}
 	err := a.kv.View(func(r store.Reader) error {
 		add := func(device matrix.DeviceID, raw []byte) error {

@@ -96,29 +96,37 @@ type ClaimedKey struct {
 }
 
 // ClaimKeys gives each claim a one-time key, oldest first, or else the device's fallback key, or else nothing. A one-time
-// key is given once, also over a crash: it is deleted in the transaction that the answer waits for.
+// key is given once, also over a crash: it is deleted in the transaction that the answer waits for. Keys of other servers' devices
+// are those that their nodes handed to this one.
 func (a *Accounts) ClaimKeys(claims []Claim) ([]ClaimedKey, error) {
 	var out []ClaimedKey
-	_, err := a.stream.Write(func(txn store.Txn, pos store.Pos) ([]string, error) {
+	_, err := a.stream.Write(func(txn store.Txn, pos store.Pos) (_ []string, err error) {
 		out = nil
 		topics := map[matrix.UserID]bool{}
 		for _, c := range claims {
-			name, ok := a.local(c.User)
-			if !ok || !goodDeviceID(c.Device) || len(c.Algorithm) > MaxKeyID {
+			if !goodDeviceID(c.Device) || len(c.Algorithm) > MaxKeyID {
 				continue
 			}
-			k, err := claim(txn, pos, name, c)
+			var k *ClaimedKey
+			name, ok := a.local(c.User)
+			if ok {
+				k, err = claim(txn, pos, name, c)
+			} else {
+				k, err = a.claimHanded(txn, c)
+			}
 			if err != nil {
 				return nil, err
 			}
 			if k != nil {
 				out = append(out, *k)
-				topics[c.User] = true
+				topics[c.User] = ok
 			}
 		}
 		var list []string
-		for u := range topics {
-			list = append(list, string(u))
+		for u, local := range topics {
+			if local {
+				list = append(list, string(u))
+			}
 		}
 		return list, nil
 	})
@@ -134,40 +142,49 @@ func claim(txn store.Txn, pos store.Pos, name string, c Claim) (*ClaimedKey, err
 	if err != nil {
 		return nil, err
 	}
+	out, err := claimOneTime(txn, name, &state, c)
+	if err != nil {
+		return nil, err
+	}
+	if out == nil {
+		fallback, found := state.Fallback[c.Algorithm]
+		if !found {
+			return nil, nil
+		}
+		out = &ClaimedKey{Claim: c, Name: fallback.Name, Key: fallback.Key}
+		if fallback.Used {
+			return out, nil
+		}
+		fallback.Used = true
+		state.Fallback[c.Algorithm] = fallback
+	}
+	state.Pos = pos
+	return out, save(txn, stateKey, state)
+}
+
+// claimOneTime takes a device's oldest one-time key; nil: there is none. The caller saves the state.
+func claimOneTime(txn store.Txn, name string, state *keyState, c Claim) (*ClaimedKey, error) {
 	out := &ClaimedKey{Claim: c}
 	prefix := store.Key(tableOneTime, name, c.Device, oneTimeByAge, c.Algorithm)
 	var row []byte
 	if err := txn.Scan(prefix, nil, func(k, v []byte) (bool, error) {
 		row, out.Key = bytes.Clone(k), bytes.Clone(v)
 		return false, nil
-	}); err != nil {
+	}); err != nil || row == nil {
 		return nil, err
 	}
-	switch fallback, found := state.Fallback[c.Algorithm]; {
-	case row != nil:
-		kr := store.ReadKey(append([]byte{0}, row[len(prefix):]...))
-		_ = kr.Uint64() // the position
-		id := kr.String()
-		if err := kr.Err(); err != nil {
-			return nil, err
-		}
-		if err := errors.Join(txn.Delete(row), txn.Delete(store.Key(tableOneTime, name, c.Device, oneTimeByName, c.Algorithm, id))); err != nil {
-			return nil, err
-		}
-		out.Name = c.Algorithm + ":" + id
-		state.Counts[c.Algorithm]--
-	case found:
-		out.Name, out.Key = fallback.Name, fallback.Key
-		if fallback.Used {
-			return out, nil
-		}
-		fallback.Used = true
-		state.Fallback[c.Algorithm] = fallback
-	default:
-		return nil, nil
+	kr := store.ReadKey(append([]byte{0}, row[len(prefix):]...))
+	_ = kr.Uint64() // the position
+	id := kr.String()
+	if err := kr.Err(); err != nil {
+		return nil, err
 	}
-	state.Pos = pos
-	return out, save(txn, stateKey, state)
+	if err := errors.Join(txn.Delete(row), txn.Delete(store.Key(tableOneTime, name, c.Device, oneTimeByName, c.Algorithm, id))); err != nil {
+		return nil, err
+	}
+	out.Name = c.Algorithm + ":" + id
+	state.Counts[c.Algorithm]--
+	return out, nil
 }
 
 func posOf(row []byte) store.Pos {

@@ -30,15 +30,16 @@ const (
 	tableDeviceKeys // (user, device)        -> the device's identity keys as it signed them
 	tableOneTime    // (user, device, 0, algorithm, position, key id) -> the key: claimed in this order;
 	//                 (user, device, 1, algorithm, key id)           -> its position, 8 bytes
-	tableKeyState    // (user, device)        -> keyState: how many one-time keys there are, and the fallback keys
-	tableCross       // (user, usage)         -> the cross-signing key
-	tableSignature   // (full user, key or device, full signer, signing key's id) -> a signature that was added later
-	tableKeyPos      // (position, full user, full viewer) -> nothing: whose keys changed; viewer "": for all
-	tableKeyPosOf    // (full user, full viewer) -> the position, 8 bytes, of the row in tableKeyPos
-	tableBackup      // (user, version, a number) -> backupRow: of a deleted version, that it was
-	tableBackupKey   // (user, version, room, session) -> the session's data
-	tableInbox       // (user, device, position) -> a to-device event, until the client has it
-	tableInboxSize   // (user, device)        -> how many rows tableInbox has, 8 bytes
+	tableKeyState  // (user, device)        -> keyState: how many one-time keys there are, and the fallback keys
+	tableCross     // (user, usage)         -> the cross-signing key
+	tableSignature // (full user, key or device, full signer, signing key's id) -> a signature that was added later
+	tableKeyPos    // (position, full user, full viewer) -> nothing: whose keys changed; viewer "": for all
+	tableKeyPosOf  // (full user, full viewer) -> the position, 8 bytes, of the row in tableKeyPos
+	tableBackup    // (user, version, a number) -> backupRow: of a deleted version, that it was
+	tableBackupKey // (user, version, room, session) -> the session's data
+	tableInbox     // (user, device, position) -> a to-device event, until the client has it
+	tableInboxSize // (user, device)        -> how many rows tableInbox has, 8 bytes;
+	//                  (user, device, server) -> how many of them came from that server
 	tableToDeviceTxn // (user, device, 0, transaction id) -> the hour, 8 bytes;
 	//                  (user, device, 1, hour, transaction id) -> nothing: which may be forgotten
 
@@ -46,6 +47,14 @@ const (
 	//             (1, app id, push key, user) -> nothing: whose pushers have this key
 	tableDehydrated // (user) -> dehydratedRow
 	tableReport     // (a number) -> Report
+
+	// What goes between nodes: published.go, handed.go, message.go.
+	tableRemote      // (server, full user)   -> remoteRow: keys of another server's user
+	tableHanded      // (full user, device, number) -> NamedKey: one-time keys that the user's node handed to this one
+	tableHandedState // (full user, device)   -> handedState
+	tableSent        // (server, user)        -> the number, 8 bytes, of the last to-device message of a local user to that server
+	tableHeard       // (server, full user)   -> heardRow: which to-device messages of another server's user came
+	tableInboxOf     // (user, device, server, position) -> nothing: rows of tableInbox that came from that server
 )
 
 type userRow struct {

@@ -271,6 +271,7 @@ func (a *Accounts) change(user matrix.UserID, fn func(store.Txn, store.Pos) erro
 	_, err := a.stream.Write(func(txn store.Txn, pos store.Pos) ([]string, error) {
 		return []string{string(user)}, fn(txn, pos)
 	})
+	a.generation.Add(1) // after the commit: who saw it before looks again
 	return err
 }
 

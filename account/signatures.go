@@ -52,6 +52,7 @@ func (a *Accounts) AddSignatures(signer matrix.UserID, objects map[matrix.UserID
 		}
 		return []string{string(signer)}, nil
 	})
+	a.generation.Add(1)
 	return failed, err
 }
 
@@ -111,16 +112,21 @@ func (a *Accounts) addSignature(txn store.Txn, own string, signer, target matrix
 
 // findSigning finds a target and who may sign it.
 func (a *Accounts) findSigning(r store.Reader, own string, signer, target matrix.UserID, key string) (s signing, err error) {
-	name, ok := a.local(target)
-	if !ok {
-		return s, ErrNotFound
-	}
 	cross := func(user, usage string) ([]byte, string, error) {
 		raw, err := getOr(r, store.Key(tableCross, user, usage))
 		public, _ := crossKey(raw)
 		return raw, public, err
 	}
-	master, public, err := cross(name, usageMaster)
+	var master []byte
+	var public string
+	if name, ok := a.local(target); ok {
+		master, public, err = cross(name, usageMaster)
+	} else {
+		var row remoteRow
+		row, err = a.remoteRow(r, target)
+		master = row.Master
+		public, _ = crossKey(master)
+	}
 	if err != nil {
 		return s, err
 	}

@@ -58,6 +58,10 @@ const (
 	TypeWitness     Type = 8  // hashes of what a mailbox said: Witness
 	TypeTestimony   Type = 9  // what a mailbox signed: Testimony
 	TypeTokens      Type = 10 // rights to leave boxes at a mailbox of the sender's: Tokens
+	TypeDevices     Type = 11 // a user's devices and keys: Devices
+	TypeOneTimeKeys Type = 12 // keys handed over in advance: OneTimeKeys
+	TypeKeysWanted  Type = 13 // they are running out: KeysWanted
+	TypeMessage     Type = 14 // a to-device message: Message
 )
 
 // Record is one typed piece, of at most MaxRecord bytes.

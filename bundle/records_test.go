@@ -35,6 +35,10 @@ var parsers = map[Type]func([]byte) (coder, error){
 	TypeContact:     parse(ParseContact),
 	TypeWitness:     parse(ParseWitness),
 	TypeTestimony:   parse(ParseTestimony),
+	TypeDevices:     parse(ParseDevices),
+	TypeOneTimeKeys: parse(ParseOneTimeKeys),
+	TypeKeysWanted:  parse(ParseKeysWanted),
+	TypeMessage:     parse(ParseMessage),
 }
 
 // Two store addresses of real keys (rend-spec-v3's examples).
@@ -70,9 +74,22 @@ func drawRaws(t *rapid.T, top int) (raws [][]byte) {
 	return raws
 }
 
+func drawSerial(t *rapid.T) uint64 { return rapid.Uint64Range(1, 1<<63-1).Draw(t, "serial") }
+
+func drawDevice(t *rapid.T) matrix.DeviceID {
+	return matrix.DeviceID(rapid.StringMatching(`[ -~é漢]{1,84}`).Draw(t, "device"))
+}
+
+func drawKeys(t *rapid.T, top int) (keys []NamedKey) {
+	for range rapid.IntRange(0, top).Draw(t, "keys") {
+		keys = append(keys, NamedKey{rapid.StringMatching(`[a-z0-9_]{1,20}:[A-Za-z]{1,20}`).Draw(t, "name"), stuff(t, rapid.IntRange(1, 2000).Draw(t, "size"), "key")})
+	}
+	return keys
+}
+
 func drawRecord(t *rapid.T) coder {
 	room, version := matrix.RoomID(drawID(t, "!")), matrix.RoomVersion(rapid.StringMatching(`[a-z0-9.-]{0,32}`).Draw(t, "version"))
-	switch rapid.IntRange(1, 9).Draw(t, "type") {
+	switch rapid.IntRange(1, 13).Draw(t, "type") {
 	case 1:
 		return Events{Room: room, Version: version, Raw: drawRaws(t, maxEvent)}
 	case 2:
@@ -106,6 +123,23 @@ func drawRecord(t *rapid.T) coder {
 	case 8:
 		return Testimony{mustAddress(t, rapid.SampledFrom(storeAddresses).Draw(t, "store")),
 			mailbox.Testimony{Descriptor: stuff(t, rapid.IntRange(1, 5000).Draw(t, "size"), "descriptor"), Pages: drawRaws(t, 9000)}}
+	case 9:
+		d := Devices{User: matrix.UserID(drawID(t, "@")), Serial: drawSerial(t)}
+		for range rapid.IntRange(0, 5).Draw(t, "devices") {
+			d.Devices = append(d.Devices, Device{ID: drawDevice(t), Keys: stuff(t, rapid.IntRange(1, maxKey).Draw(t, "size"), "keys"), Fallback: drawKeys(t, 3)})
+		}
+		if rapid.Bool().Draw(t, "cross-signing") {
+			d.Master, d.SelfSigning = stuff(t, 300, "master"), stuff(t, 300, "self-signing")
+		}
+		return d
+	case 10:
+		return OneTimeKeys{User: matrix.UserID(drawID(t, "@")), Device: drawDevice(t), Batch: drawSerial(t), Keys: drawKeys(t, 20)}
+	case 11:
+		return KeysWanted{User: matrix.UserID(drawID(t, "@")), Device: drawDevice(t), Batch: drawSerial(t) - 1, Fallback: rapid.SampledFrom([]string{"", "signed_curve25519:A"}).Draw(t, "fallback")}
+	case 12:
+		n := drawSerial(t)
+		return Message{Number: n, Previous: rapid.Uint64Range(0, n-1).Draw(t, "previous"), Sender: matrix.UserID(drawID(t, "@")), User: matrix.UserID(drawID(t, "@")),
+			Device: drawDevice(t), Type: "m.room.encrypted", Content: stuff(t, rapid.IntRange(1, maxMessage).Draw(t, "size"), "content")}
 	default:
 		c := Contact{Serial: rapid.Uint64Range(0, 1<<63-1).Draw(t, "serial"), Name: rapid.StringMatching(`[ -~é]{0,80}`).Draw(t, "name"), Profile: "balanced"}
 		for range rapid.IntRange(0, 3).Draw(t, "stores") {
@@ -163,6 +197,10 @@ func samples(tb testing.TB) (out []Record) {
 		Contact{Serial: 300, Stores: []mailbox.Address{mustAddress(tb, storeAddresses[0])}, Name: "Alice's node", Profile: "balanced"},
 		Witness{Store: mustAddress(tb, storeAddresses[0]), Claims: []mailbox.Claim{{Kind: 1, Epoch: 20000, Hash: [32]byte(s.bytes(32))}}, Spans: []SpanHash{{300, [32]byte(s.bytes(32))}, {301, [32]byte(s.bytes(32))}}},
 		Testimony{mustAddress(tb, storeAddresses[0]), mailbox.Testimony{Descriptor: s.bytes(300), Pages: [][]byte{s.bytes(100), s.bytes(90)}}},
+		Devices{User: "@a:b", Serial: 3, Devices: []Device{{ID: "D", Keys: s.bytes(300), Fallback: []NamedKey{{"signed_curve25519:F", s.bytes(90)}}}}, Master: s.bytes(80)},
+		OneTimeKeys{User: "@a:b", Device: "D", Batch: 300, Keys: []NamedKey{{"signed_curve25519:A", s.bytes(90)}, {"signed_curve25519:B", s.bytes(90)}}},
+		KeysWanted{User: "@a:b", Device: "D", Batch: 300, Fallback: "signed_curve25519:F"},
+		Message{Number: 300, Previous: 299, Sender: "@a:b", User: "@c:d", Device: "*", Type: "m.room.encrypted", Content: s.bytes(900)},
 	} {
 		r, err := c.Record()
 		if err != nil {
@@ -227,6 +265,12 @@ func TestCountsAreCheckedBeforeMemoryIsTaken(t *testing.T) {
 		"spans of a witness":          {TypeWitness, number(append(appendBytes([]byte(nil), storeAddresses[0]), 0), MaxWitnessSpans), ErrMalformed},
 		"witness of no store":         {TypeWitness, append(appendBytes([]byte(nil), "x"), 0, 0), ErrMalformed},
 		"pages of a testimony":        {TypeTestimony, number(appendBytes(appendBytes([]byte(nil), storeAddresses[0]), "d"), 1<<40), ErrTooLarge},
+		"devices":                     {TypeDevices, number(number(appendBytes([]byte(nil), "@a:b"), 1), maxDevices+1), ErrTooLarge},
+		"a device's keys":             {TypeDevices, number(appendBytes(number(number(appendBytes([]byte(nil), "@a:b"), 1), 1), "D"), maxKey+1), ErrTooLarge},
+		"serial of devices":           {TypeDevices, number(appendBytes([]byte(nil), "@a:b"), 0), ErrMalformed},
+		"one-time keys":               {TypeOneTimeKeys, number(number(appendBytes(appendBytes([]byte(nil), "@a:b"), "D"), 1), maxOneTime+1), ErrTooLarge},
+		"message before itself":       {TypeMessage, append(number(number([]byte(nil), 7), 7), []byte("\x04@a:b\x04@c:d\x01D\x01t\x02{}")...), ErrMalformed},
+		"content of a message":        {TypeMessage, number(append(number(number([]byte(nil), 7), 6), []byte("\x04@a:b\x04@c:d\x01D\x01t")...), maxMessage+1), ErrTooLarge},
 		"descriptor of a testimony":   {TypeTestimony, number(appendBytes([]byte(nil), storeAddresses[0]), maxTestimony+1), ErrTooLarge},
 		"name with an escape":         {TypeContact, append(appendBytes([]byte{1, 0}, "\x1b[31m"), 0), ErrMalformed},
 	} {
@@ -318,3 +362,7 @@ func FuzzParseReceipts(f *testing.F)    { fuzzRecord(f, TypeReceipts) }
 func FuzzParseContact(f *testing.F)     { fuzzRecord(f, TypeContact) }
 func FuzzParseWitness(f *testing.F)     { fuzzRecord(f, TypeWitness) }
 func FuzzParseTestimony(f *testing.F)   { fuzzRecord(f, TypeTestimony) }
+func FuzzParseDevices(f *testing.F)     { fuzzRecord(f, TypeDevices) }
+func FuzzParseOneTimeKeys(f *testing.F) { fuzzRecord(f, TypeOneTimeKeys) }
+func FuzzParseKeysWanted(f *testing.F)  { fuzzRecord(f, TypeKeysWanted) }
+func FuzzParseMessage(f *testing.F)     { fuzzRecord(f, TypeMessage) }

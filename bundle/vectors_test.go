@@ -49,6 +49,12 @@ func TestVectors(t *testing.T) {
 		TypeWitness: Witness{Store: mustAddress(t, storeAddresses[0]), Claims: []mailbox.Claim{{Kind: 1, Epoch: 20000, Hash: [32]byte(certificate[:32])}},
 			Spans: []SpanHash{{300000, [32]byte(certificate[32:64])}}},
 		TypeTestimony: Testimony{mustAddress(t, storeAddresses[0]), mailbox.Testimony{Descriptor: raws[0], Pages: raws}},
+		TypeDevices: Devices{User: "@bob:example", Serial: 1764000000000, Master: []byte(`{"c":3}`),
+			Devices: []Device{{ID: "PHONE", Keys: []byte(`{"a":1}`), Fallback: []NamedKey{{"signed_curve25519:AAAB", []byte(`{"b":2}`)}}}}},
+		TypeOneTimeKeys: OneTimeKeys{"@bob:example", "PHONE", 1764000000001, []NamedKey{{"signed_curve25519:AAAC", []byte(`{"d":4}`)}}},
+		TypeKeysWanted:  KeysWanted{"@bob:example", "PHONE", 1764000000001, "signed_curve25519:AAAB"},
+		TypeMessage: Message{Number: 1764000000003, Previous: 1764000000002, Sender: "@alice:example", User: "@bob:example", Device: "*",
+			Type: "m.room.encrypted", Content: []byte(`{"e":5}`)},
 	}
 	wire := map[Type][]byte{}
 	for typ, c := range records {

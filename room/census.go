@@ -12,6 +12,7 @@ import (
 type census struct {
 	joined, invited int
 	servers         map[matrix.ServerName]int    // joined members
+	guests          map[matrix.ServerName]int    // invited members
 	known           map[matrix.ServerName]int    // members of any membership
 	locals          map[matrix.UserID]membership // local users that are joined or invited (or knock)
 }
@@ -37,7 +38,7 @@ func (c *census) tally(own matrix.ServerName) *tally {
 
 // count reads the census from the member table, once a room and process.
 func (q *reading) count() (*census, error) {
-	c := &census{servers: map[matrix.ServerName]int{}, known: map[matrix.ServerName]int{}, locals: map[matrix.UserID]membership{}}
+	c := &census{servers: map[matrix.ServerName]int{}, guests: map[matrix.ServerName]int{}, known: map[matrix.ServerName]int{}, locals: map[matrix.UserID]membership{}}
 	prefix := key(tabMember, q.n, 0)
 	err := q.rd.Scan(prefix, nil, func(k, v []byte) (bool, error) {
 		m, _, err := decodeMember(v)
@@ -67,6 +68,9 @@ func (c *census) change(r *Rooms, u matrix.UserID, from, to string) {
 			}
 		case matrix.MemberInvite:
 			c.invited += by
+			if c.guests[s] += by; c.guests[s] == 0 {
+				delete(c.guests, s)
+			}
 		}
 		if c.known[s] += by; c.known[s] == 0 {
 			delete(c.known, s)

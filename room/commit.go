@@ -151,6 +151,11 @@ func (p *plan) writeMembers(w *writer) {
 		} else {
 			w.delete(serverKey(s, p.n))
 		}
+		if p.census.guests[s] > 0 {
+			w.set(guestKey(s, p.n), nil)
+		} else {
+			w.delete(guestKey(s, p.n))
+		}
 	}
 }
 
@@ -190,6 +195,9 @@ func (p *plan) keep() {
 	row := p.row
 	l.row, l.census = &row, p.census
 	l.tally.Store(p.census.tally(p.r.server()))
+	if len(p.members)+len(p.users) > 0 {
+		p.r.memberships.Add(1) // after the commit: who saw it before looks again
+	}
 	for id, s := range p.states {
 		p.r.states.put(stateID{p.n, id}, s.chained, len(s.state)*stateCost)
 	}

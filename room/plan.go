@@ -30,7 +30,7 @@ type plan struct {
 	members  []memberChange
 	users    map[matrix.UserID]userChange // standings that no member change gives: invites with a snapshot
 	topics   map[matrix.UserID]bool
-	servers  map[matrix.ServerName]bool // whose number of joined members changed
+	servers  map[matrix.ServerName]bool // whose number of joined or invited members changed
 	outbox   []delivery
 	txns     []txnRow
 	redacts  map[[2]hash]bool // redaction rows to write
@@ -289,7 +289,7 @@ func (p *plan) move(u matrix.UserID, to string, event, by hash) error {
 	}
 	p.members = append(p.members, memberChange{u, from, to, event, by})
 	p.census.change(p.r, u, from, to)
-	if from == matrix.MemberJoin != (to == matrix.MemberJoin) {
+	if from == matrix.MemberJoin != (to == matrix.MemberJoin) || from == matrix.MemberInvite != (to == matrix.MemberInvite) {
 		p.servers[serverOf(u)] = true
 	}
 	if p.r.local(u) {

@@ -38,10 +38,12 @@ type Rooms struct {
 	start  store.Pos // the stream's position when the process began
 
 	changes atomic.Uint64 // how often rows of events were changed; see snapshot
-	events  *cache[eventID, *held]
-	states  *cache[stateID, chained]
-	certs   *cache[string, onionid.Certificate]
-	unread  *cache[unreadKey, *unread]
+	// memberships counts changes of members; see Memberships.
+	memberships atomic.Uint64
+	events      *cache[eventID, *held]
+	states      *cache[stateID, chained]
+	certs       *cache[string, onionid.Certificate]
+	unread      *cache[unreadKey, *unread]
 
 	mu       sync.Mutex // guards live and numbered, for moments (and while a new room gets its number)
 	live     map[matrix.RoomID]*live

@@ -26,6 +26,7 @@ import (
 //	user        user, 0, n                      -> userRow: the rooms of a local user
 //	history     n, user, 0, seq                 -> membership (1), event: a local user's changes of membership
 //	server      server, 0, n                    -> empty: the server has a joined member
+//	guest       server, 0, n                    -> empty: the server has an invited member
 //	txn         hash of user, device, n, txn    -> day (4), event: transaction ids of clients
 //	txnDay      day (4), hash                   -> empty: when they may be forgotten
 //	alias       alias                           -> room id
@@ -76,6 +77,7 @@ const (
 	tabTime
 	tabWord
 	tabRoomAlias
+	tabGuest
 )
 
 var errRow = errors.New("room: a row of the database is damaged")
@@ -147,6 +149,12 @@ func serverPrefix(s matrix.ServerName) []byte {
 }
 func serverKey(s matrix.ServerName, n uint32) []byte {
 	return binary.BigEndian.AppendUint32(serverPrefix(s), n)
+}
+func guestPrefix(s matrix.ServerName) []byte {
+	return append(append([]byte{tabGuest}, s...), 0)
+}
+func guestKey(s matrix.ServerName, n uint32) []byte {
+	return binary.BigEndian.AppendUint32(guestPrefix(s), n)
 }
 func txnKey(h [16]byte) []byte { return append([]byte{tabTxn}, h[:]...) }
 func txnDayKey(day uint32, h [16]byte) []byte {

@@ -3,6 +3,7 @@
 package room
 
 import (
+	"errors"
 	"maps"
 	"slices"
 
@@ -77,6 +78,44 @@ func (r *Rooms) eachJoined(user matrix.UserID, fn func(*reading) error) error {
 		}
 		return nil
 	})
+}
+
+// Memberships grows with every change of a room's members, once it can be read.
+func (r *Rooms) Memberships() uint64 { return r.memberships.Load() }
+
+// Sharers lists the local users that are joined to a room in which server has a joined or an invited member: those whose keys
+// its node must have. It looks at counts in memory, one for each such room.
+func (r *Rooms) Sharers(server matrix.ServerName) ([]matrix.UserID, error) {
+	found := map[matrix.UserID]bool{}
+	err := r.view(func(rd snapshot) error {
+		numbers := map[uint32]bool{}
+		for _, prefix := range [][]byte{serverPrefix(server), guestPrefix(server)} {
+			if err := rd.Scan(prefix, nil, func(k, _ []byte) (bool, error) {
+				numbers[numberFromKey(k)] = true
+				return true, nil
+			}); err != nil {
+				return err
+			}
+		}
+		for n := range numbers {
+			q, err := r.openNumber(rd, n)
+			if errors.Is(err, ErrUnknownRoom) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			t, err := q.tallyOf()
+			if err != nil {
+				return err
+			}
+			for _, u := range t.locals {
+				found[matrix.UserID(u)] = true
+			}
+		}
+		return nil
+	})
+	return slices.Sorted(maps.Keys(found)), err
 }
 
 // Sharing lists who came to share a room with user (a local one) after since and not after upTo, and who shares none any

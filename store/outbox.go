@@ -11,7 +11,7 @@ import (
 // Item is one thing to be delivered to another node, kept until that node has acknowledged it.
 type Item struct {
 	Seq  uint64 // grows per destination; never reused; the first is 1
-	Kind byte   // ItemEvent, ItemInvite, ItemRecord
+	Kind byte   // ItemEvent, ItemInvite, ItemRecord, ItemMessage, ItemAsk
 	Data []byte
 }
 
@@ -20,6 +20,9 @@ const (
 	ItemEvent  = 1 // Data: room id, 0, event id. The bytes are read when the item is packed.
 	ItemInvite = 2 // Data: room id, 0, event id of an invite (or of the membership event that made the peer part of the room): goes with the room's snapshot.
 	ItemRecord = 3 // Data: a bundle record's type byte, then its bytes (account, replicate)
+	// Data: JSON of package account, of which the record is made when the item is packed.
+	ItemMessage = 4 // account.Message: a to-device message
+	ItemAsk     = 5 // account.KeyAsk: one-time keys are running out
 )
 
 // Rows of TableOutbox:
@@ -62,20 +65,35 @@ func writeHead(txn Txn, dest string, h outboxState) error {
 // Enqueue appends an item for dest (a server name) in the writer's own transaction: the item is there if, and only
 // if, what it tells of is. Items of one destination have the order of the commits.
 func Enqueue(txn Txn, dest string, kind byte, data []byte) error {
+	_, err := Queue(txn, dest, kind, data)
+	return err
+}
+
+// Queue is Enqueue for who wants to know the item's number, to take it back while it is in no box.
+func Queue(txn Txn, dest string, kind byte, data []byte) (seq uint64, err error) {
 	if dest == "" || kind == 0 {
-		return errors.New("store: an item needs a destination and a kind")
+		return 0, errors.New("store: an item needs a destination and a kind")
 	}
 	h, err := readHead(txn, dest)
 	if err != nil {
-		return fmt.Errorf("outbox: %w", err)
+		return 0, fmt.Errorf("outbox: %w", err)
 	}
 	h.last++
 	h.waiting++
 	row := append(append(make([]byte, 0, 1+len(data)), kind), data...)
 	if err := txn.Set(Key(TableOutbox, byte(outboxItem), dest, h.last), row); err != nil {
-		return fmt.Errorf("outbox: %w", err)
+		return 0, fmt.Errorf("outbox: %w", err)
 	}
-	return writeHead(txn, dest, h)
+	return h.last, writeHead(txn, dest, h)
+}
+
+// Waiting is how many items wait for dest.
+func Waiting(r Reader, dest string) (int, error) {
+	h, err := readHead(r, dest)
+	if err != nil {
+		return 0, fmt.Errorf("outbox: %w", err)
+	}
+	return int(h.waiting), nil
 }
 
 // Pending reads up to limit items for dest with Seq > after, oldest first.

@@ -28,6 +28,11 @@ records = {
     7: num(300) + many([store]) + s("Bob's node") + s("balanced"),
     8: s(store) + num(1) + b"\x01" + num(20000) + bytes(range(32)) + num(1) + num(300000) + bytes(range(32, 64)),
     9: s(store) + s(raws[0]) + many(raws),
+    11: s("@bob:example") + num(1764000000000) + num(1) + s("PHONE") + s('{"a":1}') + num(1) + s("signed_curve25519:AAAB") + s('{"b":2}')
+        + s('{"c":3}') + s(""),
+    12: s("@bob:example") + s("PHONE") + num(1764000000001) + num(1) + s("signed_curve25519:AAAC") + s('{"d":4}'),
+    13: s("@bob:example") + s("PHONE") + num(1764000000001) + s("signed_curve25519:AAAB"),
+    14: num(1764000000003) + num(1764000000002) + s("@alice:example") + s("@bob:example") + s("*") + s("m.room.encrypted") + s('{"e":5}'),
 }
 
 def piece(t, data, ident=None, index=0, count=1):
@@ -55,7 +60,7 @@ compressed = b"".join(piece(t, r) for t, r in records.items()) * 20
 bundles = [
     dict(name="nothing but an ack", pieces=0, bundle=bundle(7, 1000, seen, 900, b"", 0, b"")),
     dict(name="a want and a fragment, as they are", pieces=2, bundle=bundle(7, 1000, seen, 900, b"", 0, want + part)),
-    dict(name="all records twenty times, compressed; a want behind", pieces=181, bundle=bundle(0, 0, bytes(32), 0, zstd(compressed), len(compressed), want)),
+    dict(name="all records twenty times, compressed; a want behind", pieces=261, bundle=bundle(0, 0, bytes(32), 0, zstd(compressed), len(compressed), want)),
     dict(name="a want behind a block about the epochs before and a KEM block", pieces=1,
          bundle=bundle(7, 2, seen, 1, b"", 0, want, bytes(1216), (6, 12, bytes([2]) + bytes(31), 5, 70, 71))),
 ]
