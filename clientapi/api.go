@@ -18,7 +18,7 @@
 // from errors to statuses and errcodes. The package keeps nothing on disk, and in memory only the sends under way,
 // the connections of sliding sync (package sliding) and the counters of rate limits. /sync tokens are stream positions, so they survive restarts.
 //
-// LIMITS: pushers are kept and nothing is sent to them; of users of other servers no devices are known; with lazy_load_members
+// LIMITS: pushers are kept and nothing is sent to them; with lazy_load_members
 // a /sync gives a sender's member event again with each timeline that needs it (a superset); sliding sync has no thread subscriptions.
 //
 // docs/client-api.md lists the endpoints; table_test.go makes it.

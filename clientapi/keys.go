@@ -72,10 +72,11 @@ type keysQueryAnswer struct {
 	Master      map[matrix.UserID]json.RawMessage                     `json:"master_keys"`
 	SelfSigning map[matrix.UserID]json.RawMessage                     `json:"self_signing_keys"`
 	UserSigning map[matrix.UserID]json.RawMessage                     `json:"user_signing_keys"`
-	Failures    map[string]any                                        `json:"failures"` // of other servers: none is ever asked
+	Failures    map[string]any                                        `json:"failures"` // servers of whose users nothing came yet
 }
 
-// keysQuery: POST /keys/query. Of users of other servers nothing is known yet: they have no devices.
+// keysQuery: POST /keys/query. Of users of other servers it answers what their nodes told this one, at once. A server that told nothing of any
+// user of its own yet is among the failures: clients then ask again, and device_lists says when.
 func (a *API) keysQuery(c *call) (any, error) {
 	var q struct {
 		Devices map[matrix.UserID][]matrix.DeviceID `json:"device_keys"`
@@ -100,6 +101,16 @@ func (a *API) keysQuery(c *call) (any, error) {
 		k, err := a.accounts.Keys(user, c.who.User, devices)
 		if err != nil {
 			return nil, err
+		}
+		if _, server, err := matrix.ParseUserID(user); err == nil && len(k.Devices) == 0 && !a.local(user) {
+			known, err := a.accounts.KnowsServer(server)
+			if err != nil {
+				return nil, err
+			}
+			if !known {
+				out.Failures[string(server)] = empty{}
+				continue
+			}
 		}
 		out.Devices[user] = k.Devices
 		for id, name := range k.Names {
@@ -135,7 +146,7 @@ func withDeviceName(keys json.RawMessage, name string) (json.RawMessage, error) 
 	return json.RawMessage(head + `,"unsigned":` + string(unsigned) + "}"), nil
 }
 
-// keysClaim: POST /keys/claim.
+// keysClaim: POST /keys/claim. Keys of other servers' devices were handed to this node in advance.
 func (a *API) keysClaim(c *call) (any, error) {
 	var q struct {
 		Keys map[matrix.UserID]map[matrix.DeviceID]string `json:"one_time_keys"`

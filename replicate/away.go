@@ -28,8 +28,10 @@ func (e *Engine) ttlOf(c *contact) (ttl time.Duration) {
 }
 
 // boundOutboxes takes the oldest events out of the outbox of a contact that has too much waiting: they are in our rooms, and
-// the contact asks for them when a summary, or a later event, shows that they are missing. Nothing else is taken out, for
-// nothing else heals; and the number that was is kept for people to see until the contact is heard of. The caller holds mu.
+// the contact asks for them when a summary, or a later event, shows that they are missing. If that is not enough, the oldest
+// to-device messages go: without a bound one contact that never comes would fill the disk, and clients ask each other for
+// keys that they lack. Nothing else is taken out, for nothing else heals; and the numbers that were are kept for people to see until the
+// contact is heard of. The caller holds mu.
 func (e *Engine) boundOutboxes() error {
 	var waiting map[string]int
 	if err := e.kv.View(func(r store.Reader) (err error) {
@@ -39,22 +41,25 @@ func (e *Engine) boundOutboxes() error {
 		return fmt.Errorf("count what waits: %w", err)
 	}
 	for _, c := range e.contacts {
-		for left := waiting[string(c.name)] - e.maxWaiting; left > 0; {
-			n, err := e.takeOut(c, left)
-			if err != nil {
-				return err
+		left := waiting[string(c.name)] - e.maxWaiting
+		for _, kind := range []byte{store.ItemEvent, store.ItemMessage} {
+			for left > 0 {
+				n, err := e.takeOut(c, kind, left)
+				if err != nil {
+					return err
+				}
+				if n == 0 {
+					break // only what does not heal, or is in boxes
+				}
+				left -= n
 			}
-			if n == 0 {
-				break // only what does not heal, or is in boxes
-			}
-			left -= n
 		}
 	}
 	return nil
 }
 
 // takeOut is one Update: the items and their number go together.
-func (e *Engine) takeOut(c *contact, limit int) (n int, err error) {
+func (e *Engine) takeOut(c *contact, kind byte, limit int) (n int, err error) {
 	row := c.contactRow
 	err = e.kv.Update(func(txn store.Txn) error {
 		row, n = c.contactRow, 0
@@ -68,7 +73,7 @@ func (e *Engine) takeOut(c *contact, limit int) (n int, err error) {
 				break
 			}
 			for _, it := range items {
-				if after = it.Seq; it.Kind == store.ItemEvent && len(seqs) < min(limit, boundBatch) {
+				if after = it.Seq; it.Kind == kind && len(seqs) < min(limit, boundBatch) {
 					seqs = append(seqs, it.Seq)
 				}
 			}
@@ -76,7 +81,11 @@ func (e *Engine) takeOut(c *contact, limit int) (n int, err error) {
 		if n = len(seqs); n == 0 {
 			return nil
 		}
-		row.unsent += uint64(n)
+		if kind == store.ItemEvent {
+			row.unsent += uint64(n)
+		} else {
+			row.unsentMessages += uint64(n)
+		}
 		return errors.Join(store.Dequeue(txn, string(c.name), seqs...), txn.Set(store.Key(tableContact, string(c.name)), row.marshal()))
 	})
 	if err != nil {
@@ -92,12 +101,15 @@ func (c *contact) awayReason(waiting int, now time.Time) string {
 	if since.IsZero() {
 		since = c.created
 	}
-	if now.Sub(since) < awayAfter || waiting == 0 && c.unsent == 0 {
+	if now.Sub(since) < awayAfter || waiting == 0 && c.unsent == 0 && c.unsentMessages == 0 {
 		return ""
 	}
 	s := fmt.Sprintf("Away since %s; %d things wait for it.", since.UTC().Format("2006-01-02 15:04"), waiting)
 	if c.unsent > 0 {
 		s += fmt.Sprintf(" %d older events of rooms wait no more: when it is back its node asks for them.", c.unsent)
+	}
+	if c.unsentMessages > 0 {
+		s += fmt.Sprintf(" %d older messages between devices were given up: some of what was encrypted for it then can be read only if its clients ask for the keys.", c.unsentMessages)
 	}
 	return s
 }

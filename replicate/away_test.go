@@ -24,6 +24,11 @@ func TestWhatWaitsForAnAwayContactIsBoundedAndHeals(t *testing.T) {
 			a.rooms.send(t, lounge, fmt.Sprint("while b is away ", i))
 		}
 		if err := a.kv.Update(func(txn store.Txn) error { // what does not heal stays, however old it is
+			for range 70 {
+				if err := store.Enqueue(txn, string(b.name()), store.ItemMessage, []byte(`{"number":2,"previous":1,"sender":"@a:b","user":"@c:d","device":"*","type":"t","content":{}}`)); err != nil {
+					return err
+				}
+			}
 			return store.Enqueue(txn, string(b.name()), store.ItemRecord, []byte{200, 1})
 		}); err != nil {
 			t.Fatal(err)
@@ -38,7 +43,7 @@ func TestWhatWaitsForAnAwayContactIsBoundedAndHeals(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := a.status(b.name())
-		if s.Waiting != 50 || !strings.Contains(s.Reason, "Away since 2000-01-0") || !strings.Contains(s.Reason, "151 older events") {
+		if s.Waiting != 50 || !strings.Contains(s.Reason, "Away since 2000-01-0") || !strings.Contains(s.Reason, "200 older events") || !strings.Contains(s.Reason, " 21 older messages") {
 			t.Errorf("%d wait: %q", s.Waiting, s.Reason)
 		}
 		records := 0

@@ -76,8 +76,9 @@ type contact struct {
 	lookDue   time.Time             // not before,
 	lookAfter time.Time             // and if we do not look, not before
 	lookBusy  bool
-	giveAfter time.Time             // it gets more of other days than today's
-	cut       bool                  // it is given no more
+	giveAfter time.Time // it gets more of other days than today's
+	cut       bool      // it is given no more
+	keys      keyState
 	given     map[onionid.Name]bool // servers whose certificates were put into boxes for it
 }
 
@@ -103,7 +104,8 @@ type contactRow struct {
 	peerKey        []byte
 	recovered      time.Time // of the newest request or answer that was taken
 	rescued        uint32    // the epoch that began by it
-	unsent         uint64    // outbox items that were given up since it was away too long
+	unsent         uint64    // events in the outbox that were given up since it was away too long
+	unsentMessages uint64    // to-device messages, likewise
 }
 
 func (c *contactRow) marshal() []byte {
@@ -129,6 +131,7 @@ func (c *contactRow) marshal() []byte {
 	w.time(c.recovered)
 	w.uvarint(uint64(c.rescued))
 	w.uvarint(c.unsent)
+	w.uvarint(c.unsentMessages)
 	return w.b
 }
 
@@ -142,7 +145,7 @@ func parseContact(b []byte) (contactRow, error) {
 	c.peerKey = slices.Clone(r.bytes(sealed.PublicKeySize))
 	c.recovered = r.time()
 	rescued := r.uvarint()
-	c.rescued, c.unsent = uint32(rescued), r.uvarint()
+	c.rescued, c.unsent, c.unsentMessages = uint32(rescued), r.uvarint(), r.uvarint()
 	if rescued > math.MaxUint32 || len(c.peerKey) != 0 && len(c.peerKey) != sealed.PublicKeySize {
 		r.bad = true
 	}
@@ -341,7 +344,7 @@ func scanOf(r store.Reader, table byte, peer string, fn func(*store.KeyReader, [
 
 // contactTables are those whose keys begin with a contact's name.
 var contactTables = []byte{tableContact, tableStreams, tableRecovery, tableBoxMeta, tableBox, tableItem, tableFragment,
-	tableInbox, tableAssembly, tableGiven, tableWant, tableTokens, tableLeft, tableCut}
+	tableInbox, tableAssembly, tableGiven, tableWant, tableTokens, tableLeft, tableCut, tableTold, tableHanded}
 
 // erase deletes all rows of a contact but its outbox and what was received and not worked off yet (keepInbox).
 func erase(txn store.Txn, name onionid.Name, keepInbox bool) error {

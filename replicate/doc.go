@@ -15,7 +15,7 @@
 // its own or a half of a frame (half.go). Half of the cover are boxes of our own that are read back, which tells what is to
 // be thought of each store and courier (health.go). Which of the receiver's stores a box goes to, the box itself says
 // (place.go). What was fetched lies in a durable inbox until package room has taken it (inbox.go); what is missing is asked
-// for (want.go).
+// for (want.go). What contacts must have of users' keys is compared with what they were told before a slot chooses (keys.go).
 //
 // Invariants:
 //   - The times of frames and transactions, the couriers, and the distribution of their stores depend on the seed, the

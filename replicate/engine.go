@@ -47,6 +47,9 @@ type Rooms interface {
 	Snapshot(room matrix.RoomID, event matrix.EventID) (*room.Snapshot, error)
 	Ingest(ctx context.Context, from matrix.ServerName, room matrix.RoomID, events [][]byte) (room.Ingested, error)
 	IngestSnapshot(ctx context.Context, from matrix.ServerName, s *room.Snapshot) error
+	// Sharers are the local users in a room with joined or invited users of server; Memberships grows with any change of that.
+	Sharers(server matrix.ServerName) ([]matrix.UserID, error)
+	Memberships() uint64
 	IngestReceipts(from matrix.ServerName, room matrix.RoomID, rs []room.Receipt) error
 	AddCertificate(c onionid.Certificate) error
 	Certificate(server matrix.ServerName) (onionid.Certificate, bool, error)
@@ -65,6 +68,7 @@ type Identity struct {
 type Config struct {
 	KV       store.KV
 	Rooms    Rooms
+	Accounts Accounts // nil: no keys and no to-device messages cross
 	Identity Identity
 	Stores   []mailbox.Address             // own mailboxes, where contacts drop boxes for us: at most 8
 	Dial     func(mailbox.Address) Mailbox // makes a client for a store; it connects only when called
@@ -80,11 +84,12 @@ type Config struct {
 
 // Engine is one node's replication. Safe for concurrent use.
 type Engine struct {
-	kv    store.KV
-	rooms Rooms
-	self  Identity
-	log   *slog.Logger
-	dial  func(mailbox.Address) Mailbox
+	kv       store.KV
+	rooms    Rooms
+	accounts Accounts
+	self     Identity
+	log      *slog.Logger
+	dial     func(mailbox.Address) Mailbox
 
 	couriers   []mailbox.Address
 	newSession func(mailbox.Address, SessionParams) Courier
@@ -187,7 +192,7 @@ func New(c Config) (*Engine, error) {
 	}
 	content := sha256.Sum256(append([]byte("tarn/1 content choices"), c.Seed[:]...))
 	e := &Engine{
-		kv: c.KV, rooms: c.Rooms, self: c.Identity, log: c.Log, dial: c.Dial,
+		kv: c.KV, rooms: c.Rooms, accounts: c.Accounts, self: c.Identity, log: c.Log, dial: c.Dial,
 		clock: rand.New(rand.NewChaCha8(c.Seed)), rng: rand.New(rand.NewChaCha8(content)),
 		wake: make(chan struct{}, 1), maxWaiting: maxWaiting,
 		depots:   map[mailbox.Address]*depot{},

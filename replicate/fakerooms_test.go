@@ -136,6 +136,11 @@ func (f *fakeRooms) Shared(server matrix.ServerName) (out []matrix.RoomID, err e
 	return out, nil
 }
 
+// Sharers: the nodes of the plays have no users with keys.
+func (f *fakeRooms) Sharers(matrix.ServerName) ([]matrix.UserID, error) { return nil, nil }
+
+func (f *fakeRooms) Memberships() uint64 { return 0 }
+
 func (f *fakeRooms) Snapshot(id matrix.RoomID, ev matrix.EventID) (*room.Snapshot, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -378,7 +378,7 @@ func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plain
 		row.peerNext = 0 // of the new epoch
 	}
 	back := row.unsent > 0
-	row.unsent = 0 // it is back, and asks for what it lacks
+	row.unsent, row.unsentMessages = 0, 0 // it is back, and asks for what it lacks
 	plan := e.planInbox(c, t.at, fragments, now)
 	peer := string(c.name)
 	// The answer to a recovery was read.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	people "tarn/account"
 	"tarn/bundle"
 	"tarn/crypto/onionid"
 	"tarn/mailbox"
@@ -24,7 +25,7 @@ const (
 	inboxBatch  = 32          // rows read at a time
 	retryFirst  = time.Second // then doubled
 	retryMax    = 10 * time.Minute
-	keepUnknown = 24 * time.Hour // events of a room whose snapshot is on the way, or signed by a key that we do not know yet
+	keepUnknown = 24 * time.Hour // events of a room whose snapshot is on the way, or signed by a key that we do not know yet; keys of an unknown device
 	keepFailing = 14 * 24 * time.Hour
 	maxRetries  = 4 * maxInbox // rows with a pause in memory
 )
@@ -61,6 +62,7 @@ func parseInbox(b []byte) (inboxRow, error) {
 type retry struct {
 	tries int
 	next  time.Time
+	peer  onionid.Name // whose row it is, if it is a message that waits for an earlier one
 }
 
 // effect is what working off a record changes here. Both run under the engine's lock: write in the Update that
@@ -194,6 +196,9 @@ func (e *Engine) work(ctx context.Context, c *contact, key []byte, row inboxRow)
 			r = &retry{}
 			e.retries[string(key)] = r
 		}
+		if errors.Is(err, people.ErrEarlier) {
+			r.peer = c.name
+		}
 		r.next = now.Add(backoff(retryFirst, r.tries, retryMax))
 		r.tries++
 		return r.next
@@ -234,7 +239,7 @@ func (e *Engine) work(ctx context.Context, c *contact, key []byte, row inboxRow)
 // stale tells whether a record that fails for a reason that may pass has waited long enough.
 func (i *inboxRow) stale(err error, now time.Time) bool {
 	keep := keepFailing
-	if errors.Is(err, room.ErrUnknownRoom) || errors.Is(err, matrix.ErrUnknownKey) {
+	if errors.Is(err, room.ErrUnknownRoom) || errors.Is(err, people.ErrNotFound) || errors.Is(err, matrix.ErrUnknownKey) {
 		keep = keepUnknown
 	}
 	return now.Sub(i.received) > keep
@@ -306,6 +311,19 @@ func (e *Engine) take(ctx context.Context, c *contact, row inboxRow) (effect, er
 		return e.takeTokens(c, data)
 	case typeHello:
 		return e.takeHello(c, data)
+	}
+	if e.accounts == nil {
+		return effect{}, nil
+	}
+	switch row.kind {
+	case bundle.TypeDevices:
+		return effect{}, e.takeDevices(c, data)
+	case bundle.TypeOneTimeKeys:
+		return effect{}, e.takeOneTimeKeys(c, data)
+	case bundle.TypeKeysWanted:
+		return e.takeWantedKeys(c, data)
+	case bundle.TypeMessage:
+		return effect{}, e.takeMessage(c, data, row.received)
 	}
 	return effect{}, nil // for a newer program: skipped
 }

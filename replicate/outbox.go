@@ -132,6 +132,7 @@ const rewriteShare = 4
 
 // putFor finds a box for one contact: a rewrite that is due, or something new; by lot if there is both.
 func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
+	e.tellKeys(c, now)
 	if c.recovery != nil {
 		if j, ok := e.putRecovery(c, w, now); ok || c.lost() {
 			return j, ok
@@ -375,6 +376,12 @@ func (e *Engine) entry(c *contact, it store.Item) (entry, error) {
 			return entry{}, errUnsendable
 		}
 		return entry{seq: it.Seq, record: &bundle.Record{Type: bundle.Type(it.Data[0]), Data: it.Data[1:]}}, nil
+	case store.ItemMessage, store.ItemAsk:
+		rec, err := encodeItem(it)
+		if err != nil {
+			return entry{}, errUnsendable
+		}
+		return entry{seq: it.Seq, record: &rec}, nil
 	case store.ItemEvent, store.ItemInvite:
 		roomID, id, ok := bytes.Cut(it.Data, []byte{0})
 		if !ok {

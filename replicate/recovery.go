@@ -232,6 +232,12 @@ func (e *Engine) beginRecoveries(now time.Time) error {
 	if err != nil {
 		return err
 	}
+	// Nobody knows which one-time keys were given since the backup.
+	if e.accounts != nil {
+		if err := e.accounts.ForgetOneTimeKeys(); err != nil {
+			return fmt.Errorf("forget one-time keys: %w", err)
+		}
+	}
 	for _, c := range e.contacts {
 		if err := e.ask(c, now); err != nil {
 			return fmt.Errorf("ask a contact for new keys: %w", err)
@@ -437,12 +443,13 @@ func (e *Engine) takeRequest(c *contact, signed []byte, now time.Time, done func
 		return errors.Join(done(txn),
 			txn.Set(store.Key(tableStreams, string(c.name)), streamsRow(pair, c.packed, c.ackSent)),
 			txn.Set(store.Key(tableContact, string(c.name)), row.marshal()),
-			txn.Set(store.Key(tableRecovery, string(c.name)), r.marshal()))
+			txn.Set(store.Key(tableRecovery, string(c.name)), r.marshal()),
+			forgetToldOf(txn, c))
 	}); err != nil {
 		return fmt.Errorf("answer a contact that was restored: %w", err)
 	}
 	old := c.pair
-	c.pair, c.contactRow = pair, row
+	c.pair, c.contactRow, c.keys = pair, row, keyState{}
 	c.recovery = r
 	r.box.due = now
 	e.moved(c, old)
@@ -473,7 +480,8 @@ func (e *Engine) takeAnswer(c *contact, body []byte, now time.Time, done func(st
 		return errors.Join(done(txn),
 			txn.Set(store.Key(tableStreams, string(c.name)), streamsRow(pair, c.packed, [32]byte{})),
 			txn.Set(store.Key(tableContact, string(c.name)), row.marshal()),
-			txn.Delete(store.Key(tableRecovery, string(c.name))))
+			txn.Delete(store.Key(tableRecovery, string(c.name))),
+			forgetToldOf(txn, c))
 	}); err != nil {
 		return fmt.Errorf("keep a contact's new keys: %w", err)
 	}
@@ -493,6 +501,7 @@ func (e *Engine) renewed(c *contact, now time.Time) {
 		b.due = now
 	}
 	c.ackDue, c.headsDue = now, now
+	c.keys = keyState{}
 }
 
 // unreadable tells whether a box was sealed in streams that the other end has lost, or that we had lost.

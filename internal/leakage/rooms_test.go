@@ -115,6 +115,11 @@ func (r *rooms) Shared(server matrix.ServerName) ([]matrix.RoomID, error) {
 	return []matrix.RoomID{roomOf(r.self, onionid.Name(server))}, nil
 }
 
+// Sharers: nobody here has keys to tell of.
+func (r *rooms) Sharers(matrix.ServerName) ([]matrix.UserID, error) { return nil, nil }
+
+func (r *rooms) Memberships() uint64 { return 0 }
+
 func (r *rooms) Snapshot(matrix.RoomID, matrix.EventID) (*room.Snapshot, error) {
 	return nil, room.ErrUnknownRoom
 }
