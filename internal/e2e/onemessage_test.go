@@ -12,13 +12,24 @@ import (
 
 	"tarn/mailbox"
 	"tarn/mailbox/mailboxtest"
+	"tarn/replicate"
 	"tarn/store"
 )
 
 // meet gives two nodes that share a room, and the position in bob's sync after his join.
 func meet(t *testing.T) (box *mailboxtest.Mailbox, alice, bob *node, room, since string) {
+	p := profile()
+	return meetAt(t, &p)
+}
+
+// meetAt is meet with another profile, which counts anew at each start.
+func meetAt(t *testing.T, p *replicate.Profile) (box *mailboxtest.Mailbox, alice, bob *node, room, since string) {
 	box = mailboxtest.New(t)
-	alice, bob = newNode(t, "alice", 1, box), newNode(t, "bob", 2, box)
+	at := func(c *replicate.Config) {
+		c.Profile, c.Stores = *p, []mailbox.Address{box.Address()}
+		c.Dial = func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, box.Dialer()) }
+	}
+	alice, bob = newNodeAt(t, "alice", 1, at), newNodeAt(t, "bob", 2, at)
 	befriend(t, alice, bob)
 	var created struct {
 		RoomID string `json:"room_id"`

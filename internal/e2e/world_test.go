@@ -78,7 +78,7 @@ func newNodeAt(t *testing.T, name string, seed byte, at func(*replicate.Config))
 		})
 		must(err)
 		cfg := replicate.Config{
-			KV: n.kv, Rooms: rooms, Profile: profile(), Identity: replicate.Identity{Key: onion, Name: server, Certificate: cert},
+			KV: n.kv, Rooms: rooms, Accounts: accounts, Profile: profile(), Identity: replicate.Identity{Key: onion, Name: server, Certificate: cert},
 			Seed: [32]byte{seed}, Log: slog.New(slog.DiscardHandler),
 		}
 		at(&cfg)
@@ -152,7 +152,16 @@ func (n *node) try(ctx context.Context, method, path string, body, result any) (
 
 type syncAnswer struct {
 	NextBatch string `json:"next_batch"`
-	Rooms     struct {
+	ToDevice  struct {
+		Events []struct {
+			Type, Sender string
+			Content      map[string]any
+		}
+	} `json:"to_device"`
+	DeviceLists struct{ Changed, Left []matrix.UserID } `json:"device_lists"`
+	Unused      []string                                `json:"device_unused_fallback_key_types"`
+	OneTime     map[string]int                          `json:"device_one_time_keys_count"`
+	Rooms       struct {
 		Invite map[string]json.RawMessage
 		Join   map[string]struct {
 			Timeline struct {
