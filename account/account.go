@@ -10,6 +10,8 @@
 //   - Wrong user and wrong password have the same answer in the same time.
 //   - What a method returned nil for is on the disk (store.KV).
 //   - A device has one session: at most the token pair in use, and its predecessor until the new one is used.
+//   - A one-time key is given to one asker, here or at another node, whatever is killed when; a to-device message comes once.
+//   - Another node speaks for users of its own server alone, and what it says is checked as an upload is.
 //   - At most two password hashes are computed at once (19 MiB each), whatever is asked.
 //
 // Data: the tables 0x30..0x4f of the node's database, described in rows.go.

@@ -75,6 +75,13 @@ func newNodeAt(t *testing.T, name string, seed byte, at func(*replicate.Config))
 		must(err)
 		rooms, err := room.Open(n.kv, n.stream, room.Options{
 			Signer: matrix.Signer{Server: server, KeyID: cert.KeyID, Key: signing}, Certificate: cert,
+			EncodeReceipts: func(id matrix.RoomID, rs []room.Receipt) []byte {
+				record, err := replicate.EncodeReceipts(id, rs)
+				if err != nil {
+					return nil
+				}
+				return record[1:]
+			},
 		})
 		must(err)
 		cfg := replicate.Config{
@@ -164,6 +171,12 @@ type syncAnswer struct {
 	Rooms       struct {
 		Invite map[string]json.RawMessage
 		Join   map[string]struct {
+			Ephemeral struct {
+				Events []struct {
+					Type    string
+					Content json.RawMessage
+				}
+			}
 			Timeline struct {
 				Events []struct {
 					Type    string
