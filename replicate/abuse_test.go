@@ -25,7 +25,7 @@ import (
 
 // abuse is how much of everything there is. In fake time the processor is free, so what attackers send costs the test, and
 // not the honest nodes: here it shows whether they take places, turns, queues or memory of others. What they cost the
-// processor is measured in real time (mailbox/courier: TestHostileHellosDoNotSlowFrames; the benchmarks).
+// processor is measured in real time (mailbox/courier: TestFramesUnderAFloodOfHellos, and the benchmarks there and in front).
 type abuse struct {
 	messages int           // of each honest node, one each 4 s
 	boxes    int           // that the malicious contact leaves, ten a second
