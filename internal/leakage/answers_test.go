@@ -5,6 +5,7 @@ package leakage_test
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
 	"net"
@@ -143,7 +144,7 @@ func answerTimes(t *testing.T, answerTime time.Duration, each int) map[string][]
 }
 
 func ignore(err, expected error) error {
-	if err == expected {
+	if errors.Is(err, expected) {
 		return nil
 	}
 	return fmt.Errorf("not %w: %w", expected, err)
