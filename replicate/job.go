@@ -94,14 +94,14 @@ func (e *Engine) prepareWrite(s *frameSlot, p *Profile, now time.Time) job {
 	if len(places) == 0 {
 		return job{do: func(ctx context.Context, m Mailbox) error { return m.Nothing(ctx) }} // by the courier itself
 	}
-	w := &where{places: places, set: set.key, guard: s.guard, others: s.others, cover: e.covers(s.cover < p.CoverPut), left: e.left}
+	w := &where{places: places, set: set.key, guard: s.guard, others: s.others, cover: s.cover < p.CoverPut, left: e.left}
 	d := places[s.member%uint64(len(places))]
 	if j, ok := e.chooseWrite(w, d, len(s.sets) > 1, now); ok {
 		e.repay(w.cover, j)
 		return j
 	}
 	switch {
-	case !w.cover:
+	case !e.covers(w.cover):
 		return putNothing(d)
 	case set.own && s.loop < min(1, float64(len(s.sets))/2): // half of all cover, and we read our own stores only
 		return e.putLoop(d, nil)
@@ -134,9 +134,10 @@ func (e *Engine) chooseWrite(w *where, drawn *depot, others bool, now time.Time)
 // maxOwed bounds the boxes that cover makes room for later, so that a long transfer is not followed by hours without cover.
 const maxOwed = 16
 
-// covers tells whether an idle PUT slot that was drawn to write a box does. One that was drawn makes up for each real box
-// that a slot wrote which was not: so that the boxes which a node writes in an hour are as many whether its users talk or
-// not, for who sees which of them are one node's. The caller holds mu.
+// covers tells whether a PUT slot that was drawn as cover, and has nothing to say, writes a box. One that was drawn makes
+// up for each box of content that a slot wrote which was not: so that the boxes which a node writes in an hour are as many
+// whether its users talk or not, for who sees which of them are one node's. Acknowledgements still have the slot, so that
+// a contact does not wait for them longer because the node talks with others. The caller holds mu.
 func (e *Engine) covers(drawn bool) bool {
 	if drawn && e.owed > 0 {
 		e.owed--
@@ -145,7 +146,7 @@ func (e *Engine) covers(drawn bool) bool {
 	return drawn
 }
 
-// repay notes a real box; cover: its slot would have written one anyway.
+// repay notes a box of content; cover: its slot would have written one anyway.
 func (e *Engine) repay(cover bool, j job) {
 	if j.deposit && !cover {
 		e.owed = min(e.owed+1, maxOwed)
@@ -282,9 +283,10 @@ func (e *Engine) choose(s slot, now time.Time) job {
 	var ok bool
 	switch s.kind {
 	case slotPut:
-		s.cover = e.covers(s.cover)
 		if j, ok = e.choosePut(&where{places: []*depot{s.store}, direct: true, cover: s.cover, left: e.left}, now); ok {
 			e.repay(s.cover, j)
+		} else {
+			s.cover = e.covers(s.cover)
 		}
 	case slotGet:
 		j, ok = e.chooseGet(s.store, now)
