@@ -275,7 +275,7 @@ func (b *Badger) rewrap(ts uint64, from []byte) (done uint64, next []byte, more 
 	o := badger.DefaultIteratorOptions
 	o.PrefetchValues = false
 	o.Prefix = []byte{spaceName}
-	n, seen := 0, 0
+	n, seen, size := 0, 0, int64(0)
 	failed = func() error {
 		it := txn.NewIterator(o)
 		defer it.Close()
@@ -284,7 +284,8 @@ func (b *Badger) rewrap(ts uint64, from []byte) (done uint64, next []byte, more 
 		}
 		for it.Seek(from); it.Valid(); it.Next() {
 			name := it.Item().KeyCopy(nil)
-			if n == forgetBatch || seen == 20*forgetBatch { // others want to commit
+			size += int64(len(name)) + wrappedSize + 32
+			if n == forgetBatch || size > b.maxBytes/2 && n > 0 || seen == 20*forgetBatch { // others want to commit
 				next, more = name, true
 				return nil
 			}
@@ -294,7 +295,9 @@ func (b *Badger) rewrap(ts uint64, from []byte) (done uint64, next []byte, more 
 				if err != nil || gen == v.newest { // newest changes in Forget only
 					return err
 				}
-				n++
+				if n++; n == 1 {
+					size = 0 // what was passed over takes nothing
+				}
 				return txn.Set(name, v.wrap(name[1:], k))
 			}); err != nil {
 				return err

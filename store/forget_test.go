@@ -180,6 +180,9 @@ func TestForgettingLosesNothing(t *testing.T) {
 	if err := b.Update(func(x Txn) error {
 		for i := range rows {
 			k, v := inTable(TableContact+byte(i%3), fmt.Sprint(i)), fmt.Sprint("value ", i)
+			if i < 300 { // long keys fill a transaction sooner
+				k = inTable(TableContact+3, strings.Repeat("n", 3000)+fmt.Sprint(i))
+			}
 			want[k] = v
 			if err := x.Set([]byte(k), []byte(v)); err != nil {
 				return err
