@@ -24,9 +24,9 @@ const maxUnread = 1000
 
 // unreadCache bounds what is remembered, in bytes as estimated.
 const (
-	unreadCache = 2 << 20
+	unreadCache = 8 << 20
 	unreadCost  = 200 // of a user in a room
-	markCost    = 48  // of a notification
+	markCost    = 16  // of a notification
 )
 
 // mainThread names, in receipts, what belongs to no thread.
@@ -70,8 +70,36 @@ type unreadKey struct {
 type unread struct {
 	mu      sync.Mutex // held while events are judged
 	counted seq        // up to here
-	marks   []mark     // ascending
+	marks   []kept     // ascending
+	threads []string   // that marks name by their number here; mainThread is the first
 }
+
+// kept is a mark in few bytes: a thousand members of a busy room have a thousand each.
+type kept struct {
+	place     seq
+	thread    uint16 // maxUnread and the bound of what is judged at once keep it small
+	highlight bool
+}
+
+// keep adds notifications.
+func (u *unread) keep(fresh []mark) {
+	if len(u.marks) == 0 {
+		u.threads = append(u.threads[:0], mainThread)
+	}
+	for _, m := range fresh {
+		i := slices.Index(u.threads, m.thread)
+		if i < 0 && len(u.threads) < maxThreads {
+			i = len(u.threads)
+			u.threads = append(u.threads, m.thread)
+		}
+		u.marks = append(u.marks, kept{m.place, uint16(max(i, 0)), m.highlight})
+	}
+}
+
+func (u *unread) mark(k kept) mark { return mark{k.place, u.threads[k.thread], k.highlight} }
+
+// maxThreads bounds the threads of one room that are counted apart; what is in others counts with the room.
+const maxThreads = 1000
 
 // mark is a notification.
 type mark struct {
@@ -100,11 +128,11 @@ func (r *Rooms) Unread(user matrix.UserID, room matrix.RoomID, upTo store.Pos, j
 				return err
 			}
 		}
-		u.marks = slices.DeleteFunc(u.marks, func(m mark) bool { return s.read(m) })
-		r.unread.put(k, u, unreadCost+markCost*len(u.marks))
+		u.marks = slices.DeleteFunc(u.marks, func(m kept) bool { return s.read(u.mark(m)) })
+		r.unread.put(k, u, unreadCost+markCost*cap(u.marks)+64*len(u.threads))
 		for _, m := range u.marks {
 			if m.place <= end {
-				out.add(m)
+				out.add(u.mark(m))
 			}
 		}
 		return nil
@@ -162,7 +190,8 @@ func (q *reading) judgeNew(u *unread, s seen, end seq, judge Judge) error {
 	}
 	u.marks = slices.DeleteFunc(u.marks, func(m mark) bool { return m.place < said[m.thread] })
 	slices.Reverse(fresh)
-	u.marks, u.counted = append(u.marks, fresh...), end
+	u.keep(fresh)
+	u.counted = end
 	return nil
 }
 

@@ -30,9 +30,10 @@ const banner = `
 
 `
 
-// softMemory is from where on the garbage collector works more rather than let the heap grow, in bytes. What a node keeps (caches,
-// memtables, two password hashes) is half of it; the rest would be garbage that waits. It is no limit: what is needed is taken.
-const softMemory = 96 << 20
+// gcPercent lets the heap grow by half of what lives in it before garbage is collected, not by as much again: a node does little
+// most of the time, and its memory is somebody's small machine's. A limit in bytes would not do: beyond it, in a large
+// database, the collector would work all the time.
+const gcPercent = 50
 
 // cmdRun runs the node until a signal.
 func cmdRun(ctx context.Context, e cli.Env, args []string) (err error) {
@@ -44,8 +45,8 @@ func cmdRun(ctx context.Context, e cli.Env, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(softMemory)
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 	n, err := openAlone(ctx, cfg, e.Err)
 	if err != nil {
