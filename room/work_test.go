@@ -158,3 +158,30 @@ func TestAPageCostsTheSameAtAnyDepth(t *testing.T) {
 		t.Errorf("counting what is unread read %d rows, then %d", all, again)
 	}
 }
+
+// TestACrowdsUnreadEventsAreJudgedOnce: one more message to a room where hundreds have hundreds of unread ones is judged once
+// for each, and the old ones not again: the counts of all of them stay in memory.
+func TestACrowdsUnreadEventsAreJudgedOnce(t *testing.T) {
+	const members, messages = 250, 300
+	p := play(t, 1)
+	room := p.crowd(members)
+	p.fill(room, messages)
+	judged := 0
+	look := func() {
+		judged = 0
+		for i := range members {
+			c, err := p.Unread(p.at(fmt.Sprint("m", i)), room, p.stream.Current(), func(*matrix.Event, func() (PushFacts, error)) (bool, bool, error) {
+				judged++
+				return true, false, nil
+			})
+			if err != nil || c.Main.Notifications < messages {
+				t.Fatal(c, err)
+			}
+		}
+	}
+	look()
+	p.say(room, "one more")
+	if look(); judged != members {
+		t.Errorf("%d events were judged for %d members", judged, members)
+	}
+}
