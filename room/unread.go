@@ -188,7 +188,7 @@ func (q *reading) judgeNew(u *unread, s seen, end seq, judge Judge) error {
 			return err
 		}
 	}
-	u.marks = slices.DeleteFunc(u.marks, func(m mark) bool { return m.place < said[m.thread] })
+	u.marks = slices.DeleteFunc(u.marks, func(m kept) bool { return m.place < said[u.mark(m).thread] })
 	slices.Reverse(fresh)
 	u.keep(fresh)
 	u.counted = end
