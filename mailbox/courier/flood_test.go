@@ -54,8 +54,8 @@ func TestStrangersProcess(t *testing.T) {
 				if err != nil {
 					return // it is over
 				}
-				if _, err = c.Write(up); err == nil {
-					_, err = io.ReadFull(c, down)
+				if _, err := c.Write(up); err == nil {
+					io.ReadFull(c, down) //nolint:errcheck // the next one, whatever came
 				}
 				c.Close()
 			}
