@@ -289,12 +289,19 @@ func (e *Engine) takeWantedKeys(c *contact, data []byte) (effect, error) {
 	if err != nil {
 		return effect{}, refuse(err)
 	}
+	now := time.Now()
+	if w.Batch > uint64(now.Add(handAgain).UnixMilli()) {
+		return effect{}, refuse(bundle.ErrTooLarge) // no batch of ours ever had that serial, and the next one could not have a greater one
+	}
 	if w.Fallback != "" {
-		if err := e.accounts.UsedFallback(w.User, w.Device, w.Fallback); err != nil {
-			return effect{}, refused(err)
+		err := e.accounts.UsedFallback(w.User, w.Device, w.Fallback)
+		if errors.Is(err, people.ErrNotFound) {
+			return effect{}, refuse(err)
+		}
+		if err != nil {
+			return effect{}, err
 		}
 	}
-	now := time.Now()
 	return effect{
 		write: func(txn store.Txn) error {
 			key := handedKey(c, w.User, w.Device)
