@@ -37,6 +37,9 @@ type Mailbox struct {
 	// Frames a second that one session may ask for, 1 to 50; a node whose profile makes more is refused, and says so. The
 	// profile "instant" makes one in three seconds. All sessions together get one a second for each of max_sessions.
 	MaxFrames int `toml:"max_frames"`
+	// Of these, how many are kept for sessions with a session token, which the accounts of this mailbox draw (16 a day): who floods
+	// it without an account leaves those alone. They need store and deposit = "tokens". Half of max_sessions at most.
+	ReservedSessions int `toml:"reserved_sessions"`
 	// Links with other mailboxes at once, in each direction, 1 to 10000.
 	MaxLinks int `toml:"max_links"`
 	// The most disk that boxes may take, at least 16MiB for each of the ponds. When it is reached, writers are told that the mailbox is full
@@ -77,26 +80,27 @@ type Mailbox struct {
 // DefaultMailbox is what a new mailbox begins with.
 func DefaultMailbox() Mailbox {
 	return Mailbox{
-		DataDir:        ".",
-		LogLevel:       "info",
-		Store:          true,
-		Courier:        true,
-		Ponds:          1,
-		MaxSessions:    1000,
-		MaxFrames:      4,
-		MaxLinks:       256,
-		Quota:          10 << 30,
-		Reserve:        256 << 20,
-		Deposit:        "tokens",
-		Accounts:       []string{"work", "code"},
-		AccountList:    []string{},
-		WorkBits:       22,
-		TokensPerDay:   6000,
-		TTL:            14 * 24 * time.Hour,
-		ExpiryUnit:     24 * time.Hour,
-		DigestBucket:   10 * time.Second,
-		MaxConnections: 512,
-		Tor:            DefaultTor(),
+		DataDir:          ".",
+		LogLevel:         "info",
+		Store:            true,
+		Courier:          true,
+		Ponds:            1,
+		MaxSessions:      1000,
+		ReservedSessions: 250,
+		MaxFrames:        4,
+		MaxLinks:         256,
+		Quota:            10 << 30,
+		Reserve:          256 << 20,
+		Deposit:          "tokens",
+		Accounts:         []string{"work", "code"},
+		AccountList:      []string{},
+		WorkBits:         22,
+		TokensPerDay:     6000,
+		TTL:              14 * 24 * time.Hour,
+		ExpiryUnit:       24 * time.Hour,
+		DigestBucket:     10 * time.Second,
+		MaxConnections:   512,
+		Tor:              DefaultTor(),
 	}
 }
 
@@ -120,6 +124,8 @@ func (m *Mailbox) Check() error {
 		return fmt.Errorf("ponds is %d: it must be between 1 and 64, and 1 without store", m.Ponds)
 	case m.MaxSessions < 1 || m.MaxSessions > 100_000:
 		return fmt.Errorf("max_sessions is %d: it must be between 1 and 100000", m.MaxSessions)
+	case m.ReservedSessions < 0:
+		return fmt.Errorf("reserved_sessions is %d: it must not be negative", m.ReservedSessions)
 	case m.MaxFrames < 1 || m.MaxFrames > 50:
 		return fmt.Errorf("max_frames is %d: it must be between 1 and 50", m.MaxFrames)
 	case m.MaxLinks < 1 || m.MaxLinks > 10_000:

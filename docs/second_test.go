@@ -138,6 +138,7 @@ func (s *second) descriptor() {
 	end := 116 - 1 + n*1220
 	s.must(down[1+end] == 0, "the mailbox wants tokens")
 	end += 12 + 32*int(down[1+end+11])
+	end += 1 + 32*int(down[1+end])
 	body, sig := down[1:1+end], down[1+end:1+end+64]
 	s.must(ed25519.Verify(s.store, cat([]byte("tarn/1 mailbox descriptor\x00"), body), sig), "the onion key did not sign the descriptor")
 	r := &reader{s.t, body}

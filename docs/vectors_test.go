@@ -280,7 +280,15 @@ var vectors = map[string]func(b block) map[string]string{
 	"token": func(b block) map[string]string {
 		public, seed, blinded, token := tokenOf(b.hex("key seed"), b.hex("secret"))
 		h := hex.EncodeToString
-		return map[string]string{"pkS": h(public), "input seed": h(seed), "blinded": h(blinded), "token": h(token)}
+		other, err := oprf.DeriveKey(oprf.SuiteRistretto255, oprf.VerifiableMode, b.hex("key seed"), []byte("tarn/1 session token key"))
+		if err != nil {
+			panic(err)
+		}
+		session, err := other.Public().MarshalBinary()
+		if err != nil {
+			panic(err)
+		}
+		return map[string]string{"session": h(session), "pkS": h(public), "input seed": h(seed), "blinded": h(blinded), "token": h(token)}
 	},
 	"left tokens": func(b block) map[string]string {
 		tail := string(cat([]byte{byte(b.num("initiator"))}, u32(uint32(b.num("day"))), public(b.key("onion seed"))))

@@ -117,7 +117,7 @@ type Register struct {
 type Issue struct {
 	Account AccountSecret
 	Key     [chacha20poly1305.KeySize]byte // the answer is sealed under it; fresh for each draw
-	Epoch   uint32                         // the day that the tokens are for
+	Epoch   uint32                         // the day that the tokens are for, with SessionEpoch for session tokens
 	Blinded []byte                         // 1 to MaxIssue elements
 }
 

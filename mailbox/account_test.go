@@ -24,6 +24,11 @@ func tokenPolicy(t testing.TB, first uint32, n int) Policy {
 		}
 		p.Keys = append(p.Keys, k.Public())
 	}
+	k, err := token.NewSessionKey(&[token.SeedSize]byte{0, 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Sessions = append(p.Sessions, k.Public())
 	return p
 }
 
@@ -61,6 +66,9 @@ func TestPolicyInTheDescriptor(t *testing.T) {
 		"no keys":            func(p *Policy) { p.Keys = nil },
 		"too many keys":      func(p *Policy) { p.Keys = tokenPolicy(t, 0, maxTokenKeys+1).Keys },
 		"the identity":       func(p *Policy) { p.Keys[1] = [token.PublicKeySize]byte{} },
+		"many session keys":  func(p *Policy) { p.Sessions = tokenPolicy(t, 0, maxSessions+1).Keys },
+		"no session key":     func(p *Policy) { p.Sessions[0] = [token.PublicKeySize]byte{} },
+		"open with sessions": func(p *Policy) { *p = Policy{Sessions: p.Sessions} },
 		"a day far from now": func(p *Policy) { p.First = maxTokenEpoch + 1 },
 	} {
 		d := s.descriptor(5)

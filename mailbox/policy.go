@@ -5,6 +5,7 @@ package mailbox
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"tarn/crypto/token"
 )
@@ -41,7 +42,12 @@ type Policy struct {
 	Cap      uint32 // tokens that an account may draw of one day
 	First    uint32 // day of Keys[0]; the others follow day by day
 	Keys     [][token.PublicKeySize]byte
+	// Sessions are the keys of session tokens, of the days from First on; none: the courier has no places for who has one.
+	Sessions [][token.PublicKeySize]byte
 }
+
+// SessionEpoch stands in an Issue's Epoch beside the day: the tokens are for sessions with the mailbox's courier.
+const SessionEpoch = 1 << 31
 
 // Limits of a policy.
 const (
@@ -51,8 +57,9 @@ const (
 
 const (
 	maxTokenKeys  = TokenDays + 3 // room for yesterday and a day of difference
+	maxSessions   = 3
 	policyFixed   = 1 + 1 + 1 + 4 + 4 + 1
-	maxPolicySize = policyFixed + maxTokenKeys*token.PublicKeySize
+	maxPolicySize = policyFixed + maxTokenKeys*token.PublicKeySize + 1 + maxSessions*token.PublicKeySize
 	_             = uint(TokenSize-token.Size) + uint(token.Size-TokenSize)
 	maxTokenEpoch = 1 << 24 // a day in the far future; keeps sums of days within 32 bits
 )
@@ -65,12 +72,21 @@ func (p Policy) Key(epoch uint32) ([token.PublicKeySize]byte, bool) {
 	return [token.PublicKeySize]byte{}, false
 }
 
+// SessionKey is the key of that day's session tokens, if the policy has one.
+func (p Policy) SessionKey(day uint32) ([token.PublicKeySize]byte, bool) {
+	return Policy{First: p.First, Keys: p.Sessions}.Key(day)
+}
+
 func (p Policy) append(b []byte) []byte {
 	b = append(b, byte(p.Deposit), byte(p.Accounts), p.WorkBits)
 	b = binary.BigEndian.AppendUint32(b, p.Cap)
 	b = binary.BigEndian.AppendUint32(b, p.First)
 	b = append(b, byte(len(p.Keys)))
 	for _, k := range p.Keys {
+		b = append(b, k[:]...)
+	}
+	b = append(b, byte(len(p.Sessions)))
+	for _, k := range p.Sessions {
 		b = append(b, k[:]...)
 	}
 	return b
@@ -82,6 +98,10 @@ func policySize(b []byte) (n int, ok bool) {
 		return 0, false
 	}
 	n = policyFixed + int(b[policyFixed-1])*token.PublicKeySize
+	if n >= len(b) {
+		return 0, false
+	}
+	n += 1 + int(b[n])*token.PublicKeySize
 	return n, n <= maxPolicySize && n <= len(b)
 }
 
@@ -89,9 +109,17 @@ func policySize(b []byte) (n int, ok bool) {
 func parsePolicy(b []byte) Policy {
 	p := Policy{Deposit: Deposit(b[0]), Accounts: Accounts(b[1]), WorkBits: b[2],
 		Cap: binary.BigEndian.Uint32(b[3:]), First: binary.BigEndian.Uint32(b[7:])}
-	for b = b[policyFixed:]; len(b) > 0; b = b[token.PublicKeySize:] {
-		p.Keys = append(p.Keys, [token.PublicKeySize]byte(b))
+	take := func(n byte) (keys [][token.PublicKeySize]byte) {
+		for range n {
+			keys, b = append(keys, [token.PublicKeySize]byte(b)), b[token.PublicKeySize:]
+		}
+		return keys
 	}
+	n := b[policyFixed-1]
+	b = b[policyFixed:]
+	p.Keys = take(n)
+	n, b = b[0], b[1:]
+	p.Sessions = take(n)
 	return p
 }
 
@@ -100,7 +128,7 @@ func (p Policy) check() error {
 	case p.Deposit > DepositTokens:
 		return fmt.Errorf("%w: deposits of kind %d", ErrDescriptor, p.Deposit)
 	case p.Deposit == DepositOpen:
-		if p.Accounts != 0 || p.WorkBits != 0 || p.Cap != 0 || p.First != 0 || len(p.Keys) != 0 {
+		if p.Accounts != 0 || p.WorkBits != 0 || p.Cap != 0 || p.First != 0 || len(p.Keys)+len(p.Sessions) != 0 {
 			return fmt.Errorf("%w: an open store with tokens", ErrDescriptor)
 		}
 		return nil
@@ -110,8 +138,10 @@ func (p Policy) check() error {
 		return fmt.Errorf("%w: %d tokens from day %d on", ErrDescriptor, p.Cap, p.First)
 	case len(p.Keys) == 0 || len(p.Keys) > maxTokenKeys:
 		return fmt.Errorf("%w: %d token keys", ErrDescriptor, len(p.Keys))
+	case len(p.Sessions) > maxSessions:
+		return fmt.Errorf("%w: %d keys of session tokens", ErrDescriptor, len(p.Sessions))
 	}
-	for _, k := range p.Keys {
+	for _, k := range slices.Concat(p.Keys, p.Sessions) {
 		if err := token.CheckPublicKey(k[:]); err != nil {
 			return fmt.Errorf("%w: %w", ErrDescriptor, err)
 		}

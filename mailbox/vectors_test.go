@@ -25,7 +25,7 @@ type vectors struct {
 	Epoch       uint32            `json:"epoch"`
 	RequestInfo string            `json:"request_info"`
 	AccountID   string            `json:"account_id"` // of the secret 010203 and zeros
-	Policy      string            `json:"policy"`     // tokens; work of 8 bits, codes; cap 6000; keys of the seeds 0001, 0101 and zeros from epoch on
+	Policy      string            `json:"policy"`     // tokens; work of 8 bits, codes; cap 6000; keys of the seeds 0001, 0101 and zeros from epoch on; the first seed's session key
 	Descriptor  string            `json:"descriptor"` // open; keys of epoch and epoch+1 (both are request_key), buckets of 10 s, TTL 14 d
 	Page        string            `json:"page"`       // level 1, index 77, 3 handles
 	Plaintexts  map[string]string `json:"plaintexts"` // of requests, without the zeros at their end

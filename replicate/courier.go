@@ -37,6 +37,8 @@ type SessionParams struct {
 	Push  time.Duration // between two page frames; 0: none
 	Frame time.Duration // the mean time between two frames of ours, over both couriers
 	Hops  int
+	// Token gives a session token of the courier's for a hello, or nil.
+	Token func() *[mailbox.TokenSize]byte
 	// OnPage hears each digest page that was pushed, as it came.
 	OnPage func(store mailbox.Address, part []byte)
 }
@@ -221,7 +223,7 @@ func (e *Engine) tendSession(ctx context.Context, p *Profile, g *guard, now time
 // sessionParams are what the courier's session should be asked for. One session is pushed the digests, not both: if it
 // breaks, the other one is made anew, to be pushed them, with its next frame.
 func (e *Engine) sessionParams(p *Profile, g *guard) SessionParams {
-	s := SessionParams{Push: p.Push, Frame: p.Frame, Hops: e.hopsOf(p, g, time.Now()), OnPage: e.pushed}
+	s := SessionParams{Push: p.Push, Frame: p.Frame, Hops: e.hopsOf(p, g, time.Now()), OnPage: e.pushed, Token: func() *[mailbox.TokenSize]byte { return e.sessionToken(g.address) }}
 	for _, o := range e.guards {
 		if o != g && o.params.Push > 0 && (o.connecting || o.session != nil && o.session.Connected()) {
 			s.Push = 0

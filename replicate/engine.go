@@ -133,9 +133,11 @@ type Engine struct {
 	linkPurses map[[32]byte]*linkPurse
 	codes      map[mailbox.Address]mailbox.Code // invite codes for accounts, until one was refused
 
-	walletWake chan struct{} // there may be something to do for workWallet
-	walletDay  uint32        // on which old tokens were last forgotten; guarded by mu
-	erasedDay  uint32        // on which the wallet was thrown away: what is given again of days up to it may have been shown; guarded by mu
+	walletWake chan struct{}               // there may be something to do for workWallet
+	walletDay  uint32                      // on which old tokens were last forgotten; guarded by mu
+	passRng    *rand.Rand                  // for the times of their draws alone; guarded by mu
+	passes     map[mailbox.Address]*passes // session tokens of our couriers; guarded by mu
+	erasedDay  uint32                      // on which the wallet was thrown away: what is given again of days up to it may have been shown; guarded by mu
 }
 
 // routes are the stores that slots go to, sorted, so that a seed gives the same ones again.
@@ -191,6 +193,7 @@ func New(c Config) (*Engine, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	content := sha256.Sum256(append([]byte("tarn/1 content choices"), c.Seed[:]...))
+	draws := sha256.Sum256(append([]byte("tarn/1 session token times"), c.Seed[:]...))
 	e := &Engine{
 		kv: c.KV, rooms: c.Rooms, accounts: c.Accounts, self: c.Identity, log: c.Log, dial: c.Dial,
 		clock: rand.New(rand.NewChaCha8(c.Seed)), rng: rand.New(rand.NewChaCha8(content)),
@@ -204,7 +207,7 @@ func New(c Config) (*Engine, error) {
 		retries:  map[string]*retry{},
 		loops:    map[mailbox.Handle]*loop{},
 		couriers: slices.Clone(c.Couriers), newSession: c.Session,
-		purses: map[mailbox.Address]*purse{}, linkPurses: map[[32]byte]*linkPurse{}, codes: maps.Clone(c.Codes), walletWake: make(chan struct{}, 1),
+		purses: map[mailbox.Address]*purse{}, linkPurses: map[[32]byte]*linkPurse{}, codes: maps.Clone(c.Codes), passes: map[mailbox.Address]*passes{}, passRng: rand.New(rand.NewChaCha8(draws)), walletWake: make(chan struct{}, 1),
 	}
 	p := c.Profile
 	e.profile.Store(&p)
@@ -227,6 +230,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	var work sync.WaitGroup
 	work.Go(func() { e.workInbox(ctx) })
 	work.Go(func() { e.workWallet(ctx) })
+	work.Go(func() { e.workSessions(ctx) })
 	e.mu.Lock()
 	e.began, e.stopping = time.Now(), false
 	if len(e.guards) > 0 {

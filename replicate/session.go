@@ -13,7 +13,7 @@ import (
 
 // NewSession is a session of package mailbox as the engine uses it. It dials in Connect alone.
 func NewSession(courier mailbox.Address, d mailbox.Dialer, p SessionParams) Courier {
-	return wireSession{mailbox.NewSession(courier, d, mailbox.SessionParams{Push: p.Push, Frame: p.Frame, Layers: p.Hops > 1, OnPage: p.OnPage})}
+	return wireSession{mailbox.NewSession(courier, d, mailbox.SessionParams{Push: p.Push, Frame: p.Frame, Layers: p.Hops > 1, OnPage: p.OnPage, Token: p.Token})}
 }
 
 type wireSession struct{ *mailbox.Session }

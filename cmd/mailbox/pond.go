@@ -33,6 +33,10 @@ type pond struct {
 	listen  net.Listener
 }
 
+// sessionTokens is how many session tokens of a day are given for each place of a session: nodes that are restarted, or change their
+// minds, need more than one.
+const sessionTokens = 16
+
 // pondDir is where a pond keeps everything: the first one in the mailbox's own folder.
 func pondDir(dataDir string, i int) string {
 	if i == 0 {
@@ -84,8 +88,13 @@ func openPond(cfg configs.Mailbox, i int, key ed25519.PrivateKey, dial mailbox.D
 		if cfg.Deposit == "tokens" {
 			deposit = mailbox.DepositTokens
 		}
+		sessions := 0
+		if cfg.Courier && i == 0 && cfg.ReservedSessions > 0 {
+			sessions = sessionTokens * cfg.MaxSessions
+		}
 		p.store, err = store.New(store.Config{
-			Deposit: deposit, Accounts: ways, AccountList: list, WorkBits: uint8(cfg.WorkBits), Cap: cfg.TokensPerDay,
+			SessionTokens: sessions,
+			Deposit:       deposit, Accounts: ways, AccountList: list, WorkBits: uint8(cfg.WorkBits), Cap: cfg.TokensPerDay,
 			Dir: filepath.Join(dir, "store"), Onion: key, TTL: cfg.TTL, Bucket: cfg.DigestBucket, ExpiryUnit: cfg.ExpiryUnit,
 			Quota: int64(cfg.Quota) / int64(cfg.Ponds), Reserve: int64(cfg.Reserve), Log: log,
 		})
@@ -110,7 +119,11 @@ func openPond(cfg configs.Mailbox, i int, key ed25519.PrivateKey, dial mailbox.D
 	}
 	fc.Keys = p.keys
 	if carries {
-		p.courier, err = courier.New(courier.Config{Dir: filepath.Join(dir, "courier"), Keys: p.keys, Dial: dial, MaxSessions: cfg.MaxSessions, Rate: float64(cfg.MaxFrames), MaxLinks: cfg.MaxLinks, Log: log})
+		var redeem func(*[mailbox.TokenSize]byte) bool
+		if p.store != nil && cfg.Deposit == "tokens" {
+			redeem = p.store.RedeemSession
+		}
+		p.courier, err = courier.New(courier.Config{Reserved: min(cfg.ReservedSessions, cfg.MaxSessions/2), Redeem: redeem, Dir: filepath.Join(dir, "courier"), Keys: p.keys, Dial: dial, MaxSessions: cfg.MaxSessions, Rate: float64(cfg.MaxFrames), MaxLinks: cfg.MaxLinks, Log: log})
 		if err != nil {
 			return nil, err
 		}

@@ -37,6 +37,7 @@ const (
 // The labels. SPEC token §1.
 const (
 	labelKey    = "tarn/1 token key"
+	labelOther  = "tarn/1 session token key"
 	labelInputs = "tarn/1 token inputs" // HMAC(secret, this ‖ chunk 4): the chunk's input seed
 	labelInput  = "tarn/1 token input"  // HMAC(input seed, this ‖ place in the chunk 4)
 	labelBlind  = "tarn/1 token blind"  // HMAC(secret, this ‖ place in the batch 4), hashed to a scalar
@@ -64,6 +65,9 @@ type Key struct {
 
 // NewKey derives the key of a random seed (RFC 9497 DeriveKeyPair). Who knows the seed can make tokens.
 func NewKey(seed *[SeedSize]byte) (*Key, error) { return deriveKey(seed[:], []byte(labelKey)) }
+
+// NewSessionKey derives another one of the same seed, whose tokens are for sessions with a courier: neither key takes the other's.
+func NewSessionKey(seed *[SeedSize]byte) (*Key, error) { return deriveKey(seed[:], []byte(labelOther)) }
 
 func deriveKey(seed, info []byte) (*Key, error) {
 	priv, err := oprf.DeriveKey(suite, oprf.VerifiableMode, seed, info)

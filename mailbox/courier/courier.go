@@ -74,6 +74,7 @@ const (
 // Times of sessions.
 const (
 	idleEvict    = 5 * time.Minute // a session without a frame for so long loses its place to a newcomer
+	idleFrames   = 5               // … if that is as long as it takes for so many of its frames, on average
 	idleEnd      = 2 * time.Hour   // one without a frame for so long is ended
 	writeTimeout = time.Minute     // for one frame down
 )
@@ -302,8 +303,8 @@ func (s *Server) Hello(epoch uint32, up *[mailbox.UpSize]byte, down *[mailbox.Do
 	return x.serve
 }
 
-// enter gives a session its place, and its frames; nil: there is none. A newcomer can have the place of a session that has been idle for
-// longest; one with a token only loses it to another with a token.
+// enter gives a session its place, and its frames; nil: there is none. A newcomer can have the place of a session that is idle,
+// that of the one that is worth least; one with a token only loses it to another with a token.
 func (s *Server) enter(token bool, rate float64) *session {
 	now := time.Now()
 	x := newSession(s, token, rate, now)
@@ -315,17 +316,18 @@ func (s *Server) enter(token bool, rate float64) *session {
 	full := len(s.sessions) >= s.cfg.MaxSessions || !token && len(s.sessions)-s.tokens >= s.cfg.MaxSessions-s.cfg.Reserved
 	missing := s.rate + rate - s.cfg.TotalRate // frames a second that somebody would have to give up
 	if full || missing > 0 {
-		var idlest *session
+		var least *session
+		var worth value
 		for y := range s.sessions {
-			if (token || !y.token) && y.idle(now) > idleEvict && y.granted >= missing && (idlest == nil || y.idle(now) > idlest.idle(now)) {
-				idlest = y
+			if v, idle := y.value(now); idle && (token || !y.token) && y.granted >= missing && (least == nil || v.less(worth)) {
+				least, worth = y, v
 			}
 		}
-		if idlest == nil {
+		if least == nil {
 			return nil
 		}
-		idlest.end()
-		s.leaveLocked(idlest)
+		least.end()
+		s.leaveLocked(least)
 	}
 	s.sessions[x] = struct{}{}
 	s.rate += rate

@@ -31,6 +31,7 @@ type session struct {
 	conn     net.Conn
 	over     bool
 	last     time.Time           // of the newest frame
+	frames   int                 // that came
 	pending  int                 // halves without an answer
 	asking   int                 // of those, for a descriptor that is not there yet
 	held     int                 // bytes, of those and of the answers below
@@ -84,6 +85,30 @@ func (x *session) idle(now time.Time) time.Duration {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return now.Sub(x.last)
+}
+
+// value is what an idle session is worth to the courier: who floods it with hellos and sends nothing shall not displace a node
+// that is slow. Those that never sent a frame go first, then those that were idle for longest.
+type value struct {
+	used bool
+	idle time.Duration
+}
+
+func (v value) less(o value) bool {
+	if v.used != o.used {
+		return o.used
+	}
+	return v.idle > o.idle
+}
+
+// value tells also whether the session is idle, so that it may lose its place: for longer than idleEvict, and for as long as
+// several of its own frames take.
+func (x *session) value(now time.Time) (v value, idle bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	v = value{used: x.frames > 0, idle: now.Sub(x.last)}
+	mean := min(x.last.Sub(x.began)/time.Duration(max(x.frames, 1)), idleEnd/idleFrames)
+	return v, v.idle > max(idleEvict, idleFrames*mean)
 }
 
 // end makes the session end, soon.
@@ -166,6 +191,7 @@ func (x *session) read(c net.Conn) {
 		}
 		x.mu.Lock()
 		x.last = now
+		x.frames++
 		x.open[n] = struct{}{}
 		pause := x.rate.wait(now)
 		x.mu.Unlock()

@@ -130,7 +130,7 @@ func New(cfg Config) (*Server, error) {
 	// Opening is what a stranger can make a mailbox work at most for his bytes. However many come, half of the processors is
 	// left for sessions, links and the disk, and what is to be done for those does not stand behind hundreds of openings.
 	opening := make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
-	s := &Server{cfg: cfg, opening: opening, conns: newConns(cfg.MaxConns), links: newLinks(cfg.MaxLinks), pace: newPace(cfg.AnswerTime), buffers: sync.Pool{New: func() any { return new(buffers) }}}
+	s := &Server{cfg: cfg, opening: opening, conns: newConns(cfg.MaxConns, cfg.Timeout), links: newLinks(cfg.MaxLinks), pace: newPace(cfg.AnswerTime), buffers: sync.Pool{New: func() any { return new(buffers) }}}
 	if cfg.Courier != nil {
 		cfg.Courier.Attach(s.Half)
 	}

@@ -143,12 +143,16 @@ func (m *Mailbox) Start() {
 	m.t.Helper()
 	o := &m.o
 	about := func(time.Time) (mailbox.Descriptor, error) { return mailbox.Descriptor{}, nil }
+	var redeem func(*[mailbox.TokenSize]byte) bool
 	if !o.noStore {
 		server, err := store.New(o.cfg)
 		if err != nil {
 			m.t.Fatal(err)
 		}
 		o.front.Store, about = server, server.About
+		if o.cfg.SessionTokens > 0 {
+			redeem = server.RedeemSession
+		}
 	}
 	if m.keys == nil {
 		dir := o.cfg.Dir
@@ -172,6 +176,9 @@ func (m *Mailbox) Start() {
 	var carrier *courier.Server
 	if o.courier != nil {
 		cfg := *o.courier
+		if cfg.Redeem == nil {
+			cfg.Redeem = redeem
+		}
 		cfg.Keys, cfg.Dial = m.keys, &carriers{cfg.Dial, m.Faults}
 		var err error
 		if carrier, err = courier.New(cfg); err != nil {

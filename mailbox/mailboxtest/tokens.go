@@ -38,7 +38,13 @@ func Account(t testing.TB, c *mailbox.Client) mailbox.AccountSecret {
 	return s
 }
 
-// Draw has the account draw the n tokens of a batch's secret for that day, and waits for the answer.
+// WithSessionTokens makes the store give so many session tokens a day, and the courier take them.
+func WithSessionTokens(n int) Option {
+	return WithConfig(func(c *store.Config) { c.SessionTokens = n })
+}
+
+// Draw has the account draw the n tokens of a batch's secret for that day (with mailbox.SessionEpoch: session tokens), and
+// waits for the answer.
 func Draw(t testing.TB, c *mailbox.Client, account mailbox.AccountSecret, day uint32, secret [token.SecretSize]byte, n int) []token.Token {
 	t.Helper()
 	blinded, err := token.Blind(&secret, n)
@@ -65,6 +71,9 @@ func Draw(t testing.TB, c *mailbox.Client, account mailbox.AccountSecret, day ui
 	}
 	d, _ := c.Current()
 	public, ok := d.Deposits.Key(day)
+	if day&mailbox.SessionEpoch != 0 {
+		public, ok = d.Deposits.SessionKey(day &^ mailbox.SessionEpoch)
+	}
 	if !ok {
 		t.Fatalf("the descriptor has no token key of day %d", day)
 	}

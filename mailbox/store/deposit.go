@@ -33,7 +33,7 @@ type deposit struct {
 func (s *Server) put(id mailbox.BoxID, data *[mailbox.BoxSize]byte, tok token.Token) error {
 	d := deposit{box: Box{ID: id, Data: data}, done: make(chan error, 1)}
 	if s.desk != nil {
-		if day, ok := s.desk.keys.valid(&tok, time.Now()); ok {
+		if day, ok := s.desk.keys.valid(&tok, 0, time.Now()); ok {
 			d.paid = &payment{day: day, token: tok, handle: id.Handle()}
 		}
 	}

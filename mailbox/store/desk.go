@@ -29,6 +29,8 @@ const (
 	maxAccounts  = 100_000             // and beyond, registrations are told full
 	forgetAfter  = 60                  // days without a draw, after which an account is forgotten
 	codeLifetime = 30 * 24 * time.Hour // of an invite code
+	sessionDays  = 2                   // today's and tomorrow's session tokens can be drawn
+	sessionCap   = 16                  // of one day, by an account
 	overcommit   = 2                   // tokens drawn for a day, to the boxes of a day that the quota has room for: not all are spent
 	reserveShare = 10                  // a tenth of the quota is for deposits alone: drawing is refused first, deposits last
 )
@@ -58,6 +60,7 @@ type desk struct {
 	bits     uint8
 	cap      int
 	perDay   int // tokens of one day, by all accounts
+	sessions int // session tokens of one day, by all accounts; 0: none are given
 	room     func() bool
 
 	keys  *tokenKeys
@@ -74,7 +77,7 @@ type desk struct {
 // openDesk opens the desk of a store in dir ("": everything in memory).
 func openDesk(dir string, c Config, room func() bool) (_ *desk, err error) {
 	d := &desk{
-		onion: c.Onion.Public().(ed25519.PublicKey), accounts: c.Accounts, bits: c.WorkBits, cap: c.Cap, room: room,
+		onion: c.Onion.Public().(ed25519.PublicKey), accounts: c.Accounts, bits: c.WorkBits, cap: c.Cap, sessions: c.SessionTokens, room: room,
 		listed: map[mailbox.AccountID]bool{}, wake: make(chan struct{}, 1), draws: map[mailbox.Handle]time.Time{},
 		perDay: int(overcommit * c.Quota / BoxCost / max(1, int64(c.TTL/(24*time.Hour)))),
 	}
@@ -163,6 +166,9 @@ func (d *desk) policy(today uint32) (mailbox.Policy, error) {
 			return mailbox.Policy{}, err
 		}
 		p.Keys = append(p.Keys, k.Public())
+		if d.sessions > 0 && day < today+sessionDays {
+			p.Sessions = append(p.Sessions, d.keys.get(day|mailbox.SessionEpoch).Public())
+		}
 	}
 	return p, nil
 }
@@ -294,8 +300,8 @@ func (d *desk) sweep(now time.Time) error {
 		del := func(k []byte) (bool, error) { return true, x.Delete(slices.Clone(k)) }
 		for _, row := range []byte{rowDrawn, rowTotal} {
 			if err := x.Scan([]byte{row}, nil, func(k, _ []byte) (bool, error) {
-				if len(k) < 5 || binary.BigEndian.Uint32(k[1:]) >= today {
-					return false, nil // the days ascend
+				if len(k) < 5 || dayOf(binary.BigEndian.Uint32(k[1:])) >= today {
+					return true, nil
 				}
 				return del(k)
 			}); err != nil {

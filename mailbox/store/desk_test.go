@@ -327,3 +327,56 @@ func TestNewCodeOfAnOpenStore(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Session tokens are others than those of deposits, few for an account, and good once.
+func TestSessionTokens(t *testing.T) {
+	cfg := tokenCrashConfig(t.TempDir())
+	cfg.SessionTokens, cfg.WorkBits = 40, 4
+	pipe, stop, server := newStoreServer(t, cfg, -1)
+	c := mailbox.NewClient(pipe.addr, pipe)
+	d, err := c.Descriptor(t.Context())
+	must(t, err)
+	today := mailbox.Epoch(time.Now())
+	if len(d.Deposits.Sessions) != 2 {
+		t.Fatalf("%d keys", len(d.Deposits.Sessions))
+	}
+	issue := func(a mailbox.AccountSecret, epoch uint32, n int) error {
+		secret := random32()
+		blinded, err := token.Blind(&secret, n)
+		must(t, err)
+		id, _ := randomBox()
+		return c.Issue(t.Context(), id, mailbox.Issue{Account: a, Key: secret, Epoch: epoch, Blinded: blinded})
+	}
+	listed := mailbox.AccountSecret{1}
+	toks := mailboxtest.Draw(t, c, listed, today|mailbox.SessionEpoch, random32(), 8)
+	deposits := mailboxtest.Draw(t, c, listed, today, random32(), 2)
+	wants(t, "more than 16", issue(listed, today|mailbox.SessionEpoch, 9), mailbox.ErrCap)
+	must(t, issue(listed, (today+1)|mailbox.SessionEpoch, 16))
+	wants(t, "of a day without a key", issue(listed, (today+3)|mailbox.SessionEpoch, 1), mailbox.ErrRefused)
+	wants(t, "of yesterday", issue(listed, (today-1)|mailbox.SessionEpoch, 1), mailbox.ErrRefused)
+	// Accounts by work have half of a day's together.
+	must(t, issue(mailboxtest.Account(t, c), today|mailbox.SessionEpoch, 16))
+	wants(t, "the half of accounts by work", issue(mailboxtest.Account(t, c), today|mailbox.SessionEpoch, 5), mailbox.ErrFull)
+
+	_, _, err = putToken(t, c, toks[0])
+	wants(t, "a deposit", err, mailbox.ErrToken)
+	for what, x := range map[string]struct {
+		token token.Token
+		want  bool
+	}{"good": {toks[0], true}, "another": {toks[1], true}, "of deposits": {deposits[0], false}, "none": {token.Token{}, false}} {
+		if got := server.RedeemSession(raw96(x.token)); got != x.want {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+	if server.RedeemSession(raw96(toks[0])) {
+		t.Error("a token was good twice")
+	}
+	must(t, stop())
+	pipe, stop, server = newStoreServer(t, cfg, -1)
+	if server.RedeemSession(raw96(toks[1])) || !server.RedeemSession(raw96(toks[2])) {
+		t.Error("what was spent is not known after a restart, or what was not is")
+	}
+	_, _, err = putToken(t, mailbox.NewClient(pipe.addr, pipe), deposits[0])
+	wants(t, "without a descriptor", err, mailbox.ErrNoDescriptor)
+	must(t, stop())
+}

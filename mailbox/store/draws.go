@@ -61,7 +61,10 @@ func (d *desk) issue(q mailbox.Request) (mailbox.Status, error) {
 	n := len(i.Blinded) / token.ElementSize
 	id, handle := i.Account.ID(), q.ID.Handle()
 	w := draw{hash: sha256.Sum256(slices.Concat(q.ID[:], q.Box)), request: slices.Concat(q.ID[:], trimZeros(q.Box))}
-	room := d.room()
+	room, cap, perDay := d.room(), d.cap, d.perDay
+	if isSession(i.Epoch) {
+		room, cap, perDay = true, sessionCap, d.sessions
+	}
 	d.mu.Lock()
 	busy := len(d.draws) >= maxDraws
 	d.mu.Unlock()
@@ -98,10 +101,10 @@ func (d *desk) issue(q mailbox.Request) (mailbox.Status, error) {
 			return err
 		}
 		switch {
-		case int(own[0])+n > d.cap:
+		case int(own[0])+n > cap:
 			status = mailbox.StatusCap
 			return nil
-		case !room, int(all[0])+n > d.perDay, proof == mailbox.ProofWork && int(all[1])+n > d.perDay/2:
+		case !room, int(all[0])+n > perDay, proof == mailbox.ProofWork && int(all[1])+n > perDay/2:
 			// Accounts of work have half of a day's tokens together: who can make many shuts out none of the others.
 			status = mailbox.StatusFull
 			return nil

@@ -50,6 +50,9 @@ type Config struct {
 	AccountList []mailbox.AccountID
 	WorkBits    uint8 // of a proof of work
 	Cap         int   // tokens that an account may draw of one day
+	// SessionTokens is how many session tokens of one day are given, for the courier under the same onion; an account may draw
+	// 16 of them. 0: none.
+	SessionTokens int
 
 	// Engine keeps the boxes; nil: Days in Dir. The server closes it.
 	Engine Engine
@@ -109,7 +112,7 @@ func (c *Config) defaults() error {
 		return fmt.Errorf("mailbox store: an expiry unit of %v", c.ExpiryUnit)
 	case c.Quota < BoxCost || c.Reserve < 0:
 		return errors.New("mailbox store: an impossible quota or reserve")
-	case c.Deposit > mailbox.DepositTokens || c.Cap < 1:
+	case c.Deposit > mailbox.DepositTokens || c.Cap < 1 || c.SessionTokens < 0:
 		return errors.New("mailbox store: an impossible kind of deposit or cap")
 	case c.Dir == "" && c.Engine == nil:
 		return errors.New("mailbox store: no directory")
@@ -246,6 +249,25 @@ func (s *Server) Tokens() (TokenUsage, error) {
 		return TokenUsage{}, nil
 	}
 	return s.desk.usage(time.Now())
+}
+
+// RedeemSession tells whether a session token is good, and spends it: durably when it returns true, so that it is good once, also
+// over restarts. Safe for concurrent use, while Run runs.
+func (s *Server) RedeemSession(t *[mailbox.TokenSize]byte) bool {
+	if s.desk == nil || s.desk.sessions == 0 {
+		return false
+	}
+	p := &payment{token: *t}
+	var ok bool
+	if p.day, ok = s.desk.keys.valid(&p.token, mailbox.SessionEpoch, time.Now()); !ok {
+		return false
+	}
+	rand.Read(p.handle[:]) // no two are one session
+	if err := s.desk.spent.spend([]*payment{p}); err != nil {
+		s.fault("spend a session token", err)
+		return false
+	}
+	return p.good
 }
 
 // NewCode makes an invite code, good for one account until it expires. ErrOpen.

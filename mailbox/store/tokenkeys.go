@@ -5,6 +5,7 @@ package store
 import (
 	"crypto/rand"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -23,8 +24,8 @@ import (
 type tokenKeys struct {
 	dir string // "" keeps nothing
 
-	mu   sync.Mutex // guards keys
-	keys map[uint32]*token.Key
+	mu   sync.Mutex            // guards keys
+	keys map[uint32]*token.Key // by day; those of session tokens by day | mailbox.SessionEpoch, from the same seed
 }
 
 const tokenKeySuffix = ".key"
@@ -58,7 +59,7 @@ func openTokenKeys(dir string) (*tokenKeys, error) {
 			err = fmt.Errorf("%s has %d bytes, want %d", name, len(b), token.SeedSize)
 		}
 		if err == nil {
-			t.keys[uint32(day)], err = token.NewKey((*[token.SeedSize]byte)(b))
+			err = t.add(uint32(day), (*[token.SeedSize]byte)(b))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("token keys: %w", err)
@@ -71,6 +72,22 @@ func (t *tokenKeys) path(day uint32) string {
 	return filepath.Join(t.dir, strconv.FormatUint(uint64(day), 10)+tokenKeySuffix)
 }
 
+// add derives both keys of a day.
+func (t *tokenKeys) add(day uint32, seed *[token.SeedSize]byte) error {
+	k, err := token.NewKey(seed)
+	if err != nil {
+		return err
+	}
+	s, err := token.NewSessionKey(seed)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.keys[day], t.keys[day|mailbox.SessionEpoch] = k, s
+	return nil
+}
+
 // get is the key of that day, or nil.
 func (t *tokenKeys) get(day uint32) *token.Key {
 	t.mu.Lock()
@@ -79,13 +96,21 @@ func (t *tokenKeys) get(day uint32) *token.Key {
 }
 
 // drawable is the key of that day if tokens of it can be drawn now, or nil: those of today and later (and of yesterday
-// for a requester whose clock is late).
-func (t *tokenKeys) drawable(day uint32, now time.Time) *token.Key {
-	if day < mailbox.Epoch(now.Add(-mailbox.SkewTolerance)) {
+// for a requester whose clock is late); session tokens only of a day whose key is published.
+func (t *tokenKeys) drawable(epoch uint32, now time.Time) *token.Key {
+	day, last := dayOf(epoch), uint32(math.MaxUint32)
+	if isSession(epoch) {
+		last = mailbox.Epoch(now.Add(mailbox.SkewTolerance)) + sessionDays - 1
+	}
+	if day < mailbox.Epoch(now.Add(-mailbox.SkewTolerance)) || day > last {
 		return nil
 	}
-	return t.get(day)
+	return t.get(epoch)
 }
+
+// dayOf is the day of an epoch of tokens, isSession tells whether they are session tokens.
+func dayOf(epoch uint32) uint32   { return epoch &^ mailbox.SessionEpoch }
+func isSession(epoch uint32) bool { return epoch&mailbox.SessionEpoch != 0 }
 
 // ensure returns the key of that day; a new one is on the disk first.
 func (t *tokenKeys) ensure(day uint32) (*token.Key, error) {
@@ -94,19 +119,15 @@ func (t *tokenKeys) ensure(day uint32) (*token.Key, error) {
 	}
 	var seed [token.SeedSize]byte
 	rand.Read(seed[:])
-	k, err := token.NewKey(&seed)
-	if err != nil {
-		return nil, err
-	}
 	if t.dir != "" {
 		if err := durable.WriteFile(t.path(day), seed[:], 0o600); err != nil {
 			return nil, fmt.Errorf("write a token key: %w", err)
 		}
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.keys[day] = k
-	return k, nil
+	if err := t.add(day, &seed); err != nil {
+		return nil, err
+	}
+	return t.get(day), nil
 }
 
 // accepted are the days whose tokens are good at now: today and yesterday, and tomorrow for clocks that are ahead.
@@ -119,10 +140,11 @@ func accepted(now time.Time) []uint32 {
 	return days
 }
 
-// valid is the day of a token; ok is false if no accepted key made it. All keys are tried, whatever is found.
-func (t *tokenKeys) valid(tok *token.Token, now time.Time) (day uint32, ok bool) {
+// valid is the day of a token; ok is false if no accepted key of that kind (0 or mailbox.SessionEpoch) made it. All keys are tried,
+// whatever is found.
+func (t *tokenKeys) valid(tok *token.Token, kind uint32, now time.Time) (day uint32, ok bool) {
 	for _, d := range accepted(now) {
-		if k := t.get(d); k != nil && k.Valid(tok) {
+		if k := t.get(d | kind); k != nil && k.Valid(tok) {
 			day, ok = d, true
 		}
 	}
@@ -135,7 +157,7 @@ func (t *tokenKeys) expire(now time.Time, drop func(below uint32) error) error {
 	var old []uint32
 	t.mu.Lock()
 	for day := range t.keys {
-		if day < first {
+		if !isSession(day) && day < first {
 			old = append(old, day)
 		}
 	}
@@ -148,6 +170,7 @@ func (t *tokenKeys) expire(now time.Time, drop func(below uint32) error) error {
 		}
 		t.mu.Lock()
 		delete(t.keys, day)
+		delete(t.keys, day|mailbox.SessionEpoch)
 		t.mu.Unlock()
 	}
 	return drop(first)
