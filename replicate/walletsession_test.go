@@ -42,7 +42,7 @@ func TestASessionTokenOpensAFullCourier(t *testing.T) {
 				time.Sleep(time.Minute)
 			}
 		}()
-		n := w.add(1, Economy())
+		n := w.add(1, slow())
 		up := func() bool {
 			n.engine.mu.Lock()
 			defer n.engine.mu.Unlock()

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"tarn/crypto/token"
 	"tarn/internal/leakage"
 	"tarn/mailbox"
 	"tarn/mailbox/front"
@@ -55,7 +56,7 @@ func (c *timed) Read(b []byte) (int, error) {
 // answerTimes measures the answers of a real store, with its database on a disk and a real clock: what each kind of
 // request takes, in an order drawn by lot, some at a time.
 func answerTimes(t *testing.T, answerTime time.Duration, each int) map[string][]float64 {
-	m := mailboxtest.New(t, mailboxtest.WithConfig(func(c *mailboxstore.Config) {
+	m := mailboxtest.New(t, mailboxtest.WithTokens(), mailboxtest.WithConfig(func(c *mailboxstore.Config) {
 		c.Dir, c.Bucket = t.TempDir(), time.Second
 	}), mailboxtest.WithFront(func(c *front.Config) { c.AnswerTime = answerTime }))
 	fresh := func() (id mailbox.BoxID, box *[mailbox.BoxSize]byte) {
@@ -69,14 +70,25 @@ func answerTimes(t *testing.T, answerTime time.Duration, each int) map[string][]
 	if _, err := setup.Descriptor(ctx); err != nil {
 		t.Fatal(err)
 	}
+	const first = 1 + 64 + 1 // tokens of the boxes that are there, and one to spare
+	account := mailboxtest.Account(t, setup)
+	paid := make(chan *[mailbox.TokenSize]byte, first+each)
+	for left := first + each; left > 0; left -= token.MaxBatch {
+		var secret [32]byte
+		rand.Read(secret[:])
+		for _, tok := range mailboxtest.Draw(t, setup, account, mailbox.Epoch(time.Now()), secret, min(left, token.MaxBatch)) {
+			paid <- (*[mailbox.TokenSize]byte)(&tok)
+		}
+	}
 	there, content := fresh()
 	var known []mailbox.Handle
-	if err := setup.Put(ctx, there, content, nil); err != nil {
+	spent := <-paid
+	if err := setup.Put(ctx, there, content, spent); err != nil {
 		t.Fatal(err)
 	}
 	for range 64 {
 		id, box := fresh()
-		if err := setup.Put(ctx, id, box, nil); err != nil {
+		if err := setup.Put(ctx, id, box, <-paid); err != nil {
 			t.Fatal(err)
 		}
 		known = append(known, id.Handle())
@@ -89,8 +101,22 @@ func answerTimes(t *testing.T, answerTime time.Duration, each int) map[string][]
 		time.Sleep(100 * time.Millisecond)
 	}
 	requests := map[string]func(c *mailbox.Client) error{
-		"put":         func(c *mailbox.Client) error { id, box := fresh(); return c.Put(ctx, id, box, nil) },
-		"put again":   func(c *mailbox.Client) error { return c.Put(ctx, there, content, nil) },
+		"put":       func(c *mailbox.Client) error { id, box := fresh(); return c.Put(ctx, id, box, <-paid) },
+		"put again": func(c *mailbox.Client) error { return c.Put(ctx, there, content, spent) },
+		"put unpaid": func(c *mailbox.Client) error {
+			id, box := fresh()
+			return ignore(c.Put(ctx, id, box, nil), mailbox.ErrToken)
+		},
+		"put with a bad token": func(c *mailbox.Client) error {
+			id, box := fresh()
+			bad := *spent
+			bad[95] ^= 1
+			return ignore(c.Put(ctx, id, box, &bad), mailbox.ErrToken)
+		},
+		"put with a spent token": func(c *mailbox.Client) error {
+			id, box := fresh()
+			return ignore(c.Put(ctx, id, box, spent), mailbox.ErrToken)
+		},
 		"put nothing": func(c *mailbox.Client) error { return c.Nothing(ctx) },
 		"get there":   func(c *mailbox.Client) error { _, err := c.Get(ctx, known[mathrand.IntN(len(known))]); return err },
 		"get absent":  func(c *mailbox.Client) error { id, _ := fresh(); _, err := c.Get(ctx, id.Handle()); return err },
