@@ -44,6 +44,9 @@ type depot struct {
 	todo   map[mailbox.Handle]*todo // own stores: boxes listed for us
 	decoys decoys                   // handles seen lately
 	heard  heard                    // what it told us, for comparing with contacts
+	// Boxes that were found unlisted, and when; and when it was certain that it had not listed one.
+	unlisted map[mailbox.Handle]time.Time
+	hid      time.Time
 
 	lastOK, lastFail time.Time
 	lastErr          error
@@ -139,6 +142,8 @@ func (d *depot) words() string {
 	switch err := d.lastErr; {
 	case d.heard.lie != nil:
 		return "The mailbox was caught telling different nodes different things (the proof is kept). It lies, or was made anew under its old key: use another one."
+	case !d.hid.IsZero() && time.Since(d.hid) < hidFor:
+		return "The mailbox had the answer to a link of ours and did not list it. It was found nevertheless, late: the mailbox hides boxes, or its disk is damaged. Use another one."
 	case err == nil && !d.full:
 		return ""
 	case err == nil, errors.Is(err, mailbox.ErrFull):

@@ -128,6 +128,7 @@ func (e *Engine) readPage(st *depot, page mailbox.Page, bucket time.Duration) er
 	begin, end = begin.Add(f.slack), end.Add(f.slack) // by our clock
 	var found []*todo
 	for _, h := range page.Handles {
+		delete(st.unlisted, h)
 		r, ok := e.expected[h]
 		if !ok || st.todo[h] != nil {
 			continue

@@ -131,6 +131,9 @@ func (e *Engine) chooseGet(st *depot, now time.Time) (job, bool) {
 		if t := e.probe(now); t != nil {
 			return e.fetch(st, t), true
 		}
+		if j, ok := e.lookForAnswer(st, now); ok {
+			return j, true
+		}
 	}
 	p := e.profile.Load()
 	return e.readDecoy(st, now, p.Frame, p.Frame)

@@ -405,6 +405,7 @@ func (e *Engine) expire(now time.Time) {
 			c.drop(id)
 		}
 	}
+	e.judgeUnlisted(now)
 	if err := e.boundOutboxes(); err != nil {
 		e.log.Warn("bounding what waits for contacts that are away", "err", err)
 	}

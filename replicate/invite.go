@@ -42,7 +42,9 @@ type invite struct {
 
 	due      time.Time
 	attempts int
-	put      bool // the payload is written, in this turn
+	put      bool      // the payload is written, in this turn
+	lookDue  time.Time // when its answer is looked for unlisted; zero: not planned
+	looked   int       // so many times
 	busy     bool
 }
 

@@ -219,6 +219,11 @@ func (e *Engine) prepareRead(s *frameSlot, p *Profile, h *half, now time.Time) j
 		j.store = d
 		return j
 	}
+	for _, d := range ready {
+		if j, ok := e.lookForAnswer(d, now); ok {
+			return j
+		}
+	}
 	d := ready[s.frameDraw.own%uint64(len(ready))]
 	if j, ok := e.readDecoy(d, now, pushTime, p.Frame); ok {
 		return j

@@ -106,6 +106,9 @@ func (e *Engine) Contacts() ([]ContactStatus, error) {
 			Unacked: len(c.boxes), ExpectedDelay: e.expectedDelay(c), Number: c.number}
 		if c.number == "" {
 			s.Reason = "Our answer is in the mailbox; the other node has not read it yet."
+			if now.Sub(c.created) > awayAfter {
+				s.Reason += " If it is on, its mailbox may hide the answer: its node finds it before the link ends."
+			}
 			if a := e.accepts[c.voucher]; a != nil && !now.Before(a.link.Expiry) {
 				s.Reason = "Our answer was in the mailbox, but the other node did not read it before the link expired; ask for a new link."
 			}

@@ -164,7 +164,7 @@ func (e *Engine) target(day, today uint32, limit int) int {
 }
 
 // nextDraw is the day to draw for now and how many chunks; false: there is enough, for the moment. First a little of each
-// day, at once those within the life of a link, then the rest at a pace.
+// day, at once today's and tomorrow's, with which a first contact can be made, then the rest at a pace.
 func (e *Engine) nextDraw(p *purse, policy mailbox.Policy, now time.Time) (day uint32, chunks int, ok bool) {
 	today := mailbox.Epoch(now)
 	for _, full := range []bool{false, true} {
@@ -174,7 +174,7 @@ func (e *Engine) nextDraw(p *purse, policy mailbox.Policy, now time.Time) (day u
 				want = min(want, drawSize/token.Chunk)
 			}
 			if _, there := policy.Key(day); there && !p.capped[day].After(now) && p.drawn[day] < want {
-				if (full || day > mailbox.Epoch(now.Add(DefaultLinkLife))) && p.nextDraw.After(now) {
+				if (full || day > today+1) && p.nextDraw.After(now) {
 					return 0, 0, false
 				}
 				return day, min(want-p.drawn[day], drawSize/token.Chunk), true

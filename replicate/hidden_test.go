@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tarn/mailbox"
+)
+
+// A mailbox that keeps the answer to a link and does not list it delays the contact, and is found out.
+func TestAHiddenAnswerIsFoundAndSaid(t *testing.T) {
+	for name, couriers := range map[string]bool{"direct": false, "couriers": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 2)
+				a, b := w.node(2, slow()), w.node(1, slow())
+				if couriers {
+					a.couriers = []mailbox.Address{w.courier(0).address, w.courier(1).address}
+				}
+				s := w.store(0)
+				s.bucket = 10 * time.Second
+				defer w.stopAll()
+				a.start()
+				b.start()
+				time.Sleep(time.Hour)
+				l, err := a.engine.Invite(t.Context(), 48*time.Hour)
+				if err != nil {
+					t.Fatal(err)
+				}
+				a.engine.mu.Lock()
+				answer := a.engine.invites[l.Voucher].reply().id.Handle()
+				a.engine.mu.Unlock()
+				s.set(func(s *fakeStore) { s.hide = func(h mailbox.Handle) bool { return h == answer } })
+				if _, err := b.engine.Accept(t.Context(), l); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(6 * time.Hour) // it has answered, and nobody has read that
+				if st := a.status(b.name()); st.State == Active {
+					t.Fatalf("%+v", st)
+				}
+				w.until(42*time.Hour, "the contact", func() bool { return a.status(b.name()).State == Active })
+				w.until(6*time.Hour, "words", func() bool {
+					for _, m := range a.engine.Stores() {
+						if m.Address == s.address && strings.Contains(m.Problem, "did not list") {
+							return true
+						}
+					}
+					return false
+				})
+			})
+		})
+	}
+}
+
+// An honest one is not accused, whenever the answer comes.
+func TestAnAnswerThatIsListedLaterAccusesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		a, b := w.node(2, slow()), w.node(1, slow())
+		s := w.store(0)
+		s.bucket = time.Hour // the answer is looked for before its page is closed
+		defer w.stopAll()
+		a.start()
+		b.start()
+		l, err := a.engine.Invite(t.Context(), 4*time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour + 10*time.Minute)
+		if _, err := b.engine.Accept(t.Context(), l); err != nil {
+			t.Fatal(err)
+		}
+		w.until(4*time.Hour, "the contact", func() bool { return a.status(b.name()).State == Active })
+		time.Sleep(4 * time.Hour)
+		for _, m := range a.engine.Stores() {
+			if m.Problem != "" {
+				t.Errorf("%s", m.Problem)
+			}
+		}
+	})
+}
