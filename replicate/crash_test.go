@@ -16,6 +16,7 @@ import (
 
 	"tarn/mailbox"
 	"tarn/store"
+	"tarn/store/storetest"
 )
 
 // crashPlay lets two nodes meet and talk while their processes die at drawn writes, before or after the commit, and
@@ -26,7 +27,7 @@ func crashPlay(t *testing.T, relink bool, draw func(label string, n int) int) (e
 	a, b := w.node(1, p), w.node(2, p)
 	disks := map[*node]store.KV{a: a.kv, b: b.kv}
 	die := func(n *node) {
-		n.kv = &crashKV{KV: disks[n], left: draw("writes until the crash", 25), after: draw("after the commit", 2) == 1}
+		n.kv = &storetest.Mortal{KV: disks[n], Left: draw("writes until the crash", 25), After: draw("after the commit", 2) == 1}
 	}
 	boot := func(n *node, crash bool) {
 		if n.stop != nil {
@@ -44,7 +45,7 @@ func crashPlay(t *testing.T, relink bool, draw func(label string, n int) int) (e
 				Dial: func(a mailbox.Address) Mailbox { return &fakeClient{fakeStore: w.stores[a], node: n} }}); err == nil {
 				n.engine = e
 				break
-			} else if !errors.Is(err, errCrash) {
+			} else if !errors.Is(err, storetest.ErrDied) {
 				t.Fatal(err)
 			}
 		}
@@ -90,10 +91,10 @@ func crashPlay(t *testing.T, relink bool, draw func(label string, n int) int) (e
 				x, y = b, a
 			}
 			if l, err := x.engine.Invite(context.Background(), 0); err == nil {
-				if _, err := y.engine.Accept(context.Background(), l); err != nil && !errors.Is(err, errCrash) {
+				if _, err := y.engine.Accept(context.Background(), l); err != nil && !errors.Is(err, storetest.ErrDied) {
 					t.Fatal(err)
 				}
-			} else if !errors.Is(err, errCrash) {
+			} else if !errors.Is(err, storetest.ErrDied) {
 				t.Fatal(err)
 			}
 		}

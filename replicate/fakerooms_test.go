@@ -17,6 +17,7 @@ import (
 	"tarn/matrix"
 	"tarn/room"
 	"tarn/store"
+	"tarn/store/storetest"
 )
 
 // fakeRooms is a graph of events for each room: what is stored survives a restart of the engine.
@@ -84,7 +85,7 @@ func (f *fakeRooms) send(t testing.TB, id matrix.RoomID, body string) matrix.Eve
 		return nil
 	})
 	if err != nil {
-		if errors.Is(err, errCrash) {
+		if errors.Is(err, storetest.ErrDied) {
 			return ""
 		}
 		t.Fatal(err)

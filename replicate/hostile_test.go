@@ -18,6 +18,7 @@ import (
 	"tarn/matrix"
 	"tarn/room"
 	"tarn/store"
+	"tarn/store/storetest"
 )
 
 // What a hostile review looked for: each test failed when it was written, but for those that say otherwise.
@@ -119,7 +120,7 @@ func TestANewLinkDoesNotOverwriteWhatWaitsInTheInbox(t *testing.T) {
 			b.rooms.fail = err
 			b.rooms.mu.Unlock()
 		}
-		fail(errCrash)
+		fail(storetest.ErrDied)
 		for _, r := range rooms[:6] {
 			a.rooms.send(t, r, "old stream")
 			time.Sleep(10 * time.Second)

@@ -20,6 +20,7 @@ import (
 	"tarn/mailbox"
 	"tarn/matrix"
 	"tarn/store"
+	"tarn/store/storetest"
 )
 
 // The players of the tests: nodes with rooms that are a plain graph of events, and stores that keep boxes in a map.
@@ -384,7 +385,7 @@ func (n *node) start() {
 	go func() { done <- e.Run(ctx) }()
 	n.stop = func() {
 		cancel()
-		if err := <-done; err != nil && !errors.Is(err, errCrash) {
+		if err := <-done; err != nil && !errors.Is(err, storetest.ErrDied) {
 			n.t.Errorf("Run: %v", err)
 		}
 		n.stop = nil
@@ -463,38 +464,4 @@ func (w *world) until(limit time.Duration, what string, cond func() bool) time.D
 func (w *world) has(n *node, id matrix.RoomID, count int, limit time.Duration) {
 	w.t.Helper()
 	w.until(limit, fmt.Sprintf("%d events at %.8s (it has %d)", count, n.name(), len(n.rooms.bodies(id))), func() bool { return len(n.rooms.bodies(id)) >= count })
-}
-
-// errCrash is what a crashing database answers.
-var errCrash = errors.New("crash")
-
-// crashKV fails one Update and all later ones, as if the process had been killed at that moment: before the commit,
-// or right after it.
-type crashKV struct {
-	store.KV
-	mu    sync.Mutex
-	left  int // Updates until the crash; negative: never
-	after bool
-	dead  bool
-}
-
-func (c *crashKV) Update(fn func(store.Txn) error) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.dead {
-		return errCrash
-	}
-	if c.left == 0 {
-		c.dead = true
-		if c.after {
-			if err := c.KV.Update(fn); err != nil {
-				return err
-			}
-		}
-		return errCrash
-	}
-	if c.left > 0 {
-		c.left--
-	}
-	return c.KV.Update(fn)
 }

@@ -17,6 +17,7 @@ import (
 
 	"tarn/mailbox"
 	"tarn/store"
+	"tarn/store/storetest"
 )
 
 // Random schedules: two nodes talk while everything between and under them fails by lot. What is drawn for one play
@@ -79,11 +80,11 @@ func (s *stage) boot(i int, crash bool) {
 	}
 	n.kv = s.disks[i]
 	if crash {
-		n.kv = &crashKV{KV: n.kv, left: s.rng.IntN(20), after: s.rng.IntN(2) == 1}
+		n.kv = &storetest.Mortal{KV: n.kv, Left: s.rng.IntN(20), After: s.rng.IntN(2) == 1}
 		s.sum.Crashes++
 	}
 	e, err := New(n.config())
-	if errors.Is(err, errCrash) {
+	if errors.Is(err, storetest.ErrDied) {
 		n.kv = s.disks[i]
 		e, err = New(n.config())
 	}

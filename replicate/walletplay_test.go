@@ -15,6 +15,7 @@ import (
 
 	"tarn/mailbox"
 	"tarn/store"
+	"tarn/store/storetest"
 )
 
 // tokenPair is two nodes, each with a store of its own that wants tokens; they are not started.
@@ -58,10 +59,10 @@ func TestCrashesAtAnyWriteShowNoTokenTwice(t *testing.T) {
 					}
 					n.kv = disks[n]
 					if crash {
-						n.kv = &crashKV{KV: disks[n], left: rng.IntN(40), after: rng.IntN(2) == 0}
+						n.kv = &storetest.Mortal{KV: disks[n], Left: rng.IntN(40), After: rng.IntN(2) == 0}
 					}
 					e, err := New(n.config())
-					if errors.Is(err, errCrash) {
+					if errors.Is(err, storetest.ErrDied) {
 						n.kv = disks[n]
 						e, err = New(n.config())
 					}

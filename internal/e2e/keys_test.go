@@ -7,12 +7,10 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	mrand "math/rand/v2"
 	"net/http"
 	"slices"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,6 +21,7 @@ import (
 	"tarn/matrix"
 	"tarn/replicate"
 	"tarn/store"
+	"tarn/store/storetest"
 )
 
 const client = "/_matrix/client/v3"
@@ -403,35 +402,6 @@ func random(n int) []byte {
 	return b
 }
 
-var errCrash = errors.New("the process died")
-
-// crashKV dies at an Update, before or after its commit.
-type crashKV struct {
-	store.KV
-	mu    sync.Mutex
-	left  int
-	after bool
-	dead  bool
-}
-
-func (c *crashKV) Update(fn func(store.Txn) error) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.dead {
-		return errCrash
-	}
-	if c.left--; c.left >= 0 {
-		return c.KV.Update(fn)
-	}
-	c.dead = true
-	if c.after {
-		if err := c.KV.Update(fn); err != nil {
-			return err
-		}
-	}
-	return errCrash
-}
-
 // TestCrashesGiveNoKeyTwiceAndLoseNoMessage kills both nodes at drawn writes, while keys are handed out, claimed at both nodes and made anew, and
 // messages are sent: no one-time key is ever shown twice, and every message that was acknowledged to its sender comes, once, in order.
 func TestCrashesGiveNoKeyTwiceAndLoseNoMessage(t *testing.T) {
@@ -451,7 +421,7 @@ func crashes(t *testing.T, draw func(int) int) {
 		n.kv = disks[n]
 		n.rebuild()
 		if crash > 0 { // New and the clients' own writes come to their end
-			n.kv = &crashKV{KV: disks[n], left: crash, after: draw(2) == 1}
+			n.kv = &storetest.Mortal{KV: disks[n], Left: crash, After: draw(2) == 1}
 			n.rebuild()
 		}
 		n.start()
