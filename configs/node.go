@@ -76,7 +76,7 @@ type Profile struct {
 	Frame time.Duration `toml:"frame"`
 	// Mean delay that is asked of a courier before it passes a request on, up to 2m30s: it mixes yours with others'.
 	Mix time.Duration `toml:"mix"`
-	// How long after a frame the courier answers it, up to 10m; more than twice mix, and time for Tor.
+	// How long after a frame the courier answers it, up to 10m; at least one and a half times mix, and time for Tor.
 	Lag time.Duration `toml:"lag"`
 	// Time between two pushes of what is new in the mailboxes, 250ms to 1h.
 	Push time.Duration `toml:"push"`
@@ -104,7 +104,7 @@ func DefaultNode() Node {
 		Client:   Client{Listen: "127.0.0.1:8008"},
 		Media:    Media{MaxUpload: 50 << 20, Quota: 10 << 30},
 		Tor:      DefaultTor(),
-		Profile:  Profile{Name: "balanced", Frame: 10 * time.Second, Mix: 2 * time.Second, Lag: 4500 * time.Millisecond, Push: 10 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 5 * time.Minute, Rewrite: 30 * time.Minute},
+		Profile:  Profile{Name: "balanced", Frame: 10 * time.Second, Mix: 2 * time.Second, Lag: 3500 * time.Millisecond, Push: 10 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 5 * time.Minute, Rewrite: 30 * time.Minute},
 	}
 }
 
@@ -244,8 +244,8 @@ func (p *Profile) check() error {
 	if p.Mix < 0 || p.Mix > 150*time.Second {
 		return fmt.Errorf("profile.mix is %v: it must be between 0 and 2m30s", p.Mix)
 	}
-	if p.Lag < max(2*p.Mix, 100*time.Millisecond) || p.Lag > 10*time.Minute {
-		return fmt.Errorf("profile.lag is %v: it must be at least twice mix and 100ms, and at most 10m", p.Lag)
+	if p.Lag < max(p.Mix*3/2, 100*time.Millisecond) || p.Lag > 10*time.Minute {
+		return fmt.Errorf("profile.lag is %v: it must be at least one and a half times mix and 100ms, and at most 10m", p.Lag)
 	}
 	if p.Push < 250*time.Millisecond || p.Push > time.Hour {
 		return fmt.Errorf("profile.push is %v: it must be between 250ms and 1h", p.Push)

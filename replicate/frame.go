@@ -53,23 +53,28 @@ func (s schedule) frame() (d frameDraw) {
 }
 
 // getCut is where the delay of a GET, or of an answer, ends, in means: the answer shall make the frame's own lag. A PUT's
-// has no such end.
-const getCut = 1.5
+// has no such end. Through several couriers it is later, for their delays hardly ever all come near to it.
+func getCut(hops int) float64 {
+	if hops > 1 {
+		return 1.5
+	}
+	return 1
+}
 
 // cut is an exponential delay that ends there.
-func cut(u float64, mean time.Duration) time.Duration {
-	return time.Duration(-math.Log1p(-u*(1-math.Exp(-getCut))) * float64(mean))
+func (p *Profile) cut(u float64) time.Duration {
+	return time.Duration(-math.Log1p(-u*(1-math.Exp(-getCut(p.Hops)))) * float64(p.Mix))
 }
 
 // putWay is what the PUT half asks of its couriers, getWay what the GET half does.
 func (s *frameSlot) putWay(p *Profile) way {
 	return s.way(func(i int) (delay, back time.Duration) {
-		return min(time.Duration(s.putDelay[i]*float64(p.Mix)), maxDelay), cut(s.putBack[i], p.Mix)
+		return min(time.Duration(s.putDelay[i]*float64(p.Mix)), maxDelay), p.cut(s.putBack[i])
 	})
 }
 
 func (s *frameSlot) getWay(p *Profile) way {
-	return s.way(func(i int) (delay, back time.Duration) { return cut(s.getDelay[i], p.Mix), cut(s.getBack[i], p.Mix) })
+	return s.way(func(i int) (delay, back time.Duration) { return p.cut(s.getDelay[i]), p.cut(s.getBack[i]) })
 }
 
 // way asks the session's courier for the first delay; it answers when the frame's lag is over.

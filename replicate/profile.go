@@ -61,7 +61,7 @@ func Profiles() []Profile {
 		{Name: "instant", Frame: 3 * time.Second, Mix: 500 * time.Millisecond, Lag: 3 * time.Second, Push: 5 * time.Second, Hops: 1, SecondCopy: 4 * time.Minute,
 			Digests: 1, CoverPut: 0.3, AckDelay: time.Minute, Retransmit: 10 * time.Minute, RetransmitMax: 6 * time.Hour,
 			Want: 30 * time.Second, Heads: 30 * time.Minute, Timeout: time.Minute, InFlight: 128},
-		{Name: "balanced", Frame: 10 * time.Second, Mix: 2 * time.Second, Lag: 4500 * time.Millisecond, Push: 10 * time.Second, Hops: 1, SecondCopy: 10 * time.Minute,
+		{Name: "balanced", Frame: 10 * time.Second, Mix: 2 * time.Second, Lag: 3500 * time.Millisecond, Push: 10 * time.Second, Hops: 1, SecondCopy: 10 * time.Minute,
 			Digests: 2, CoverPut: 0.3, AckDelay: 5 * time.Minute, Retransmit: 30 * time.Minute, RetransmitMax: 12 * time.Hour,
 			Want: 2 * time.Minute, Heads: time.Hour, Timeout: 90 * time.Second, InFlight: 64},
 		{Name: "economy", Frame: 60 * time.Second, Mix: 5 * time.Second, Lag: 12 * time.Second, Push: time.Minute, Hops: 1, SecondCopy: 45 * time.Minute,
@@ -159,7 +159,7 @@ func (p Profile) ExpectedDelay(m Mode, ticks float64, bucket time.Duration) time
 // Assumed for estimates: one way over Tor (facts: 0.7 s), and a bucket's way from its end through a courier to the node.
 const (
 	oneWay   = 700 * time.Millisecond
-	pushTime = 3200 * time.Millisecond
+	pushTime = 3000 * time.Millisecond
 )
 
 // digestLag is how much longer a bucket waits to be read when buckets close about as fast as DIGEST slots come, or

@@ -48,7 +48,7 @@ const (
 	DefaultMaxLinks    = 256
 	DefaultRate        = 4.0 // the fastest named profile makes one in 3 s, the demonstration one a second
 	DefaultBurst       = 30
-	DefaultPushLag     = 2500 * time.Millisecond
+	DefaultPushLag     = 2300 * time.Millisecond
 	DefaultMaxReplays  = 4 << 20 // 64 MiB of memory; 240 sessions of a frame each 10 s
 )
 

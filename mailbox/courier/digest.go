@@ -234,7 +234,7 @@ func (s *Server) readDigest(f *follower) {
 			}
 		}
 		// A moment later, for clocks that are not quite right.
-		if s.sleep(max(time.Until(next.Add(f.slack)), 0)+min(d.Bucket/8, 300*time.Millisecond)) != nil {
+		if s.sleep(max(time.Until(next.Add(f.slack)), 0)+min(d.Bucket/8, 100*time.Millisecond)) != nil {
 			return
 		}
 	}
