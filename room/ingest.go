@@ -30,7 +30,7 @@ const (
 // Ingest takes raw events of a room as another node gave them. Each is verified (signature by a known certificate,
 // auth rules) and stored in a transaction like Send's; what lacks parents waits, durably and bounded, and is inserted when they come. Doubles are nothing.
 // from is the contact that delivered, not the author. When it returns nil the events need not be delivered again.
-// Events of a room that the node takes no part in count as Bad, but for one thing: the end of a local user's invite.
+// Events of a room that the node takes no part in count as Bad, but for those that say what became of a local user (ended.go).
 func (r *Rooms) Ingest(ctx context.Context, from matrix.ServerName, room matrix.RoomID, events [][]byte) (Ingested, error) {
 	var out Ingested
 	if err := ctx.Err(); err != nil {
@@ -413,72 +413,3 @@ func (p *plan) edges(ev *matrix.Event) error {
 
 // stranger: nobody of the event's server was ever in the room. What the rules refuse of such a server is not worth a row.
 func (p *plan) stranger(ev *matrix.Event) bool { return p.census.known[ev.Server()] == 0 }
-
-// retractions looks at events of a room that the node takes no part in: the only thing of interest is the end of a
-// local user's invite.
-func (in *ingest) retractions(p *plan) error {
-	for h, c := range in.todo {
-		delete(in.todo, h)
-		done, err := p.retract(h, c)
-		if err != nil {
-			return err
-		}
-		if done {
-			in.out.Stored = append(in.out.Stored, c.ev.ID())
-		} else {
-			in.out.Bad++
-		}
-	}
-	in.work = nil
-	return nil
-}
-
-// retract ends a local user's invite by a leave or ban event that the invite's state allows.
-func (p *plan) retract(h hash, c *candidate) (bool, error) {
-	ev := c.ev
-	if ev.Type() != matrix.TypeMember || ev.StateKey() == nil || ev.Membership() != matrix.MemberLeave && ev.Membership() != matrix.MemberBan {
-		return false, nil
-	}
-	user := matrix.UserID(*ev.StateKey())
-	if !p.r.local(user) {
-		return false, nil
-	}
-	known, err := p.held(h)
-	if known != nil || err != nil {
-		return false, err
-	}
-	row, err := p.user(user)
-	if err != nil || row.membership != matrix.MemberInvite || row.state == 0 {
-		return false, err
-	}
-	if _, twice := p.users[user]; twice {
-		return false, nil
-	}
-	s, err := p.state(row.state)
-	if err != nil {
-		return false, err
-	}
-	s = s.With(matrix.StateKey{Type: matrix.TypeMember, Key: string(user)}, row.event.id())
-	status, why, missing := dag.InsertOutlier(p, p.row.version, ev)
-	if status == 0 && len(missing) == 0 {
-		return false, why
-	}
-	if status != dag.Accepted {
-		return false, nil
-	}
-	if err := dag.Allowed(p, p.row.version, s, ev); err != nil {
-		if errors.Is(err, dag.ErrNotAllowed) {
-			err = nil
-		}
-		return false, err
-	}
-	id, err := p.idOf(s, row.state)
-	if err != nil {
-		return false, err
-	}
-	p.add(h, &held{ev: ev, status: dag.Accepted, outlier: true, spoilt: c.spoilt, shown: true,
-		before: id, after: id, now: id, replaces: row.event})
-	p.users[user] = userChange{userRow{membership: ev.Membership(), event: h}, h}
-	p.topics[user] = true
-	return true, nil
-}

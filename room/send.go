@@ -250,15 +250,12 @@ func (p *plan) recipients(ev *matrix.Event) ([]delivery, error) {
 	if server == p.r.server() || p.census.servers[server] > 0 {
 		return out, nil
 	}
-	if ev.Membership() == matrix.MemberInvite {
-		// The server is not in the room: the invite carries the room (DESIGN §6).
-		return append(out, delivery{server, store.ItemInvite, data}), nil
-	}
+	// The server is not in the room: an invite carries the room (DESIGN §6), the end of a standing what it leans on (ended.go).
 	was, err := p.memberNow(target)
-	if err != nil || was == "" {
+	if err != nil || was == "" && ev.Membership() != matrix.MemberInvite {
 		return out, err
 	}
-	return append(out, delivery{server, store.ItemEvent, data}), nil
+	return append(out, delivery{server, store.ItemInvite, data}), nil
 }
 
 // remotes are the servers with joined members but our own, sorted.

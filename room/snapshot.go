@@ -67,6 +67,12 @@ func (q *reading) snapshot(id matrix.EventID) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	ended := e.ev.Membership() == matrix.MemberLeave || e.ev.Membership() == matrix.MemberBan
+	if ended { // what it leans on, no more (ended.go)
+		if state, err = q.leanedOn(e.ev, state); err != nil {
+			return nil, err
+		}
+	}
 	s := &Snapshot{Room: q.row.id, Version: q.row.version, Event: id, Heads: []matrix.EventID{id}}
 	all := map[matrix.EventID]*held{id: e}
 	roots := []matrix.EventID{id}
@@ -74,12 +80,14 @@ func (q *reading) snapshot(id matrix.EventID) (*Snapshot, error) {
 		s.State, roots = append(s.State, x), append(roots, x)
 	}
 	slices.Sort(s.State)
-	history, err := q.historyFor(serverOf(matrix.UserID(*e.ev.StateKey())), e)
-	if err != nil {
-		return nil, err
-	}
-	for h, x := range history {
-		all[h], roots = x, append(roots, h)
+	if !ended {
+		history, err := q.historyFor(serverOf(matrix.UserID(*e.ev.StateKey())), e)
+		if err != nil {
+			return nil, err
+		}
+		for h, x := range history {
+			all[h], roots = x, append(roots, h)
+		}
 	}
 	chain, err := dag.AuthChain(q, roots)
 	if err != nil {
@@ -100,6 +108,31 @@ func (q *reading) snapshot(id matrix.EventID) (*Snapshot, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// leanedOn is that part of the state before an event which it names as its auth events, and the create event.
+func (q *reading) leanedOn(ev *matrix.Event, state dag.State) (dag.State, error) {
+	out := dag.State{}
+	create, err := q.createIn(state)
+	if err != nil {
+		return nil, err
+	}
+	if create != nil {
+		out[matrix.StateKey{Type: matrix.TypeCreate}] = create.ID()
+	}
+	for _, id := range ev.AuthEvents() {
+		e, err := q.byID(id)
+		if err != nil {
+			return nil, err
+		}
+		if e == nil {
+			return nil, fmt.Errorf("%w: an auth event is missing", errRow)
+		}
+		if slot, ok := e.ev.Slot(); ok {
+			out[slot] = id
+		}
+	}
+	return out, nil
 }
 
 // fill puts events, parents first, and their certificates into s.
@@ -189,9 +222,12 @@ type checked struct {
 	events []*matrix.Event // parents first; those whose auth events allow them
 	spoilt map[matrix.EventID]bool
 	state  dag.State
-	invite *matrix.Event
+	event  *matrix.Event // of whose membership it is
 	user   matrix.UserID
-	certs  []onionid.Certificate
+	from   matrix.ServerName
+	// resident: the state, or the event itself, says that from is a server in the room.
+	resident bool
+	certs    []onionid.Certificate
 }
 
 // outliers is the dag.View of a snapshot's events.
@@ -202,7 +238,8 @@ func (o outliers) Event(id matrix.EventID) (*matrix.Event, dag.Status, error) {
 }
 func (o outliers) StateAfter(matrix.EventID) (dag.State, error) { return nil, nil }
 
-// IngestSnapshot takes an invite (checked whole before anything is kept): the invited local user sees it in /sync.
+// IngestSnapshot takes an invite (checked whole before anything is kept): the invited local user sees it in /sync. Or what became of a
+// local user in a room that nobody here is in; ErrUnknownRoom: the user has no standing there yet.
 // If the node is in the room already, its events are ingested like any others. A snapshot that was taken before changes nothing.
 // ErrBadSnapshot says what is wrong with it. ErrForbidden: too many invites of one server wait.
 func (r *Rooms) IngestSnapshot(ctx context.Context, from matrix.ServerName, s *Snapshot) error {
@@ -216,7 +253,11 @@ func (r *Rooms) IngestSnapshot(ctx context.Context, from matrix.ServerName, s *S
 	if err := r.roomForInvite(s.Room, c); err != nil {
 		return fmt.Errorf("taking an invite: %w", err)
 	}
-	l, err := r.make(s.Room)
+	find := r.make
+	if c.event.Membership() != matrix.MemberInvite {
+		find = r.get
+	}
+	l, err := find(s.Room)
 	if err != nil {
 		return err
 	}
@@ -263,7 +304,7 @@ func (r *Rooms) roomForInvite(room matrix.RoomID, c *checked) error {
 			if err != nil {
 				return err
 			}
-			if e != nil && e.ev.Server() == c.invite.Server() {
+			if e != nil && e.ev.Server() == c.event.Server() {
 				n++
 			}
 		}
@@ -301,7 +342,13 @@ func (r *Rooms) takeSnapshot(l *live, s *Snapshot, c *checked) (active bool, err
 		if nothing = known != nil; nothing {
 			return nil
 		}
-		return p.plant(c)
+		if c.event.Membership() == matrix.MemberInvite {
+			err = p.plant(c)
+		} else {
+			err = p.endBy(c)
+		}
+		nothing = len(p.changed) == 0
+		return err
 	})
 	if err != nil {
 		l.abandon()
@@ -321,6 +368,32 @@ func (r *Rooms) takeSnapshot(l *live, s *Snapshot, c *checked) (active bool, err
 
 // plant plans a snapshot's events as outliers and the invited user's standing.
 func (p *plan) plant(c *checked) error {
+	if row, err := p.user(c.user); err != nil {
+		return err
+	} else if row.event != (hash{}) {
+		old, err := p.held(row.event)
+		if err != nil {
+			return err
+		}
+		if old != nil && c.event.Depth() < old.ev.Depth() {
+			return nil // it was taken back before it came
+		}
+	}
+	if err := p.outliers(c); err != nil {
+		return err
+	}
+	id, err := p.idOf(c.state, p.row.current)
+	if err != nil {
+		return err
+	}
+	by := mustHash(c.event.ID())
+	p.users[c.user] = userChange{userRow{membership: matrix.MemberInvite, event: by, state: id}, by}
+	p.topics[c.user] = true
+	return nil
+}
+
+// outliers plans a snapshot's events, without their states.
+func (p *plan) outliers(c *checked) error {
 	for _, ev := range c.events {
 		h := mustHash(ev.ID())
 		e, err := p.held(h)
@@ -336,13 +409,6 @@ func (p *plan) plant(c *checked) error {
 			return err
 		}
 	}
-	id, err := p.idOf(c.state, p.row.current)
-	if err != nil {
-		return err
-	}
-	by := mustHash(c.invite.ID())
-	p.users[c.user] = userChange{userRow{membership: matrix.MemberInvite, event: by, state: id}, by}
-	p.topics[c.user] = true
 	p.certificates = c.certs
 	return nil
 }
@@ -387,16 +453,24 @@ func (r *Rooms) checkSnapshot(from matrix.ServerName, s *Snapshot) (*checked, er
 		all[ev.ID()] = ev
 	}
 	good := c.settle(s.Version, all)
-	c.invite = good[s.Event]
-	if c.invite == nil || c.invite.Type() != matrix.TypeMember || c.invite.StateKey() == nil || c.invite.Membership() != matrix.MemberInvite {
-		return bad("no invite that is allowed")
+	c.event = good[s.Event]
+	if c.event == nil || c.event.Type() != matrix.TypeMember || c.event.StateKey() == nil {
+		return bad("no member event that is allowed")
 	}
-	c.user = matrix.UserID(*c.invite.StateKey())
+	invite := false
+	switch c.event.Membership() {
+	case matrix.MemberInvite:
+		invite = true
+	case matrix.MemberLeave, matrix.MemberBan:
+	default:
+		return bad("of no invite, and not the end of one")
+	}
+	c.user = matrix.UserID(*c.event.StateKey())
 	if !r.local(c.user) || r.o.Exists != nil && !r.o.Exists(c.user) {
-		return bad("the invite is for nobody here")
+		return bad("it is about nobody here")
 	}
 	c.state = make(dag.State, len(s.State))
-	member := c.invite.Server() == from
+	c.from, c.resident = from, c.event.Server() == from
 	for _, id := range s.State {
 		ev := good[id]
 		if ev == nil {
@@ -407,17 +481,17 @@ func (r *Rooms) checkSnapshot(from matrix.ServerName, s *Snapshot) (*checked, er
 			return bad("state twice, or not state")
 		}
 		c.state[slot] = id
-		member = member || slot.Type == matrix.TypeMember && ev.Membership() == matrix.MemberJoin && serverOf(matrix.UserID(slot.Key)) == from
+		c.resident = c.resident || slot.Type == matrix.TypeMember && ev.Membership() == matrix.MemberJoin && serverOf(matrix.UserID(slot.Key)) == from
 	}
-	if !member {
+	if !c.resident && invite {
 		return bad("it comes from a server that is not in the room")
 	}
 	create, ok := dag.Create(s.Room, s.Version, c.state)
 	if !ok || good[create] == nil || c.state[matrix.StateKey{Type: matrix.TypeCreate}] != create {
 		return bad("no create event")
 	}
-	if err := dag.Allowed(outliers(good), s.Version, c.state, c.invite); err != nil {
-		return bad("the invite is not allowed: %w", err)
+	if err := dag.Allowed(outliers(good), s.Version, c.state, c.event); err != nil {
+		return bad("it is not allowed: %w", err)
 	}
 	return c, nil
 }

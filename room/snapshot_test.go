@@ -188,7 +188,7 @@ func TestInviteTakenBack(t *testing.T) {
 	b.take(a, s)
 	_, at := b.sync(b.user, 0)
 	a.member(room, a.user, b.user, matrix.MemberLeave)
-	if got := a.post(b); !slices.Equal(got, []byte{store.ItemEvent}) {
+	if got := a.post(b); !slices.Equal(got, []byte{store.ItemInvite}) {
 		t.Fatalf("delivered %v", got)
 	}
 	cs, _ := b.sync(b.user, at)
@@ -203,6 +203,53 @@ func TestInviteTakenBack(t *testing.T) {
 	a.post(b)
 	if m, _ := b.Membership(b.user, room); m != matrix.MemberInvite {
 		t.Fatal(m)
+	}
+}
+
+// Boxes overtake each other: what ended an invite may come before it, or after the next one.
+func TestEndsAndInvitesInAnyOrder(t *testing.T) {
+	a, b, room, first := invited(t, Create{})
+	snapshot := func(m string) *Snapshot {
+		s, err := a.Snapshot(room, a.member(room, a.user, b.user, m))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	all := []*Snapshot{first, snapshot(matrix.MemberLeave), snapshot(matrix.MemberInvite), snapshot(matrix.MemberBan), snapshot(matrix.MemberLeave)}
+	a.mail(b)
+	for _, order := range [][]int{{1, 0, 1, 4, 3, 2}, {0, 2, 1, 0, 3, 4}, {2, 0, 3, 1, 4}, {0, 3, 2, 4, 1}, {0, 3, 4, 2, 1}} {
+		b := play(t, 2)
+		var late []int
+		take := func(i int) {
+			err := b.IngestSnapshot(context.Background(), a.s.Server, all[i])
+			if errors.Is(err, ErrUnknownRoom) { // tried again later
+				late = append(late, i)
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, i := range order {
+			take(i)
+		}
+		for _, i := range slices.Clone(late) {
+			take(i)
+		}
+		if m, _ := b.Membership(b.user, room); m != matrix.MemberLeave {
+			t.Errorf("%v: the user's membership is %s", order, m)
+		}
+		// What ended it is shown to nobody who was never in the room but to the user.
+		if _, err := b.State(b.user, room); !errors.Is(err, ErrNotMember) {
+			t.Error(err)
+		}
+	}
+	if n := len(all[1].State); n > 4 {
+		t.Errorf("the end of an invite has %d pieces of state", n)
+	}
+	eve := play(t, 3)
+	b.take(a, first)
+	if err := b.IngestSnapshot(context.Background(), eve.s.Server, all[1]); !errors.Is(err, ErrBadSnapshot) {
+		t.Error(err)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"testing"
 	"time"
 
@@ -229,14 +230,16 @@ func befriend(t *testing.T, a, b *node) {
 	if _, err := b.engine.Accept(t.Context(), link); err != nil {
 		t.Fatal(err)
 	}
-	active := func(n *node) bool {
+	active := func(n, peer *node) bool {
 		cs, err := n.engine.Contacts()
 		if err != nil {
 			t.Fatal(err)
 		}
-		return len(cs) == 1 && cs[0].State == "active"
+		return slices.ContainsFunc(cs, func(c replicate.ContactStatus) bool {
+			return string(c.Name) == peer.user.Homeserver() && c.State == "active"
+		})
 	}
-	for end := time.Now().Add(time.Hour); !active(a) || !active(b); time.Sleep(time.Second) {
+	for end := time.Now().Add(time.Hour); !active(a, b) || !active(b, a); time.Sleep(time.Second) {
 		if time.Now().After(end) {
 			ca, _ := a.engine.Contacts()
 			cb, _ := b.engine.Contacts()
