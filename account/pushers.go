@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"tarn/matrix"
 	"tarn/store"
@@ -14,8 +15,8 @@ import (
 // Limits of pushers.
 const (
 	MaxPushers   = 100 // a user
-	MaxAppID     = 64  // bytes (C-S API, POST /pushers/set)
-	MaxPushKey   = 512
+	MaxAppID     = 64  // characters (C-S API, POST /pushers/set)
+	MaxPushKey   = 512 // bytes
 	maxPusherRow = 16 << 10
 )
 
@@ -34,7 +35,7 @@ type pusherRow struct {
 
 // SetPusher keeps a pusher of the user. alone: other users' pushers with the same app and key are forgotten.
 func (a *Accounts) SetPusher(user matrix.UserID, device matrix.DeviceID, p Pusher, alone bool) error {
-	if p.AppID == "" || len(p.AppID) > MaxAppID || p.Key == "" || len(p.Key) > MaxPushKey {
+	if p.AppID == "" || utf8.RuneCountInString(p.AppID) > MaxAppID || p.Key == "" || len(p.Key) > MaxPushKey {
 		return fmt.Errorf("%w: the app's id or the key of a pusher", ErrTooLarge)
 	}
 	body, err := object(p.Content, maxPusherRow)
@@ -90,7 +91,7 @@ func dropOthersPushers(txn store.Txn, name string, p Pusher) error {
 // DeletePusher forgets one; none is as good.
 func (a *Accounts) DeletePusher(user matrix.UserID, app, key string) error {
 	name, ok := a.local(user)
-	if !ok || len(app) > MaxAppID || len(key) > MaxPushKey {
+	if !ok || utf8.RuneCountInString(app) > MaxAppID || len(key) > MaxPushKey {
 		return nil
 	}
 	return a.kv.Update(func(txn store.Txn) error { return dropPusher(txn, name, app, key) })

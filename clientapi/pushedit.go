@@ -154,29 +154,36 @@ func (a *API) setPushRuleActions(c *call) (any, error) {
 	if err := c.decode(&q); err != nil {
 		return nil, err
 	}
-	if err := checkActions(q.Actions); err != nil {
+	actions, err := goodActions(q.Actions)
+	if err != nil {
 		return nil, err
 	}
-	return a.changeRule(c, func(r *push.Rule) { r.Actions = q.Actions })
+	return a.changeRule(c, func(r *push.Rule) { r.Actions = actions })
 }
 
-// checkActions: each is a word, or an object with set_tweak (C-S API, "Actions"). Unknown words are kept: clients ignore them.
-func checkActions(actions []any) error {
+// goodActions: each is a word, or an object with set_tweak (C-S API, "Actions"). Unknown words are kept: clients ignore them. Those of old
+// times are not: "a rule with ["dont_notify"] actions MUST be equivalent to a rule with an empty actions array".
+func goodActions(actions []any) ([]any, error) {
 	if actions == nil {
-		return missing("actions")
+		return nil, missing("actions")
 	}
+	good := make([]any, 0, len(actions))
 	for _, x := range actions {
-		switch x := x.(type) {
+		switch y := x.(type) {
 		case string:
+			if y == "dont_notify" || y == "coalesce" {
+				continue
+			}
 		case map[string]any:
-			if _, ok := x["set_tweak"].(string); !ok {
-				return invalid("an action that is an object must have set_tweak")
+			if _, ok := y["set_tweak"].(string); !ok {
+				return nil, invalid("an action that is an object must have set_tweak")
 			}
 		default:
-			return invalid("an action must be a string or an object")
+			return nil, invalid("an action must be a string or an object")
 		}
+		good = append(good, x)
 	}
-	return nil
+	return good, nil
 }
 
 // setPushRule: PUT /pushrules/global/{kind}/{ruleId}?before=&after=.
@@ -189,14 +196,15 @@ func (a *API) setPushRule(c *call) (any, error) {
 	if err := c.decode(&q); err != nil {
 		return nil, err
 	}
-	if err := checkActions(q.Actions); err != nil {
+	actions, err := goodActions(q.Actions)
+	if err != nil {
 		return nil, err
 	}
 	kind, id := c.path("kind"), c.path("rule")
 	if strings.HasPrefix(id, ".") || len(id) > matrix.MaxID || strings.ContainsAny(id, `/\`) {
 		return nil, invalid("a rule's id may not begin with a dot, be longer than %d bytes, or have slashes", matrix.MaxID)
 	}
-	rule := push.Rule{ID: id, Enabled: true, Actions: q.Actions}
+	rule := push.Rule{ID: id, Enabled: true, Actions: actions}
 	switch kind {
 	case "content":
 		if q.Pattern == "" {

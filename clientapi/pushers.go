@@ -6,6 +6,7 @@ import (
 	"encoding/json/jsontext"
 	"encoding/json/v2"
 	"net/url"
+	"unicode/utf8"
 
 	"tarn/account"
 )
@@ -43,8 +44,8 @@ func (a *API) setPusher(c *call) (any, error) {
 		return nil, missing("pushkey")
 	case q.Kind == nil:
 		return nil, missing("kind")
-	case len(q.AppID) > account.MaxAppID:
-		return nil, invalid("app_id is longer than %d bytes", account.MaxAppID)
+	case utf8.RuneCountInString(q.AppID) > account.MaxAppID:
+		return nil, invalid("app_id is longer than %d characters", account.MaxAppID)
 	case len(q.Key) > account.MaxPushKey:
 		return nil, invalid("pushkey is longer than %d bytes", account.MaxPushKey)
 	}

@@ -70,9 +70,9 @@ func NewJudge(user matrix.UserID, r Rules) *Judge {
 			case "content":
 				conditions = []Condition{{Kind: "event_match", Key: "content.body", Pattern: &rule.Pattern}}
 			case "room":
-				conditions = []Condition{{Kind: "event_property_is", Key: "room_id", Value: rule.ID}}
+				conditions = []Condition{{Kind: "event_property_is", Key: "room_id", Value: plain(rule.ID)}}
 			case "sender":
-				conditions = []Condition{{Kind: "event_property_is", Key: "sender", Value: rule.ID}}
+				conditions = []Condition{{Kind: "event_property_is", Key: "sender", Value: plain(rule.ID)}}
 			}
 			for _, c := range conditions {
 				y, ok := read(c)
@@ -97,15 +97,14 @@ func read(c Condition) (out condition, ok bool) {
 		}
 		out.pattern, out.body = compile(*c.Pattern), c.Key == "content.body"
 	case "event_property_is", "event_property_contains":
-		switch c.Value.(type) {
+		if c.Key == "" || c.Value == nil || json.Unmarshal(c.Value, &out.value) != nil {
+			return out, false
+		}
+		switch out.value.(type) {
 		case nil, bool, string, float64:
 		default:
 			return out, false
 		}
-		if c.Key == "" {
-			return out, false
-		}
-		out.value = c.Value
 	case "contains_display_name":
 	case "room_member_count":
 		digits := strings.TrimLeft(c.Is, "<>=")

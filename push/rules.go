@@ -29,11 +29,21 @@ type Rule struct {
 
 // Condition is one condition of a rule: all must hold.
 type Condition struct {
-	Kind    string  `json:"kind"`
-	Key     string  `json:"key,omitzero"`
-	Pattern *string `json:"pattern,omitzero"`
-	Value   any     `json:"value,omitzero"`
-	Is      string  `json:"is,omitzero"`
+	Kind    string         `json:"kind"`
+	Key     string         `json:"key,omitzero"`
+	Pattern *string        `json:"pattern,omitzero"`
+	Value   jsontext.Value `json:"value,omitzero"` // null is a value, too
+	Is      string         `json:"is,omitzero"`
+	Rest    jsontext.Value `json:",unknown"` // what conditions that are not known here have: a client gets its rule back as it wrote it
+}
+
+// plain is the JSON of a string or a boolean.
+func plain(v any) jsontext.Value {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // of our own constants and ids
+	}
+	return b
 }
 
 // Rules is a user's "global" set: the kinds in the order in which they are asked.
@@ -89,7 +99,7 @@ func Default(user matrix.UserID) Rules {
 		return Condition{Kind: "event_match", Key: key, Pattern: &pattern}
 	}
 	is := func(key string, value any) Condition {
-		return Condition{Kind: "event_property_is", Key: key, Value: value}
+		return Condition{Kind: "event_property_is", Key: key, Value: plain(value)}
 	}
 	mayNotify := Condition{Kind: "sender_notification_permission", Key: "room"}
 	pair := Condition{Kind: "room_member_count", Is: "2"}
@@ -111,7 +121,7 @@ func Default(user matrix.UserID) Rules {
 				match("type", "m.room.member"), match("content.membership", "invite"), match("state_key", string(user))),
 			rule(".m.rule.member_event", nil, match("type", "m.room.member")),
 			rule(".m.rule.is_user_mention", []any{"notify", sound, highlight},
-				Condition{Kind: "event_property_contains", Key: `content.m\.mentions.user_ids`, Value: string(user)}),
+				Condition{Kind: "event_property_contains", Key: `content.m\.mentions.user_ids`, Value: plain(user)}),
 			rule(".m.rule.contains_display_name", []any{"notify", sound, highlight}, Condition{Kind: "contains_display_name"}),
 			rule(".m.rule.is_room_mention", []any{"notify", highlight}, is(`content.m\.mentions.room`, true), mayNotify),
 			rule(".m.rule.roomnotif", []any{"notify", highlight}, match("content.body", "@room"), mayNotify),
