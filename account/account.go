@@ -64,6 +64,10 @@ var (
 	ErrBadKeys = errors.New("account: bad keys")
 	// ErrBadSignature: a signature is missing or wrong.
 	ErrBadSignature = errors.New("account: bad signature")
+	// ErrNoMaster: a key that a master key must sign came, and there is no master key.
+	ErrNoMaster = errors.New("account: there is no master key")
+	// ErrNameTaken: a device and a cross-signing key of one user would have the same name.
+	ErrNameTaken = errors.New("account: a device and a cross-signing key may not have the same name")
 	// ErrKeysDiffer: another key of that name, or other cross-signing keys, are there already.
 	ErrKeysDiffer = errors.New("account: another key of that name is there already")
 	// ErrSpeaker: a node spoke for a user of another server.

@@ -275,14 +275,35 @@ func (a *Accounts) DropBackup(user matrix.UserID, version string, room matrix.Ro
 	if !ok {
 		return BackupState{}, ErrNotFound
 	}
-	return a.changeBackup(user, name, version, func(txn store.Txn, n uint64, row *backupRow) (changed bool, err error) {
-		err = txn.Scan(backupPrefix(name, n, room, session), nil, func(k, _ []byte) (bool, error) {
+	var state BackupState
+	err := a.kv.Update(func(txn store.Txn) error {
+		n, row, err := backupVersion(txn, name, version)
+		if err != nil {
+			return err
+		}
+		changed := false
+		if err := txn.Scan(backupPrefix(name, n, room, session), nil, func(k, _ []byte) (bool, error) {
 			changed = true
 			row.Count--
 			return true, txn.Delete(k)
-		})
-		return changed, err
+		}); err != nil {
+			return err
+		}
+		state, err = saveBackup(txn, name, n, row, changed)
+		return err
 	})
+	return state, err
+}
+
+// saveBackup writes a version's row if its sessions changed.
+func saveBackup(txn store.Txn, name string, n uint64, row backupRow, changed bool) (BackupState, error) {
+	if changed {
+		row.ETag++
+		if err := save(txn, store.Key(tableBackup, name, n), row); err != nil {
+			return BackupState{}, err
+		}
+	}
+	return row.state(), nil
 }
 
 func (a *Accounts) changeBackup(user matrix.UserID, name, version string, fn func(store.Txn, uint64, *backupRow) (bool, error)) (state BackupState, err error) {
@@ -298,14 +319,8 @@ func (a *Accounts) changeBackup(user matrix.UserID, name, version string, fn fun
 		if err != nil {
 			return err
 		}
-		if changed {
-			row.ETag++
-			if err := save(txn, store.Key(tableBackup, name, n), row); err != nil {
-				return err
-			}
-		}
-		state = row.state()
-		return nil
+		state, err = saveBackup(txn, name, n, row, changed)
+		return err
 	})
 	return state, err
 }

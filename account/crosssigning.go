@@ -17,7 +17,7 @@ type CrossSigning struct{ Master, SelfSigning, UserSigning json.RawMessage }
 // SetCrossSigning publishes cross-signing keys. The first, and the same once more, need no proof; others are ErrKeysDiffer
 // unless the caller has proven that it is the user (spec v1.11: user-interactive authentication). A new master key ends
 // the keys that the old one signed. It tells whether others must know.
-// ErrBadKeys, ErrBadSignature, ErrKeysDiffer, ErrTooLarge, ErrNotFound.
+// ErrBadKeys, ErrBadSignature, ErrKeysDiffer, ErrNoMaster, ErrNameTaken, ErrTooLarge, ErrNotFound.
 func (a *Accounts) SetCrossSigning(user matrix.UserID, up CrossSigning, proven bool) (changed bool, err error) {
 	type checkedKey struct {
 		usage, public string
@@ -56,7 +56,7 @@ func (a *Accounts) SetCrossSigning(user matrix.UserID, up CrossSigning, proven b
 			if k.usage == usageMaster {
 				master = k.public
 			} else if master == "" {
-				return fmt.Errorf("%w: there is no master key", ErrBadKeys)
+				return ErrNoMaster
 			} else if err := checkSigned(k.raw, user, master, master); err != nil {
 				return fmt.Errorf("%w: of the master key on the %s key", err, k.usage)
 			}
@@ -65,7 +65,7 @@ func (a *Accounts) SetCrossSigning(user matrix.UserID, up CrossSigning, proven b
 			}
 			changed = true
 			if device, err := getOr(txn, store.Key(tableDevice, name, k.public)); err != nil || device != nil {
-				return errors.Join(err, fmt.Errorf("%w: a device has the name of this key", ErrBadKeys))
+				return errors.Join(err, ErrNameTaken)
 			}
 			if oldPublic, ok := crossKey(old); ok && oldPublic != k.public {
 				if err := drop(txn, store.Key(tableSignature, user, oldPublic)); err != nil {
@@ -95,6 +95,17 @@ func (a *Accounts) SetCrossSigning(user matrix.UserID, up CrossSigning, proven b
 		return a.markKeys(txn, pos, user, "")
 	})
 	return changed && err == nil, err
+}
+
+// isCrossKey says whether one of the user's cross-signing keys has this name: signatures name devices and those keys alike, so a device
+// of that name would pass for the key (C-S API, "Cross-signing": servers MUST not allow it).
+func isCrossKey(r store.Reader, name string, device matrix.DeviceID) (is bool, err error) {
+	err = r.Scan(store.Key(tableCross, name), nil, func(_, v []byte) (bool, error) {
+		public, _ := crossKey(v)
+		is = public == string(device)
+		return !is, nil
+	})
+	return is, err
 }
 
 // HasCrossSigning tells whether the user has a master key.

@@ -29,7 +29,7 @@ func TestCrossSigningKeysAreCheckedAndNeedAProofToChange(t *testing.T) {
 		want error
 	}{
 		"nothing":               {CrossSigning{}, ErrBadKeys},
-		"self-signing alone":    {CrossSigning{SelfSigning: good.SelfSigning}, ErrBadKeys},
+		"self-signing alone":    {CrossSigning{SelfSigning: good.SelfSigning}, ErrNoMaster},
 		"another user":          {CrossSigning{Master: master.with("user_id", "@bob:x").raw(t)}, ErrBadKeys},
 		"another usage":         {CrossSigning{Master: crossObject(c.master, user, "self_signing").raw(t)}, ErrBadKeys},
 		"two keys":              {CrossSigning{Master: master.with("keys", obj{"ed25519:a": c.self.pub, "ed25519:b": c.self.pub}).raw(t)}, ErrBadKeys},

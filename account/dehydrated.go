@@ -56,6 +56,9 @@ func (a *Accounts) Dehydrate(user matrix.UserID, device matrix.DeviceID, name st
 		if n, err := count(txn, store.Key(tableDevice, local), MaxDevices); err != nil || n >= MaxDevices {
 			return errors.Join(ErrTooLarge, err)
 		}
+		if is, err := isCrossKey(txn, local, device); err != nil || is {
+			return errors.Join(err, ErrNameTaken)
+		}
 		return errors.Join(save(txn, key, deviceRow{Name: clipName(name), Seen: today()}),
 			save(txn, store.Key(tableDehydrated, local), dehydratedRow{device, body}))
 	})

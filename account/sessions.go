@@ -95,7 +95,7 @@ func (a *Accounts) NewSession(user matrix.UserID, l Login) (Session, error) {
 	if l.Device == "" {
 		l.Device = newDeviceID()
 	}
-	if !goodDeviceID(l.Device) {
+	if !goodDeviceID(l.Device) || l.Device == AllDevices {
 		return Session{}, ErrBadDevice
 	}
 	s := Session{User: user, Device: l.Device}
@@ -113,6 +113,9 @@ func (a *Accounts) NewSession(user matrix.UserID, l Login) (Session, error) {
 				return err
 			} else if n >= MaxDevices {
 				return fmt.Errorf("%w: %d devices", ErrTooLarge, n)
+			}
+			if is, err := isCrossKey(txn, name, l.Device); err != nil || is {
+				return errors.Join(err, ErrNameTaken)
 			}
 			d = deviceRow{Name: clipName(l.Name)}
 		case err != nil:

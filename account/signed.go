@@ -138,6 +138,9 @@ func checkUpload(user matrix.UserID, device matrix.DeviceID, identity json.RawMe
 			if err != nil {
 				return c, err
 			}
+			if n := len(c.fallback); list.to == &c.fallback && n > 0 && c.fallback[n-1].algorithm == k.algorithm {
+				return c, fmt.Errorf("%w: two fallback keys of one algorithm", ErrBadKeys) // sorted by name: they are neighbours
+			}
 			*list.to = append(*list.to, k)
 		}
 	}

@@ -70,6 +70,8 @@ var classes = []struct {
 	{account.ErrBadDevice, 400, matrix.ErrcodeInvalidParam, "the device id is too long, or has characters that it may not have"},
 	{account.ErrBadSignature, 400, "M_INVALID_SIGNATURE", "a signature is missing or wrong"},
 	{account.ErrKeysDiffer, 400, matrix.ErrcodeInvalidParam, "another key of that name is there already"},
+	{account.ErrNoMaster, 400, matrix.ErrcodeMissingParam, "upload a master key first, or with it"},
+	{account.ErrNameTaken, 403, matrix.ErrcodeForbidden, "a device and a cross-signing key may not have the same name"},
 	{account.ErrBadKeys, 400, matrix.ErrcodeInvalidParam, ""},
 	{account.ErrLongPassword, 400, matrix.ErrcodeInvalidParam, "the password is too long"},
 

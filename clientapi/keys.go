@@ -102,13 +102,15 @@ func (a *API) keysQuery(c *call) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		if _, server, err := matrix.ParseUserID(user); err == nil && len(k.Devices) == 0 && !a.local(user) {
-			known, err := a.accounts.KnowsServer(server)
+		if len(k.Devices) == 0 {
+			unknown, server, err := a.unknown(user)
 			if err != nil {
 				return nil, err
 			}
-			if !known {
-				out.Failures[string(server)] = empty{}
+			if server != "" {
+				out.Failures[server] = empty{}
+			}
+			if unknown { // one who is known and has no devices (any more) is told as such: {}
 				continue
 			}
 		}
@@ -131,6 +133,30 @@ func (a *API) keysQuery(c *call) (any, error) {
 		}
 	}
 	return out, nil
+}
+
+// unknown says whether nothing is known of a user's devices, not even that there are none; and, of another server that never told any, its
+// name: it counts as one that could not be reached.
+func (a *API) unknown(user matrix.UserID) (unknown bool, server string, err error) {
+	_, name, found := strings.Cut(string(user), ":")
+	if !found {
+		return true, "", nil
+	}
+	if a.local(user) {
+		switch err := a.accounts.Available(user.Localpart()); { // who was deactivated is known still
+		case errors.Is(err, account.ErrUserInUse):
+			return false, "", nil
+		case err == nil || errors.Is(err, account.ErrBadUserName):
+			return true, "", nil
+		default:
+			return true, "", err
+		}
+	}
+	known, err := a.accounts.KnowsServer(matrix.ServerName(name))
+	if known || err != nil {
+		return false, "", err
+	}
+	return true, name, nil
 }
 
 // withDeviceName puts the name into "unsigned" of device keys, which are stored without one.
@@ -170,14 +196,24 @@ func (a *API) keysClaim(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := map[matrix.UserID]map[matrix.DeviceID]rawMap{}
+	out, failures := map[matrix.UserID]map[matrix.DeviceID]rawMap{}, map[string]any{}
 	for _, k := range got {
 		if out[k.User] == nil {
 			out[k.User] = map[matrix.DeviceID]rawMap{}
 		}
 		out[k.User][k.Device] = rawMap{k.Name: k.Key}
 	}
-	return map[string]any{"one_time_keys": out, "failures": empty{}}, nil
+	for user := range q.Keys {
+		if out[user] != nil {
+			continue
+		}
+		if _, server, err := a.unknown(user); err != nil {
+			return nil, err
+		} else if server != "" {
+			failures[server] = empty{}
+		}
+	}
+	return map[string]any{"one_time_keys": out, "failures": failures}, nil
 }
 
 // deviceLists is whose devices a client should ask for again, and whose it may forget.
