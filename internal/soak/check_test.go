@@ -80,7 +80,7 @@ func (f finding) String() string {
 
 // judge compares all nodes. It asks only the API.
 func (w *world) judge(r *Result) (found []finding) {
-	r.Lost, r.Doubled, r.Undecryptable, r.Diverged, r.Shown, r.History, r.Contested = 0, 0, 0, 0, 0, 0, 0
+	r.Lost, r.Doubled, r.Undecryptable, r.Diverged, r.Shown, r.History, r.Contested, r.Keyless = 0, 0, 0, 0, 0, 0, 0, 0
 	byRoom := map[*gathering][]*message{}
 	for _, m := range w.said {
 		if m.id != "" {
@@ -190,8 +190,12 @@ func (w *world) one(m *message, n *node, s *seen, add func(string, *node, string
 	if !m.room.encrypted {
 		if s.texts[m.text] == 0 && must {
 			r.Undecryptable++
-			add("empty", n, "%s %s is shown without its text", m.text, m.id)
+			add("empty", n, "%s %s of node %d, said at %v, joined since %v, is shown without its text", m.text, m.id, m.from.n, m.at.Sub(w.start), v.since.Sub(w.start))
 		}
+		return
+	}
+	if member && must && s.texts[m.text] == 0 && m.missing[string(n.user)] == noDevice {
+		r.Keyless++
 		return
 	}
 	if member && must && s.texts[m.text] == 0 {

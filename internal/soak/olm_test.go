@@ -26,6 +26,7 @@ const (
 	olmAlg   = "m.olm.v1.curve25519-aes-sha2"
 	megolm   = "m.megolm.v1.aes-sha2"
 	otkAlg   = "signed_curve25519"
+	noDevice = "no device is known"
 )
 
 // olmDevice is a client's end-to-end encryption: the protocol of room keys in the simplest form that clients have it, on mautrix's olm
@@ -299,7 +300,7 @@ func (d *olmDevice) share(room string, k *roomKey, users []string, missing map[s
 			continue
 		}
 		if len(d.devices[u]) == 0 {
-			missing[u] = "no device is known"
+			missing[u] = noDevice
 			delete(d.devices, u) // asked for again next time
 		}
 		for _, name := range slices.Sorted(maps.Keys(d.devices[u])) {

@@ -6,6 +6,7 @@ import (
 	"container/heap"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -77,20 +78,15 @@ func (w *world) after(d time.Duration, do func()) {
 	heap.Push(&w.queue, planned{time.Now().Add(d), w.order, do})
 }
 
-func (w *world) exp(mean time.Duration) time.Duration {
-	return time.Duration(w.rng.ExpFloat64() * float64(mean))
-}
-
-// upTo draws a time between least and most.
-func (w *world) upTo(least, most time.Duration) time.Duration {
-	return least + time.Duration(w.rng.Float64()*float64(max(0, most-least)))
+func exp(rng *rand.Rand, mean time.Duration) time.Duration {
+	return time.Duration(rng.ExpFloat64() * float64(mean))
 }
 
 // again does something now and then.
-func (w *world) again(mean time.Duration, do func()) {
+func (w *world) again(rng *rand.Rand, mean time.Duration, do func()) {
 	var next func()
-	next = func() { do(); w.after(w.exp(mean), next) }
-	w.after(w.exp(mean), next)
+	next = func() { do(); w.after(exp(rng, mean), next) }
+	w.after(exp(rng, mean), next)
 }
 
 // play runs what is planned until then. Before each step all nodes and mailboxes have come to rest at that instant.
@@ -108,16 +104,16 @@ func (w *world) play(until time.Time) {
 // story plans the days.
 func (w *world) story() {
 	for _, n := range w.nodes {
-		w.after(w.exp(w.lookEvery()), func() { w.looks(n) })
+		w.after(exp(w.rng, w.lookEvery()), func() { w.looks(n) })
 	}
 	for i := range w.size.rooms {
-		w.after(w.exp(w.days()/20), func() { w.found(i) })
+		w.after(exp(w.rng, w.days()/20), func() { w.found(i) })
 	}
 	if w.size.faults {
 		for _, n := range w.nodes {
-			w.again(min(36*time.Hour, w.days()/2), func() { w.trouble(n) })
+			w.again(w.fate, min(36*time.Hour, w.days()/2), func() { w.trouble(n) })
 		}
-		w.again(min(18*time.Hour, w.days()/4), w.outage)
+		w.again(w.fate, min(18*time.Hour, w.days()/4), w.outage)
 	}
 }
 
@@ -130,7 +126,7 @@ func (w *world) looks(n *node) {
 		n.client.look()
 		w.answerInvites(n)
 	}
-	w.after(w.exp(w.lookEvery()), func() { w.looks(n) })
+	w.after(exp(w.rng, w.lookEvery()), func() { w.looks(n) })
 }
 
 func (w *world) answerInvites(n *node) {
@@ -176,13 +172,12 @@ func (w *world) found(i int) {
 	creator := w.nodes[w.rng.IntN(len(w.nodes))]
 	g := &gathering{n: i, creator: creator, encrypted: w.rng.Float64() < w.size.encrypted, removals: map[string][]removal{},
 		visibility: []string{"shared", "joined", "invited"}[w.rng.IntN(3)], version: []string{"11", "12"}[w.rng.IntN(2)]}
-	invited := w.rng.Perm(len(creator.contacts))
-	if most := 1 + w.rng.IntN(4); len(invited) > most {
-		invited = invited[:most]
-	}
 	var users []string
-	for _, k := range invited {
-		users = append(users, string(w.nodes[creator.contacts[k]].user))
+	most := 1 + w.rng.IntN(4)
+	for _, k := range w.rng.Perm(len(creator.contacts)) {
+		if n := w.nodes[creator.contacts[k]]; len(users) < most && w.fits(g, n, users) {
+			users = append(users, string(n.user))
+		}
 	}
 	initial := []object{{"type": "m.room.history_visibility", "state_key": "", "content": object{"history_visibility": g.visibility}}}
 	if g.encrypted {
@@ -203,8 +198,16 @@ func (w *world) found(i int) {
 	g.id = a.ID
 	w.rooms = append(w.rooms, g)
 	creator.client.look()
-	w.again(time.Duration(float64(24*time.Hour)/w.size.talk), func() { w.speak(g) })
-	w.again(min(10*time.Hour, w.days()/6), func() { w.churn(g) })
+	w.again(w.rng, time.Duration(float64(24*time.Hour)/w.size.talk), func() { w.speak(g) })
+	w.again(w.rng, min(10*time.Hour, w.days()/6), func() { w.churn(g) })
+}
+
+// fits tells whether a contact of a member may be invited: encryption needs the keys of all others, which only contacts have.
+func (w *world) fits(g *gathering, n *node, users []string) bool {
+	return !g.encrypted || w.size.strangers || !slices.ContainsFunc(users, func(u string) bool {
+		other := w.userNode(u)
+		return other != n && !slices.Contains(other.contacts, n.n)
+	})
 }
 
 // joined are the nodes whose client believes that it is in the room, and which can be asked now.
@@ -239,7 +242,7 @@ func (w *world) speak(g *gathering) {
 // send tries until there is an answer, as clients do.
 func (w *world) send(m *message) {
 	c := m.from.client
-	later := func() { w.after(w.upTo(time.Minute, 20*time.Minute), func() { w.send(m) }) }
+	later := func() { w.after(upTo(w.rng, time.Minute, 20*time.Minute), func() { w.send(m) }) }
 	if m.from.api == nil || !c.look() {
 		later()
 		return
@@ -254,7 +257,7 @@ func (w *world) send(m *message) {
 	}
 	if m.content == nil {
 		m.members = joined
-		size := 10 + int(w.exp(120))
+		size := 10 + int(exp(w.rng, 120))
 		switch x := w.rng.Float64(); {
 		case x < 0.01:
 			size = 30_000
@@ -353,7 +356,7 @@ func (w *world) churn(g *gathering) {
 		}
 		var others []string
 		for _, k := range n.contacts {
-			if u := string(w.nodes[k].user); !shown[u] {
+			if u := string(w.nodes[k].user); !shown[u] && w.fits(g, w.nodes[k], users) {
 				others = append(others, u)
 			}
 		}
@@ -379,7 +382,7 @@ func (w *world) churn(g *gathering) {
 		if do(n, "POST", path+what, object{"user_id": u}) {
 			w.removed(g, n, w.userNode(u))
 			if x == 12 {
-				w.after(w.upTo(time.Hour, 12*time.Hour), func() { do(n, "POST", path+"/unban", object{"user_id": u}) })
+				w.after(upTo(w.rng, time.Hour, 12*time.Hour), func() { do(n, "POST", path+"/unban", object{"user_id": u}) })
 			}
 		}
 	case x < 17: // topics, of two at once

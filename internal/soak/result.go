@@ -29,10 +29,14 @@ type Result struct {
 	Contested int `json:"contested"` // messages of senders who were removed at the same time: shown or not, as the specification has it
 	History   int `json:"history"`   // messages from before a member's join that the visibility would let it see and its node does not have
 
+	// Keyless are messages that were not encrypted to a member, because its keys had not come to the sender's node, which the sender's
+	// client was told: the join came by another node, and the member's own was away or is no contact.
+	Keyless int `json:"keyless"`
+
 	Boxes    int64   `json:"boxes"`     // that stores keep at the end
 	Frames   int64   `json:"frames"`    // that nodes sent, about
 	Quiet    float64 `json:"quiet_h"`   // hours of silence until all were equal
-	Delay    float64 `json:"delay_s"`   // mean from a message to another node's client, of those that were up and not cut off
+	Delay    float64 `json:"delay_s"`   // median from a message to the look of another node's client that shows it
 	Restarts int     `json:"restarts"`  // nodes that were closed and opened again
 	Kills    int     `json:"kills"`     // of these, killed between two writes
 	Away     int     `json:"away"`      // absences of a day or more
@@ -64,9 +68,10 @@ func (r *Result) String() string {
 		r.Nodes, r.Rooms, r.Days, r.Seed, r.Frame, r.Events, r.Messages, r.Encrypted)
 	fmt.Fprintf(&b, "%d restarts (%d kills), %d long absences, %d nodes cut off, %d outages of mailboxes, %d stores that forgot, %d hostile things\n",
 		r.Restarts, r.Kills, r.Away, r.Cuts, r.Outages, r.Forgot, r.Hostile)
-	fmt.Fprintf(&b, "%d times a message had to be shown: %d lost, %d doubled, %d undecryptable, %d rooms diverged (%d contested, %d of older history are not there)\n",
-		r.Shown, r.Lost, r.Doubled, r.Undecryptable, r.Diverged, r.Contested, r.History)
-	fmt.Fprintf(&b, "mean delay %.0f s, equal after %.1f h of silence, %d boxes in the stores, %d frames; %.0f s of wall time, %d MB\n",
+	fmt.Fprintf(&b, "%d times a message had to be shown: %d lost, %d doubled, %d undecryptable, %d rooms diverged\n",
+		r.Shown, r.Lost, r.Doubled, r.Undecryptable, r.Diverged)
+	fmt.Fprintf(&b, "%d times a member's keys were not there yet when a message was encrypted; %d messages are contested, %d older ones are not in a member's history\n", r.Keyless, r.Contested, r.History)
+	fmt.Fprintf(&b, "median delay %.0f s, equal after %.1f h of silence, %d boxes in the stores, %d frames; %.0f s of wall time, %d MB\n",
 		r.Delay, r.Quiet, r.Boxes, r.Frames, r.Wall, r.Memory)
 	return b.String()
 }

@@ -3,6 +3,7 @@
 package soak
 
 import (
+	"math/rand/v2"
 	"time"
 
 	"tarn/mailbox/mailboxtest"
@@ -11,6 +12,11 @@ import (
 // longest is how long a node may be away: a box is kept for 14 days.
 func (w *world) longest() time.Duration { return min(14*24*time.Hour-6*time.Hour, w.days()/2) }
 
+// upTo draws a time between least and most.
+func upTo(rng *rand.Rand, least, most time.Duration) time.Duration {
+	return least + time.Duration(rng.Float64()*float64(max(0, most-least)))
+}
+
 // trouble happens to a node: never two things at once to the same.
 func (w *world) trouble(n *node) {
 	if !n.up() || n.cut || n.busy {
@@ -18,24 +24,24 @@ func (w *world) trouble(n *node) {
 	}
 	n.busy = true
 	free := func() { w.note("node %d: is back", n.n); n.busy = false }
-	switch x := w.rng.IntN(20); {
+	switch x := w.fate.IntN(20); {
 	case x < 6: // closed and opened again
 		w.note("node %d: stops", n.n)
 		n.stop()
-		w.after(w.upTo(time.Second, 3*time.Hour), func() { n.resume(-1, false); free() })
+		w.after(upTo(w.fate, time.Second, 3*time.Hour), func() { n.resume(-1, false); free() })
 	case x < 14: // it is killed between two writes, some time from now; it stays dead for a while
 		w.note("node %d: will be killed", n.n)
 		n.stop()
-		n.resume(w.rng.IntN(400), w.rng.IntN(2) == 0)
+		n.resume(w.fate.IntN(400), w.fate.IntN(2) == 0)
 		w.r.Kills++
-		w.after(w.upTo(time.Hour, 8*time.Hour), func() {
+		w.after(upTo(w.fate, time.Hour, 8*time.Hour), func() {
 			n.stop()
-			w.after(w.upTo(0, time.Hour), func() { n.resume(-1, false); free() })
+			w.after(upTo(w.fate, 0, time.Hour), func() { n.resume(-1, false); free() })
 		})
 	case x < 17: // away
 		w.note("node %d: goes away", n.n)
 		n.stop()
-		d := w.upTo(min(6*time.Hour, w.longest()), w.longest())
+		d := upTo(w.fate, min(6*time.Hour, w.longest()), w.longest())
 		w.r.Away++
 		w.after(d, func() { n.resume(-1, false); free() })
 	default: // cut off, while its user writes on: it comes back with a branch of its own
@@ -43,7 +49,7 @@ func (w *world) trouble(n *node) {
 		n.host.Down()
 		n.cut = true
 		w.r.Cuts++
-		w.after(w.upTo(time.Hour, w.longest()), func() { n.host.Up(); n.cut = false; free() })
+		w.after(upTo(w.fate, time.Hour, w.longest()), func() { n.host.Up(); n.cut = false; free() })
 	}
 }
 
@@ -53,12 +59,12 @@ func (w *world) outage() {
 		return
 	}
 	w.broken = true
-	i := w.rng.IntN(len(w.boxes))
+	i := w.fate.IntN(len(w.boxes))
 	b := w.boxes[i]
 	w.r.Outages++
 	heal := func() {}
 	w.note("mailbox %d: trouble", i)
-	switch x := w.rng.IntN(10); {
+	switch x := w.fate.IntN(10); {
 	case x < 4:
 		b.Kill()
 		heal = b.Start
@@ -78,7 +84,7 @@ func (w *world) outage() {
 		b.Faults.Set(mailboxtest.Fault{DropShare: 0.3})
 		heal = b.Faults.Clear
 	}
-	w.after(w.upTo(time.Minute, min(24*time.Hour, w.days()/6)), func() { heal(); w.broken = false; w.note("mailbox %d: is well", i) })
+	w.after(upTo(w.fate, time.Minute, min(24*time.Hour, w.days()/6)), func() { heal(); w.broken = false; w.note("mailbox %d: is well", i) })
 }
 
 // heal ends all trouble.

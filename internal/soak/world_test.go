@@ -58,7 +58,8 @@ func pace(frame time.Duration) replicate.Profile {
 type world struct {
 	t     *testing.T
 	size  size
-	rng   *rand.Rand // the story's
+	rng   *rand.Rand // the people's
+	fate  *rand.Rand // the troubles', which so do not depend on what people do
 	net   *oniontest.Net
 	boxes []*mailboxtest.Mailbox // stores, then couriers
 	nodes []*node
@@ -112,7 +113,7 @@ func hostOf(i int) string { return fmt.Sprint("node", i) }
 
 // newWorld makes mailboxes and nodes, and the graph of who knows whom: random, connected.
 func newWorld(t *testing.T, s size) *world {
-	w := &world{t: t, size: s, rng: rand.New(rand.NewPCG(s.seed, 0x50ac)), net: oniontest.New(s.seed), texts: map[string]*message{}}
+	w := &world{t: t, size: s, rng: rand.New(rand.NewPCG(s.seed, 0x50ac)), fate: rand.New(rand.NewPCG(s.seed, 0xfa7e)), net: oniontest.New(s.seed), texts: map[string]*message{}}
 	w.r = Result{Nodes: s.nodes, Rooms: s.rooms, Days: s.days, Seed: s.seed, Frame: s.frame.Seconds()}
 	for i := range stores + couriers {
 		w.addMailbox(i)
