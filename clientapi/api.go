@@ -35,6 +35,7 @@ import (
 	"tarn/clientapi/sliding"
 	"tarn/matrix"
 	"tarn/media"
+	"tarn/push"
 	"tarn/room"
 	"tarn/store"
 )
@@ -80,6 +81,7 @@ type API struct {
 	sending  sending
 	conns    sliding.Conns
 	presence presence
+	texts    push.Texts
 	register limiter // registrations, by remote address
 
 	// edits serialise a user's read-modify-write requests (tags, profile fields): held for one request's database work.

@@ -38,7 +38,7 @@ func (j *judging) load() error {
 	if j.mute, err = j.a.ignored(j.user); err != nil {
 		return err
 	}
-	j.judge = push.NewJudge(j.user, rules)
+	j.judge = push.NewJudge(j.user, rules, &j.a.texts)
 	return nil
 }
 

@@ -3,6 +3,7 @@
 package clientapi
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -12,6 +13,11 @@ import (
 
 // Presence is in memory and of this node's users only: to other nodes it would be a clock of when somebody sits at a screen. A user is
 // online while a client of theirs syncs, and absentAfter longer.
+//
+// Whoever syncs subscribes (watch): a change goes to those of the user's neighbours who do, and a /sync reads what came for it. So
+// a change costs what the user's own rooms are large, and a /sync what is new, however many people the node has. Of a crowd each is
+// told of each: that many notices there must be, but not that many wake-ups, so changes that come faster than a crowd can be told
+// go together (few, rest).
 
 // absentAfter is how long after the last /sync a user goes offline: clients ask again at once, a reconnecting one within this.
 const absentAfter = time.Minute
@@ -26,9 +32,57 @@ const (
 	offline     = "offline"
 )
 
+// A change that wakes few users is told at once; after one that wakes more, the next wait for rest a user that it woke.
+const (
+	few  = 32
+	rest = time.Millisecond // what it takes to answer a waiting /sync, about
+)
+
+// watchFor is how long a watch outlives the beginning of the last /sync that used it.
+const watchFor = maxPoll + absentAfter
+
 type presence struct {
-	mu    sync.Mutex // also held while neighbours are woken, so that they find what they were woken for
-	users map[matrix.UserID]*present
+	mu      sync.Mutex // also held while neighbours are woken, so that they find what they were woken for
+	users   map[matrix.UserID]*present
+	watches map[matrix.UserID]*watch
+	last    store.Pos              // of the last change that was told
+	fresh   map[matrix.UserID]bool // whose changes were not told yet
+	telling bool                   // somebody tells, or will
+}
+
+// watch is what a user's clients have to be told.
+type watch struct {
+	from    store.Pos // it knows all changes after this
+	changed map[matrix.UserID]store.Pos
+	order   []told // ascending; of a user's only the last counts
+	used    time.Time
+}
+
+type told struct {
+	at   store.Pos
+	user matrix.UserID
+}
+
+// add notes a change.
+func (w *watch) add(u matrix.UserID, at store.Pos) {
+	w.changed[u] = at
+	w.order = append(w.order, told{at, u})
+	if len(w.order) > 2*len(w.changed)+16 {
+		w.order = slices.DeleteFunc(w.order, func(t told) bool { return w.changed[t.user] != t.at })
+	}
+}
+
+// since lists whose presence changed after a position.
+func (w *watch) since(pos store.Pos) (out []matrix.UserID) {
+	for _, t := range slices.Backward(w.order) {
+		if t.at <= pos {
+			break
+		}
+		if w.changed[t.user] == t.at {
+			out = append(out, t.user)
+		}
+	}
+	return out
 }
 
 type present struct {
@@ -58,30 +112,118 @@ func (p *present) content() presenceContent {
 
 // setPresence changes what change says, and tells who shares a room with the user if they can see it.
 func (a *API) setPresence(user matrix.UserID, change func(*present)) {
-	a.presence.mu.Lock()
-	defer a.presence.mu.Unlock()
-	p := a.presence.users[user]
+	if a.changePresence(user, change) {
+		a.tellPresence()
+	}
+}
+
+// changePresence says whether there is something to tell, and nobody yet who will.
+func (a *API) changePresence(user matrix.UserID, change func(*present)) bool {
+	x := &a.presence
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p := x.users[user]
 	if p == nil {
 		p = &present{state: offline}
-		if a.presence.users == nil {
-			a.presence.users = map[matrix.UserID]*present{}
+		if x.users == nil {
+			x.users = map[matrix.UserID]*present{}
 		}
-		a.presence.users[user] = p
+		x.users[user] = p
 	}
 	state, status := p.state, p.status
 	change(p)
 	if p.state == state && p.status == status {
-		return
+		return false
 	}
-	near, err := a.rooms.Neighbours(user)
-	if err != nil {
-		a.log.Warn("could not tell others who is online", "err", err)
+	if x.fresh == nil {
+		x.fresh = map[matrix.UserID]bool{}
 	}
-	topics := make([]string, 0, len(near))
-	for _, u := range near {
-		topics = append(topics, string(u))
+	x.fresh[user] = true
+	first := !x.telling
+	x.telling = true
+	return first
+}
+
+// tellPresence tells what is new, until nothing is. There is one of it at a time.
+func (a *API) tellPresence() {
+	x := &a.presence
+	for {
+		x.mu.Lock()
+		fresh := x.fresh
+		if x.fresh = nil; len(fresh) == 0 {
+			x.telling = false
+			x.mu.Unlock()
+			return
+		}
+		x.mu.Unlock()
+		near := map[matrix.UserID][]matrix.UserID{}
+		for u := range fresh {
+			var err error
+			if near[u], err = a.rooms.Neighbours(u); err != nil {
+				a.log.Warn("could not tell others who is online", "err", err)
+			}
+		}
+		if woke := a.wakeNear(near); woke > few {
+			time.AfterFunc(time.Duration(woke)*rest, a.tellPresence)
+			return
+		}
 	}
-	p.at = a.stream.Notify(topics...)
+}
+
+// wakeNear tells the watching among the neighbours of the users whose presence changed, and how many these are.
+func (a *API) wakeNear(near map[matrix.UserID][]matrix.UserID) (woke int) {
+	x := &a.presence
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	news := map[matrix.UserID][]matrix.UserID{} // by whom they are for
+	var topics []string
+	for u, all := range near {
+		for _, v := range all {
+			w := x.watches[v]
+			if w == nil {
+				continue
+			}
+			if time.Since(w.used) > watchFor {
+				delete(x.watches, v)
+				continue
+			}
+			if news[v] == nil {
+				topics = append(topics, string(v))
+			}
+			news[v] = append(news[v], u)
+		}
+	}
+	x.last = a.stream.Notify(topics...)
+	for u := range near {
+		x.users[u].at = x.last
+	}
+	for v, all := range news {
+		for _, u := range all {
+			x.watches[v].add(u, x.last)
+		}
+	}
+	return len(topics)
+}
+
+// watching finds whose presence changed in (since, upTo] for a user, or nil and false if the user's watch does not reach back that
+// far and something has changed since. It begins one, or keeps it.
+func (a *API) watching(user matrix.UserID, since store.Pos) (changed []matrix.UserID, ok bool) {
+	x := &a.presence
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	w := x.watches[user]
+	if w == nil {
+		if x.watches == nil {
+			x.watches = map[matrix.UserID]*watch{}
+		}
+		w = &watch{from: max(a.stream.Current(), x.last), changed: map[matrix.UserID]store.Pos{}}
+		x.watches[user] = w
+	}
+	w.used = time.Now()
+	if since < w.from && since < x.last {
+		return nil, false
+	}
+	return w.since(since), true
 }
 
 // here notes a /sync of the user until gone is called. state is its set_presence; offline leaves no mark.
@@ -127,28 +269,27 @@ func (c *call) syncPresence() (string, error) {
 	return "", invalid("set_presence must be offline, online or unavailable")
 }
 
-// addPresence puts in whose presence changed, of those who share a room with the user; in a first answer, who is there.
-func (a *API) addPresence(c *call, q syncQuery, ignored map[matrix.UserID]bool, out *syncAnswer) error {
-	a.presence.mu.Lock()
-	now := map[matrix.UserID]presenceContent{}
-	for u, p := range a.presence.users {
-		if u != c.who.User && !ignored[u] && p.at > q.since && (!q.initial || p.state != offline) {
-			now[u] = p.content()
-		}
-	}
-	a.presence.mu.Unlock()
+// addPresence puts in whose presence changed up to upTo, of those who share a room with the user; in a first answer, who is there.
+func (a *API) addPresence(c *call, q syncQuery, upTo store.Pos, ignored map[matrix.UserID]bool, out *syncAnswer) error {
 	f := &q.filter.Presence
-	if len(now) == 0 || !f.keepsType("m.presence") {
+	if !f.keepsType("m.presence") {
 		return nil
 	}
-	near, err := a.rooms.Neighbours(c.who.User)
-	if err != nil {
-		return err
-	}
-	for _, u := range near {
-		if p, ok := now[u]; ok && allows(f.Senders, f.NotSenders, string(u)) {
-			out.Presence.Events = append(out.Presence.Events, presenceEvent{"m.presence", u, p})
+	near, ok := a.watching(c.who.User, q.since)
+	if !ok {
+		var err error
+		if near, err = a.rooms.Neighbours(c.who.User); err != nil {
+			return err
 		}
+	}
+	a.presence.mu.Lock()
+	defer a.presence.mu.Unlock()
+	for _, u := range near {
+		p := a.presence.users[u]
+		if p == nil || p.at <= q.since || p.at > upTo || q.initial && p.state == offline || ignored[u] || !allows(f.Senders, f.NotSenders, string(u)) {
+			continue
+		}
+		out.Presence.Events = append(out.Presence.Events, presenceEvent{"m.presence", u, p.content()})
 	}
 	return nil
 }

@@ -155,7 +155,7 @@ func (a *API) syncOnce(c *call, q syncQuery, upTo store.Pos) (*syncAnswer, error
 	if err := a.addData(c, q, upTo, keepRoom, newly, out); err != nil {
 		return nil, err
 	}
-	if err := a.addPresence(c, q, ignored, out); err != nil {
+	if err := a.addPresence(c, q, upTo, ignored, out); err != nil {
 		return nil, err
 	}
 	if err := a.count(c.who.User, upTo, out, f.Timeline.UnreadPer); err != nil {

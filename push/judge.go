@@ -3,7 +3,6 @@
 package push
 
 import (
-	"encoding/json/jsontext"
 	"encoding/json/v2"
 	"slices"
 	"strconv"
@@ -31,6 +30,7 @@ type Outcome struct {
 type Judge struct {
 	user  matrix.UserID
 	rules []judged
+	texts *Texts
 }
 
 type judged struct {
@@ -51,9 +51,10 @@ type condition struct {
 	key     string
 }
 
-// NewJudge makes rules ready. Disabled ones, and those with a condition that is not understood, are left out: they never match.
-func NewJudge(user matrix.UserID, r Rules) *Judge {
-	j := &Judge{user: user}
+// NewJudge makes rules ready. Disabled ones, and those with a condition that is not understood, are left out: they never match. What
+// is read of an event is shared by judges with the same texts; nil: by none.
+func NewJudge(user matrix.UserID, r Rules, texts *Texts) *Judge {
+	j := &Judge{user: user, texts: texts}
 	for _, kind := range Kinds {
 	rules:
 		for _, rule := range *r.Kind(kind) {
@@ -129,7 +130,7 @@ func (j *Judge) Judge(e *matrix.Event, facts func() (Facts, error)) (Outcome, er
 	if e.Sender() == j.user {
 		return Outcome{}, nil
 	}
-	v := view{e: e, ask: facts}
+	v := view{e: e, ask: facts, text: j.texts.of(e)}
 	for i := range j.rules {
 		r := &j.rules[i]
 		if r.legacy && v.mentions() {
@@ -166,30 +167,16 @@ func decide(actions []any) (notify, highlight bool) {
 
 // view is an event under judgement.
 type view struct {
-	e       *matrix.Event
-	ask     func() (Facts, error)
-	facts   *Facts
-	content map[string]any
-	parsed  bool
-	folded  []rune // content.body, once it was asked for
+	e     *matrix.Event
+	ask   func() (Facts, error)
+	facts *Facts
+	text  *text
 }
 
-func (v *view) words(body string) []rune {
-	if v.folded == nil {
-		v.folded = folded(body)
-	}
-	return v.folded
-}
+func (v *view) body() map[string]any { return v.text.read().content }
 
-func (v *view) body() map[string]any {
-	if !v.parsed {
-		v.parsed = true
-		if json.Unmarshal(v.e.Content(), &v.content, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)) != nil {
-			v.content = nil
-		}
-	}
-	return v.content
-}
+// words is content.body, folded; nil if it is not there.
+func (v *view) words() []rune { return v.text.read().folded }
 
 // mentions says whether the event tells whom it mentions (C-S API, "User and room mentions").
 func (v *view) mentions() bool {
@@ -199,22 +186,27 @@ func (v *view) mentions() bool {
 
 // property finds what a path leads to.
 func (v *view) property(path []string) (any, bool) {
-	switch path[0] {
-	case "content":
-		var at any = v.body()
-		for _, name := range path[1:] {
-			o, ok := at.(map[string]any)
-			if !ok {
-				return nil, false
-			}
-			if at, ok = o[name]; !ok {
-				return nil, false
-			}
-		}
-		return at, true
+	if path[0] != "content" {
+		s, ok := v.head(path)
+		return s, ok
 	}
+	var at any = v.body()
+	for _, name := range path[1:] {
+		o, ok := at.(map[string]any)
+		if !ok {
+			return nil, false
+		}
+		if at, ok = o[name]; !ok {
+			return nil, false
+		}
+	}
+	return at, true
+}
+
+// head is property beside the content.
+func (v *view) head(path []string) (string, bool) {
 	if len(path) != 1 {
-		return nil, false
+		return "", false
 	}
 	switch path[0] {
 	case "type":
@@ -230,7 +222,17 @@ func (v *view) property(path []string) (any, bool) {
 			return *k, true
 		}
 	}
-	return nil, false
+	return "", false
+}
+
+// string is property where it is a text.
+func (v *view) string(path []string) (string, bool) {
+	if path[0] != "content" {
+		return v.head(path)
+	}
+	x, _ := v.property(path)
+	s, ok := x.(string)
+	return s, ok
 }
 
 func (v *view) all(conditions []condition) (bool, error) {
@@ -245,13 +247,12 @@ func (v *view) all(conditions []condition) (bool, error) {
 func (v *view) holds(c *condition) (bool, error) {
 	switch c.kind {
 	case "event_match":
-		x, _ := v.property(c.path)
-		s, ok := x.(string)
+		s, ok := v.string(c.path)
 		if !ok {
 			return false, nil
 		}
 		if c.body {
-			return c.pattern.inWords(v.words(s)), nil
+			return c.pattern.inWords(v.words()), nil
 		}
 		return c.pattern.whole(s), nil
 	case "event_property_is":
@@ -271,8 +272,7 @@ func (v *view) holds(c *condition) (bool, error) {
 	}
 	switch c.kind {
 	case "contains_display_name":
-		s, _ := v.body()["body"].(string)
-		return v.facts.DisplayName != "" && literal(v.facts.DisplayName).inWords(v.words(s)), nil
+		return v.facts.DisplayName != "" && literal(v.facts.DisplayName).inWords(v.words()), nil
 	case "room_member_count":
 		n := int64(v.facts.Members)
 		switch c.op {

@@ -3,6 +3,7 @@
 package push
 
 import (
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -49,10 +50,17 @@ func folded(s string) []rune {
 
 // whole matches all of a text.
 func (p pattern) whole(text string) bool {
-	t := folded(text)
 	if !p.wild {
-		return string(t) == string(p.runes)
+		i := 0
+		for _, r := range text {
+			if i == len(p.runes) || p.runes[i] != fold(r) {
+				return false
+			}
+			i++
+		}
+		return i == len(p.runes)
 	}
+	t := folded(text)
 	// The last * takes one character more whenever what follows it does not fit.
 	i, star, mark := 0, -1, 0
 	for j := 0; j < len(t); {
@@ -83,11 +91,19 @@ func (p pattern) inWords(t []rune) bool {
 	if n == 0 {
 		return false
 	}
+	if !p.wild {
+		for j := 0; j+n <= len(t); j++ {
+			if t[j] == p.runes[0] && (j == 0 || !word(t[j-1])) && (j+n == len(t) || !word(t[j+n])) && slices.Equal(t[j:j+n], p.runes) {
+				return true
+			}
+		}
+		return false
+	}
 	// at[i]: what is read so far can be the pattern's first i runes, begun at some boundary. All beginnings at once.
 	at, next := make([]bool, n+1), make([]bool, n+1)
 	skip := func(s []bool) { // a * may stand for nothing
 		for i, r := range p.runes {
-			if s[i] && r == '*' && p.wild {
+			if s[i] && r == '*' {
 				s[i+1] = true
 			}
 		}
@@ -108,9 +124,9 @@ func (p pattern) inWords(t []rune) bool {
 		for i, r := range p.runes {
 			switch {
 			case !at[i]:
-			case p.wild && r == '*':
+			case r == '*':
 				next[i] = true
-			case p.wild && r == '?' || r == t[j]:
+			case r == '?' || r == t[j]:
 				next[i+1] = true
 			}
 		}

@@ -5,6 +5,7 @@ package push
 import (
 	"crypto/ed25519"
 	"encoding/json/v2"
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -67,7 +68,7 @@ const (
 
 // TestPredefinedRules has a line for each sentence of "Predefined Rules".
 func TestPredefinedRules(t *testing.T) {
-	j := NewJudge(alice, Default(alice))
+	j := NewJudge(alice, Default(alice), nil)
 	for _, c := range []struct {
 		name, typ, key, content string
 		members                 int
@@ -118,13 +119,13 @@ func TestPredefinedRules(t *testing.T) {
 			t.Errorf("%s: %+v %v, want %s %v %v", c.name, o, err, c.rule, c.notify, c.highlight)
 		}
 	}
-	own, err := NewJudge(bob, Default(bob)).Judge(event(t, "m.room.message", "-", `{"body":"bob"}`), nil)
+	own, err := NewJudge(bob, Default(bob), nil).Judge(event(t, "m.room.message", "-", `{"body":"bob"}`), nil)
 	if err != nil || own.Notify {
 		t.Errorf("the own message: %+v %v", own, err)
 	}
 	all := Default(alice)
 	all.Override[0].Enabled = true
-	o, err := NewJudge(alice, all).Judge(event(t, "m.room.message", "-", `{"body":"alice"}`), facts(2, weak))
+	o, err := NewJudge(alice, all, nil).Judge(event(t, "m.room.message", "-", `{"body":"alice"}`), facts(2, weak))
 	if err != nil || o.Rule != ".m.rule.master" || o.Notify {
 		t.Errorf("the master rule: %+v %v", o, err)
 	}
@@ -240,7 +241,7 @@ func TestConditions(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, rules := range []Rules{r, again} { // also as it was stored
-				o, err := NewJudge(alice, rules).Judge(e, facts(7, strong))
+				o, err := NewJudge(alice, rules, nil).Judge(e, facts(7, strong))
 				if err != nil || o.Notify != c.want {
 					t.Errorf("%s: %v %v", c.condition, o, err)
 				}
@@ -258,7 +259,7 @@ func TestKindsOrderAndActions(t *testing.T) {
 		Room: []Rule{rule(string(room), "notify")}, Sender: []Rule{rule(string(bob), "notify")}, Underride: []Rule{rule("u", "notify")},
 	}
 	for _, want := range []string{"o1", "o2", "c", string(room), string(bob), "u", ""} {
-		o, err := NewJudge(alice, full).Judge(e, nil)
+		o, err := NewJudge(alice, full, nil).Judge(e, nil)
 		if err != nil || o.Rule != want {
 			t.Fatalf("%q decided, want %q (%v)", o.Rule, want, err)
 		}
@@ -291,13 +292,13 @@ func TestKindsOrderAndActions(t *testing.T) {
 		if err := json.Unmarshal([]byte(c.actions), &actions); err != nil {
 			t.Fatal(err)
 		}
-		o, err := NewJudge(alice, Rules{Override: []Rule{rule("x", actions...)}}).Judge(e, nil)
+		o, err := NewJudge(alice, Rules{Override: []Rule{rule("x", actions...)}}, nil).Judge(e, nil)
 		if err != nil || o.Notify != c.notify || o.Highlight != c.highlight {
 			t.Errorf("%s: %+v %v", c.actions, o, err)
 		}
 	}
 	for _, id := range []string{"!other:x", strings.ToUpper(string(room)), "!room:*"} {
-		if o, _ := NewJudge(alice, Rules{Room: []Rule{rule(id, "notify")}}).Judge(e, nil); o.Notify {
+		if o, _ := NewJudge(alice, Rules{Room: []Rule{rule(id, "notify")}}, nil).Judge(e, nil); o.Notify {
 			t.Errorf("%s matches %s", id, room)
 		}
 	}
@@ -340,7 +341,7 @@ func FuzzJudge(f *testing.F) {
 		if err != nil {
 			return
 		}
-		o, err := NewJudge(alice, stored.Global).Judge(e, facts(2, strong))
+		o, err := NewJudge(alice, stored.Global, nil).Judge(e, facts(2, strong))
 		if err != nil || o.Highlight && !o.Notify {
 			t.Fatal(o, err)
 		}
@@ -348,9 +349,38 @@ func FuzzJudge(f *testing.F) {
 	})
 }
 
+// TestTextsAreOfTheirEvents: what is shared is what the event says, whoever asked before, and however much was judged since.
+func TestTextsAreOfTheirEvents(t *testing.T) {
+	var texts Texts
+	for i := range 3 * maxTexts / (6 * textCost) {
+		name, other := "alice", "bob"
+		if i%2 == 1 {
+			name, other = other, name
+		}
+		e := event(t, "m.room.message", "-", fmt.Sprintf(`{"body":"%s %d %s"}`, name, i, strings.Repeat("x", textCost)))
+		for range 2 {
+			if x := texts.of(e).read(); x.content["body"] != e.ContentString("body") || !literal(name).inWords(x.folded) || literal(other).inWords(x.folded) {
+				t.Fatalf("%s was read as %v", e.Content(), x.content)
+			}
+			if texts.of(e) != texts.of(e) {
+				t.Fatal("an event's text is not shared")
+			}
+		}
+		if texts.of(e.Redact()) == texts.of(e) {
+			t.Fatal("what a redaction took away is still there")
+		}
+		if n := len(texts.now) + len(texts.before); n > 2*maxTexts/(6*textCost) {
+			t.Fatalf("%d are kept", n)
+		}
+	}
+	if len(texts.before) == 0 {
+		t.Fatal("nothing was let go")
+	}
+}
+
 func BenchmarkJudgeMessage(b *testing.B) {
 	e := event(b, "m.room.message", "-", `{"msgtype":"m.text","body":"A message of an ordinary length, as people write them to each other all day long.","m.mentions":{}}`)
-	j := NewJudge(alice, Default(alice))
+	j := NewJudge(alice, Default(alice), &Texts{})
 	for b.Loop() {
 		if o, err := j.Judge(e, facts(3, "")); err != nil || !o.Notify {
 			b.Fatal(o, err)
