@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"tarn/matrix"
 	"tarn/store"
@@ -17,8 +18,14 @@ import (
 // One-time keys between nodes. A /keys/claim can not ask another node and wait, so each node hands some of its devices' keys to
 // each contact node in advance, and that node gives each of them to one of its clients.
 
-// lowKeys: when no more than these are left of a device's, the next ones are asked for.
-const lowKeys = 3
+const (
+	lowKeys  = 3              // when no more than these are left of a device's, the next ones are asked for,
+	askAgain = 24 * time.Hour // and once more if none came in that time
+
+	// RestoreSlack is how far the clocks of two nodes may be apart when one of them was restored from a backup: batches of one-time keys with a
+	// serial up to that long after the restore may have come before it.
+	RestoreSlack = 2 * time.Hour
+)
 
 // HandOut takes up to n of a device's one-time keys, but not more than a quarter (rounded up) of what there is, and calls with
 // in the transaction that takes them: what it writes there is there if, and only if, the keys are nobody else's. Without
@@ -94,7 +101,7 @@ type handedState struct {
 	Batch    uint64 `json:"batch"`              // serial of the newest batch that came
 	Next     uint64 `json:"next"`               // number of the next key in tableHanded
 	Left     int    `json:"left"`               // keys in tableHanded
-	Asked    bool   `json:"asked,omitempty"`    // for the batch after Batch
+	Asked    int64  `json:"asked,omitempty"`    // when the batch after Batch was asked for, Unix milliseconds; 0: it was not
 	Fallback string `json:"fallback,omitempty"` // of the fallback key that it was told we gave out
 }
 
@@ -127,7 +134,10 @@ func (a *Accounts) AddHanded(from matrix.ServerName, user matrix.UserID, device 
 		}
 		at := store.Key(tableHandedState, user, device)
 		state, err := loadOr[handedState](txn, at)
-		if err != nil || batch <= state.Batch {
+		if err != nil {
+			return nil, err
+		}
+		if last, err := lastBatch(txn, from, state); err != nil || batch <= last {
 			return nil, err
 		}
 		if state.Left+len(keys) > maxRemoteKeys {
@@ -148,10 +158,23 @@ func (a *Accounts) AddHanded(from matrix.ServerName, user matrix.UserID, device 
 			state.Next++
 			state.Left++
 		}
-		state.Batch, state.Asked = batch, false
+		state.Batch, state.Asked = batch, 0
 		return nil, save(txn, at, state)
 	})
 	return err
+}
+
+// lastBatch is the newest batch of a device's keys that may have come: in doubt it is an old one.
+func lastBatch(r store.Reader, server matrix.ServerName, state handedState) (uint64, error) {
+	last := state.Batch
+	for _, of := range []string{"", string(server)} {
+		v, err := getOr(r, store.Key(tableHandedUpTo, of))
+		if err != nil {
+			return 0, err
+		}
+		last = max(last, uint64(posOf(v)))
+	}
+	return last, nil
 }
 
 // claimHanded gives a key of another server's device: the oldest that was handed to us, or else its fallback key. When few
@@ -195,7 +218,10 @@ func (a *Accounts) claimHanded(txn store.Txn, c Claim) (*ClaimedKey, error) {
 			state.Left--
 		}
 	}
-	ask := KeyAsk{User: c.User, Device: c.Device, Batch: state.Batch}
+	ask := KeyAsk{User: c.User, Device: c.Device}
+	if ask.Batch, err = lastBatch(txn, server, state); err != nil {
+		return nil, err
+	}
 	if out.Key == nil {
 		i := slices.IndexFunc(d.Fallback, func(f NamedKey) bool { return strings.HasPrefix(f.Name, c.Algorithm+":") })
 		if i >= 0 {
@@ -205,8 +231,10 @@ func (a *Accounts) claimHanded(txn store.Txn, c Claim) (*ClaimedKey, error) {
 			}
 		}
 	}
-	if state.Left <= lowKeys && !state.Asked || ask.Fallback != "" {
-		state.Asked = true
+	now := time.Now()
+	since := now.Sub(time.UnixMilli(state.Asked)) // less than nothing if the clock was wrong then
+	if state.Left <= lowKeys && (since >= askAgain || since < 0) || ask.Fallback != "" {
+		state.Asked = now.UnixMilli()
 		item, err := json.Marshal(ask)
 		if err != nil {
 			return nil, err
@@ -238,8 +266,10 @@ func dropRemoteKeys(txn store.Txn, user matrix.UserID, device matrix.DeviceID) e
 }
 
 // ForgetOneTimeKeys forgets all one-time keys, of local devices and those that other nodes handed to this one: after a restore from a
-// backup nobody knows which of them were given since. Clients see that there are none, and upload new ones.
-func (a *Accounts) ForgetOneTimeKeys() error {
+// backup nobody knows which of them were given since. Clients see that there are none, and upload new ones. Batches that were made before the restore
+// come again, from rows that are in the backup and from boxes that were not acknowledged in it, and their keys may have been given, too: so none
+// with a serial up to RestoreSlack after restored is taken any more. One transaction: a crash before it is durable leaves all to be forgotten again.
+func (a *Accounts) ForgetOneTimeKeys(restored time.Time) error {
 	_, err := a.stream.Write(func(txn store.Txn, pos store.Pos) ([]string, error) {
 		topics := map[string]bool{}
 		states := map[string]keyState{}
@@ -263,7 +293,52 @@ func (a *Accounts) ForgetOneTimeKeys() error {
 			}
 		}
 		return slices.Collect(maps.Keys(topics)), errors.Join(drop(txn, store.Key(tableOneTime)), drop(txn, store.Key(tableHanded)),
-			drop(txn, store.Key(tableHandedState)))
+			drop(txn, store.Key(tableHandedState)), raiseHanded(txn, "", uint64(max(restored.Add(RestoreSlack).UnixMilli(), 0))))
 	})
 	return err
+}
+
+// raiseHanded makes batches up to a serial old ones, of one server's devices or ("") of all.
+func raiseHanded(txn store.Txn, server string, upTo uint64) error {
+	at := store.Key(tableHandedUpTo, server)
+	old, err := getOr(txn, at)
+	if err != nil || upTo <= uint64(posOf(old)) {
+		return err
+	}
+	return txn.Set(at, store.AppendUint64(nil, upTo))
+}
+
+// ForgetServer forgets what the node of a server told of its users, when it is no contact any more: their keys, and those that it handed to this
+// one. What stays is one row, with the newest batch that came: if the server is a contact again, what it sends again of before is not taken. The
+// topics are woken. A transaction a user: a crash between leaves the others to the next call.
+func (a *Accounts) ForgetServer(server matrix.ServerName, topics []string) error {
+	var users []matrix.UserID
+	if err := a.kv.View(func(r store.Reader) error {
+		return r.Scan(store.Key(tableRemote, string(server)), nil, func(k, _ []byte) (bool, error) {
+			kr := store.ReadKey(k)
+			_ = kr.String() // the server
+			users = append(users, matrix.UserID(kr.String()))
+			return true, kr.Err()
+		})
+	}); err != nil {
+		return err
+	}
+	for _, user := range users {
+		if _, err := a.stream.Write(func(txn store.Txn, pos store.Pos) ([]string, error) {
+			newest := uint64(0)
+			if err := txn.Scan(store.Key(tableHandedState, user), nil, func(_, v []byte) (bool, error) {
+				var s handedState
+				err := json.Unmarshal(v, &s)
+				newest = max(newest, s.Batch)
+				return true, err
+			}); err != nil {
+				return nil, fmt.Errorf("account: reading a row: %w", err)
+			}
+			return topics, errors.Join(raiseHanded(txn, string(server), newest), a.markKeys(txn, pos, user, ""),
+				drop(txn, store.Key(tableHandedState, user)), drop(txn, store.Key(tableHanded, user)), txn.Delete(remoteKey(server, user)))
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

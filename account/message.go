@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"tarn/matrix"
@@ -89,10 +90,7 @@ func (h *heardRow) take(m Message, force bool) (bool, error) {
 			if !force {
 				return false, ErrEarlier
 			}
-			h.Gaps = append(h.Gaps, gap{h.Last, m.Previous})
-			if len(h.Gaps) > maxGaps {
-				h.Gaps = h.Gaps[1:]
-			}
+			h.Gaps = trim(append(h.Gaps, gap{h.Last, m.Previous}))
 		}
 		h.Last = m.Number
 		return true, nil
@@ -109,11 +107,14 @@ func (h *heardRow) take(m Message, force bool) (bool, error) {
 		if m.Number < g.To {
 			rest = append(rest, gap{m.Number, g.To})
 		}
-		h.Gaps = append(append(append([]gap(nil), h.Gaps[:i]...), rest...), h.Gaps[i+1:]...)
+		h.Gaps = trim(slices.Concat(h.Gaps[:i], rest, h.Gaps[i+1:]))
 		return true, nil
 	}
 	return false, nil // it came before
 }
+
+// trim forgets the oldest gaps beyond the bound: what comes of them is dropped, as if it had come before.
+func trim(gaps []gap) []gap { return gaps[max(0, len(gaps)-maxGaps):] }
 
 // Receive takes a message from another node: into the inbox of the devices that it names, as SendToDevice does, once, and in the order in which
 // its sender sent them. ErrEarlier if one before it has not come; with force it does not wait for that one any longer, which is taken

@@ -118,6 +118,30 @@ func TestMessagesComeInOrderAndOnce(t *testing.T) {
 	})
 }
 
+// TestGapsAreBounded splits one gap again and again: a sender that numbers so shall not make a row grow.
+func TestGapsAreBounded(t *testing.T) {
+	var h heardRow
+	if now, err := h.take(Message{Number: 1_000_000, Previous: 999_999}, true); err != nil || !now {
+		t.Fatal(now, err)
+	}
+	for n := uint64(10); n < 10_000; n += 10 {
+		m := Message{Number: n, Previous: n - 5}
+		if now, err := h.take(m, false); err != nil || !now {
+			t.Fatalf("message %d: %v, %v", n, now, err)
+		}
+		if now, err := h.take(m, false); err != nil || now {
+			t.Fatalf("message %d again: %v, %v", n, now, err)
+		}
+		if len(h.Gaps) > maxGaps {
+			t.Fatalf("%d gaps", len(h.Gaps))
+		}
+	}
+	// The newest are those that are left.
+	if last := h.Gaps[len(h.Gaps)-1]; last != (gap{9990, 999_999}) || h.Gaps[0].From < 9000 {
+		t.Errorf("left are %v", h.Gaps)
+	}
+}
+
 func TestMessagesGoToAnotherServerOnce(t *testing.T) {
 	a, b := twoNodes(t)
 	alice, bob := a.addUser(t, "alice"), b.addUser(t, "bob")

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"tarn/matrix"
 	"tarn/store"
@@ -196,12 +198,134 @@ func TestHandedKeysAreGivenOnce(t *testing.T) {
 		t.Errorf("of the new identity %q", name)
 	}
 	// After a restore nobody knows which were given.
-	wantErr(t, "forget", a.ForgetOneTimeKeys(), nil)
-	wantErr(t, "forget", b.ForgetOneTimeKeys(), nil)
+	wantErr(t, "forget", a.ForgetOneTimeKeys(time.Now()), nil)
+	wantErr(t, "forget", b.ForgetOneTimeKeys(time.Now()), nil)
 	if x, y := claim(a), claim(b); x != "" || y != "" {
 		t.Errorf("after a restore %q and %q", x, y)
 	}
 	if c, err := a.KeyCounts(p.user, "PHONE"); err != nil || c.OneTime["signed_curve25519"] != 0 || c.Pos == 0 {
 		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// TestNoBatchOfBeforeARestore: after a restore batches come again that may have been given, by boxes that were not acknowledged in the
+// backup; and a batch of after it is asked for so that its serial is higher.
+func TestNoBatchOfBeforeARestore(t *testing.T) {
+	a, b := twoNodes(t)
+	from := a.opt.Server
+	p := a.phone(t, a.addUser(t, "alice"), "PHONE")
+	p.publish("1", "2", "3", "4", "5", "6", "7", "8")
+	hand := func() (keys []NamedKey) {
+		t.Helper()
+		if err := a.HandOut(p.user, "PHONE", 1, func(_ store.Txn, k []NamedKey) error { keys = k; return nil }); err != nil || len(keys) != 1 {
+			t.Fatal(keys, err)
+		}
+		return keys
+	}
+	claims := func() (n int) {
+		t.Helper()
+		for {
+			got, err := b.ClaimKeys([]Claim{{p.user, "PHONE", "signed_curve25519"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(got) == 0 {
+				return n
+			}
+			n++
+		}
+	}
+	restored := time.Now()
+	at := func(after time.Duration) uint64 { return uint64(restored.Add(after).UnixMilli()) }
+	wantErr(t, "devices", b.SetPublished(from, a.told(t, p.user, 1), nil), nil)
+	first := hand()
+	wantErr(t, "a batch", b.AddHanded(from, p.user, "PHONE", at(-time.Minute), first), nil)
+	if n := claims(); n != 1 {
+		t.Fatalf("%d keys", n)
+	}
+	b.outbox(t, from)
+	wantErr(t, "forget", b.ForgetOneTimeKeys(restored), nil)
+	wantErr(t, "the batch again", b.AddHanded(from, p.user, "PHONE", at(-time.Minute), first), nil)
+	wantErr(t, "one by a clock that goes before", b.AddHanded(from, p.user, "PHONE", at(RestoreSlack), hand()), nil)
+	if n := claims(); n != 0 {
+		t.Fatalf("%d keys of before", n)
+	}
+	var ask KeyAsk
+	if items := b.outbox(t, from); len(items) != 1 || json.Unmarshal(items[0].Data, &ask) != nil || ask.Batch != at(RestoreSlack) {
+		t.Fatalf("it asks with %+v", items)
+	}
+	wantErr(t, "a batch of after it", b.AddHanded(from, p.user, "PHONE", ask.Batch+1, hand()), nil)
+	if n := claims(); n != 1 {
+		t.Errorf("%d keys of after", n)
+	}
+	// A restore of an older backup does not lower what counts.
+	wantErr(t, "forget again", b.ForgetOneTimeKeys(restored.Add(-24*time.Hour)), nil)
+	wantErr(t, "the batch again", b.AddHanded(from, p.user, "PHONE", at(0), first), nil)
+	if n := claims(); n != 0 {
+		t.Errorf("%d keys of before, after another restore", n)
+	}
+}
+
+// TestKeysAreAskedForAgain: what was asked for and did not come in a day is asked for once more.
+func TestKeysAreAskedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := twoNodes(t)
+		from := a.opt.Server
+		p := a.phone(t, a.addUser(t, "alice"), "PHONE")
+		p.publish()
+		wantErr(t, "devices", b.SetPublished(from, a.told(t, p.user, 1), nil), nil)
+		asked := 0
+		for range 60 {
+			if _, err := b.ClaimKeys([]Claim{{p.user, "PHONE", "signed_curve25519"}}); err != nil {
+				t.Fatal(err)
+			}
+			asked += len(b.outbox(t, from))
+			time.Sleep(time.Hour)
+		}
+		if asked != 3 {
+			t.Errorf("it asked %d times in two and a half days", asked)
+		}
+	})
+}
+
+// TestAServerIsForgotten: of a server that is no contact any more nothing is left but one row, by which what comes again is known.
+func TestAServerIsForgotten(t *testing.T) {
+	a, b := twoNodes(t)
+	from := a.opt.Server
+	p := a.phone(t, a.addUser(t, "alice"), "PHONE")
+	p.publish("1", "2", "3", "4", "5", "6", "7", "8")
+	bob := b.addUser(t, "bob")
+	var keys []NamedKey
+	wantErr(t, "hand out", a.HandOut(p.user, "PHONE", 2, func(_ store.Txn, k []NamedKey) error { keys = k; return nil }), nil)
+	wantErr(t, "devices", b.SetPublished(from, a.told(t, p.user, 1), nil), nil)
+	wantErr(t, "a batch", b.AddHanded(from, p.user, "PHONE", 10, keys), nil)
+	here := b.stream.Current()
+	wantErr(t, "forget", b.ForgetServer(from, []string{string(bob)}), nil)
+	if list, err := b.KeyChanges(bob, here, b.stream.Current()); err != nil || len(list) != 1 || list[0].User != p.user {
+		t.Errorf("changes %v, %v", list, err)
+	}
+	if known, err := b.KnowsServer(from); err != nil || known {
+		t.Errorf("still known: %v, %v", known, err)
+	}
+	rows := 0
+	if err := b.kv.View(func(r store.Reader) error {
+		for _, table := range []byte{tableRemote, tableHanded, tableHandedState} {
+			n, err := count(r, []byte{table}, 10)
+			if rows += n; err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil || rows != 0 {
+		t.Errorf("%d rows are left, %v", rows, err)
+	}
+	wantErr(t, "devices of a contact anew", b.SetPublished(from, a.told(t, p.user, 1), nil), nil)
+	wantErr(t, "the batch again", b.AddHanded(from, p.user, "PHONE", 10, keys), nil)
+	if got, err := b.ClaimKeys([]Claim{{p.user, "PHONE", "signed_curve25519"}}); err != nil || len(got) != 0 {
+		t.Errorf("%v, %v", got, err)
+	}
+	wantErr(t, "a new batch", b.AddHanded(from, p.user, "PHONE", 11, keys[1:]), nil)
+	if got, err := b.ClaimKeys([]Claim{{p.user, "PHONE", "signed_curve25519"}}); err != nil || len(got) != 1 {
+		t.Errorf("%v, %v", got, err)
 	}
 }

@@ -55,6 +55,7 @@ const (
 	tableSent        // (server, user)        -> the number, 8 bytes, of the last to-device message of a local user to that server
 	tableHeard       // (server, full user)   -> heardRow: which to-device messages of another server's user came
 	tableInboxOf     // (user, device, server, position) -> nothing: rows of tableInbox that came from that server
+	tableHandedUpTo  // (server)              -> a serial, 8 bytes: batches up to it are old, whatever tableHandedState says; server "": of all
 )
 
 type userRow struct {

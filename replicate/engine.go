@@ -104,6 +104,7 @@ type Engine struct {
 	active     atomic.Int64
 	slots      sync.WaitGroup
 	wake       chan struct{} // the inbox has something new
+	keyWake    chan struct{} // contacts' keys are to be compared
 
 	maxWaiting int // tests make it small
 
@@ -197,7 +198,7 @@ func New(c Config) (*Engine, error) {
 	e := &Engine{
 		kv: c.KV, rooms: c.Rooms, accounts: c.Accounts, self: c.Identity, log: c.Log, dial: c.Dial,
 		clock: rand.New(rand.NewChaCha8(c.Seed)), rng: rand.New(rand.NewChaCha8(content)),
-		wake: make(chan struct{}, 1), maxWaiting: maxWaiting,
+		wake: make(chan struct{}, 1), keyWake: make(chan struct{}, 1), maxWaiting: maxWaiting,
 		depots:   map[mailbox.Address]*depot{},
 		hops:     map[mailbox.Address]*hop{},
 		contacts: map[onionid.Name]*contact{},
@@ -230,6 +231,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	var work sync.WaitGroup
 	work.Go(func() { e.workInbox(ctx) })
 	work.Go(func() { e.workWallet(ctx) })
+	work.Go(func() { e.workKeys(ctx) })
 	work.Go(func() { e.workSessions(ctx) })
 	e.mu.Lock()
 	e.began, e.stopping = time.Now(), false

@@ -34,7 +34,8 @@ type fakeRooms struct {
 	certs    map[onionid.Name]onionid.Certificate
 	ingested map[matrix.EventID]int // deliveries
 	receipts int
-	fail     error // of Ingest
+	sharers  func() // called by Sharers
+	fail     error  // of Ingest
 	needCert bool
 }
 
@@ -138,7 +139,15 @@ func (f *fakeRooms) Shared(server matrix.ServerName) (out []matrix.RoomID, err e
 }
 
 // Sharers: the nodes of the plays have no users with keys.
-func (f *fakeRooms) Sharers(matrix.ServerName) ([]matrix.UserID, error) { return nil, nil }
+func (f *fakeRooms) Sharers(matrix.ServerName) ([]matrix.UserID, error) {
+	f.mu.Lock()
+	called := f.sharers
+	f.mu.Unlock()
+	if called != nil {
+		called()
+	}
+	return nil, nil
+}
 
 func (f *fakeRooms) Memberships() uint64 { return 0 }
 

@@ -3,6 +3,7 @@
 package replicate
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -11,14 +12,15 @@ import (
 
 	people "tarn/account"
 	"tarn/bundle"
+	"tarn/crypto/onionid"
 	"tarn/matrix"
 	"tarn/store"
 )
 
 // The public keys of this node's users go to the contacts that share a room with them, so that the other node can answer its
-// clients' /keys/query and /keys/claim alone. Nobody is told on change: before a PUT slot chooses for a contact, what the contact was told
-// is compared with what is so now (tellKeys), if anything changed at all since the last time. So it rides on the schedule, a state that was
-// overtaken before it left never leaves, and whatever was lost (a crash, a restore, a contact made anew) is told again.
+// clients' /keys/query and /keys/claim alone. Nobody is told on change: what a contact was told is compared with what is so now, if anything
+// changed at all since the last time. So a state that was overtaken before it left never leaves, and whatever was lost (a crash, a restore, a
+// contact made anew) is told again.
 
 // Accounts is what the engine needs of *account.Accounts. Safe for concurrent use; what returns nil is durable.
 type Accounts interface {
@@ -29,7 +31,8 @@ type Accounts interface {
 	SetPublished(from matrix.ServerName, p people.Published, topics []string) error
 	AddHanded(from matrix.ServerName, user matrix.UserID, device matrix.DeviceID, batch uint64, keys []people.NamedKey) error
 	Receive(from matrix.ServerName, m people.Message, force bool) error
-	ForgetOneTimeKeys() error
+	ForgetOneTimeKeys(restored time.Time) error
+	ForgetServer(server matrix.ServerName, topics []string) error
 }
 
 var _ Accounts = (*people.Accounts)(nil)
@@ -39,16 +42,8 @@ const (
 	handBatch = 8                // at a time
 	handDaily = 64               // of one device, a day: beyond, the contact uses the fallback key
 	handAgain = 24 * time.Hour   // a contact that asks by an older batch has lost the newer one, if that is so old
-	tellLater = time.Minute      // after a failure
 	maxTold   = bundle.MaxRecord // bytes of one user's keys; devices beyond are left out
 )
-
-// keyState is when a contact's keys were last compared. Guarded by the engine's mutex.
-type keyState struct {
-	accounts, rooms uint64 // the generations then
-	compared        bool
-	after           time.Time // not again before
-}
 
 // toldRow is what a contact was told of a user.
 type toldRow struct {
@@ -76,9 +71,9 @@ func parseTold(b []byte) (toldRow, error) {
 // handedRow is what a contact was given of a device's one-time keys.
 type handedRow struct {
 	identity [32]byte // SHA-256 of the device's identity: keys of another one count no more
-	batch    uint64   // serial of the newest; 0: none
+	batch    uint64   // serial of the newest, or one that it knows
 	at       time.Time
-	asked    bool // it wants the next one
+	asked    bool // it is to have the next one
 	day      uint64
 	given    uint64 // on that day
 }
@@ -116,68 +111,12 @@ func row[T any](r store.Reader, key []byte, parse func([]byte) (T, error)) (T, e
 	return parse(v)
 }
 
-// tellKeys puts what is new of users' keys for c into the outbox. The caller holds mu.
-func (e *Engine) tellKeys(c *contact, now time.Time) {
-	if e.accounts == nil || now.Before(c.keys.after) {
-		return
-	}
-	accounts, rooms := e.accounts.KeyGeneration(), e.rooms.Memberships() // before what they count is read
-	if k := c.keys; k.compared && k.accounts == accounts && k.rooms == rooms {
-		return
-	}
-	if err := e.compareKeys(c, now); err != nil {
-		c.keys.after = now.Add(tellLater)
-		e.log.Warn("telling a contact of keys")
-		e.log.Debug("telling a contact of keys", "err", err)
-		return
-	}
-	c.keys = keyState{accounts: accounts, rooms: rooms, compared: true}
+func toldKey(to onionid.Name, user matrix.UserID) []byte {
+	return store.Key(tableTold, string(to), string(user))
 }
 
-func (e *Engine) compareKeys(c *contact, now time.Time) error {
-	users, err := e.rooms.Sharers(c.name)
-	if err != nil {
-		return err
-	}
-	shared := map[matrix.UserID]bool{}
-	for _, user := range users {
-		shared[user] = true
-		p, err := e.accounts.Published(user)
-		if err != nil {
-			return err
-		}
-		if err := e.tellUser(c, p, now); err != nil {
-			return err
-		}
-		for _, d := range p.Devices {
-			if err := e.handKeys(c, user, d, now); err != nil {
-				return err
-			}
-		}
-	}
-	// Who shares no room any more is told from the start if they share one again.
-	var gone [][]byte
-	if err := e.kv.View(func(r store.Reader) error {
-		return scanOf(r, tableTold, string(c.name), func(k *store.KeyReader, v []byte) error {
-			user := matrix.UserID(k.String())
-			t, err := parseTold(v)
-			if err == nil && !shared[user] && t.hash != [32]byte{} {
-				gone = append(gone, toldKey(c, user))
-			}
-			return errors.Join(err, k.Err())
-		})
-	}); err != nil || len(gone) == 0 {
-		return err
-	}
-	return e.kv.Update(func(txn store.Txn) error { return forgetTold(txn, gone) })
-}
-
-func toldKey(c *contact, user matrix.UserID) []byte {
-	return store.Key(tableTold, string(c.name), string(user))
-}
-
-func handedKey(c *contact, user matrix.UserID, device matrix.DeviceID) []byte {
-	return store.Key(tableHanded, string(c.name), string(user), string(device))
+func handedKey(to onionid.Name, user matrix.UserID, device matrix.DeviceID) []byte {
+	return store.Key(tableHanded, string(to), string(user), string(device))
 }
 
 // forgetTold makes rows say that nothing was told; the serials stay.
@@ -196,30 +135,44 @@ func forgetTold(txn store.Txn, keys [][]byte) error {
 }
 
 // forgetToldOf makes c be told everything again, for one of the two nodes was restored from a backup, and what was in records then is lost.
-// One-time keys too: those that the contact has it no longer uses.
+// One-time keys too: those that the contact has it no longer uses. How many it got today stays: else it would get as many as it likes.
 func forgetToldOf(txn store.Txn, c *contact) error {
-	var keys [][]byte
-	if err := scanOf(txn, tableTold, string(c.name), func(k *store.KeyReader, _ []byte) error {
-		keys = append(keys, toldKey(c, matrix.UserID(k.String())))
-		return k.Err()
-	}); err != nil {
-		return err
+	var told, handed [][]byte
+	for table, keys := range map[byte]*[][]byte{tableTold: &told, tableHanded: &handed} {
+		if err := txn.Scan(store.Key(table, string(c.name)), nil, func(k, _ []byte) (bool, error) {
+			*keys = append(*keys, bytes.Clone(k))
+			return true, nil
+		}); err != nil {
+			return err
+		}
 	}
-	return errors.Join(forgetTold(txn, keys), eraseOf(txn, tableHanded, string(c.name)))
+	for _, k := range handed {
+		h, err := row(txn, k, parseHanded)
+		if err != nil {
+			return err
+		}
+		h.asked = true
+		if err := txn.Set(k, h.marshal()); err != nil {
+			return err
+		}
+	}
+	return forgetTold(txn, told)
 }
 
 // tellUser queues a user's keys, if the contact was told something else. ONE Update: the item, the note of what it says, and the end of an older
-// item that is in no box yet. A crash before it leaves all as it was: it is found again.
-func (e *Engine) tellUser(c *contact, p people.Published, now time.Time) error {
+// item that is in no box yet (or just was put into one: then both leave, and the newer one holds). A crash before it leaves all as it was: it is found
+// again.
+func (e *Engine) tellUser(l listener, p people.Published, now time.Time) error {
 	p.Serial = 1
 	rec, err := encodeDevices(p)
 	if err != nil {
 		return err
 	}
 	hash := sha256.Sum256(rec.Data)
+	key := toldKey(l.name, p.User)
 	var told toldRow
 	if err := e.kv.View(func(r store.Reader) (err error) {
-		told, err = row(r, toldKey(c, p.User), parseTold)
+		told, err = row(r, key, parseTold)
 		return err
 	}); err != nil || told.hash == hash {
 		return err
@@ -232,51 +185,64 @@ func (e *Engine) tellUser(c *contact, p people.Published, now time.Time) error {
 		return err
 	}
 	return e.kv.Update(func(txn store.Txn) error {
-		if told.item > c.packed {
-			if err := store.Dequeue(txn, string(c.name), told.item); err != nil {
+		switch now, err := row(txn, key, parseTold); {
+		case err != nil:
+			return err
+		case now != told:
+			return errMoved
+		}
+		if told.item > l.packed {
+			if err := store.Dequeue(txn, string(l.name), told.item); err != nil {
 				return err
 			}
 		}
-		item, err := store.Queue(txn, string(c.name), store.ItemRecord, append([]byte{byte(rec.Type)}, rec.Data...))
+		item, err := store.Queue(txn, string(l.name), store.ItemRecord, append([]byte{byte(rec.Type)}, rec.Data...))
 		if err != nil {
 			return err
 		}
-		return txn.Set(toldKey(c, p.User), toldRow{p.Serial, hash, item}.marshal())
+		return errors.Join(known(txn, l.name), txn.Set(key, toldRow{p.Serial, hash, item}.marshal()))
 	})
 }
 
 // handKeys gives a contact one-time keys of a device: at first, and when it asked. They leave the device's own pool in the
-// transaction that queues them for this contact, so nobody else ever gets them.
-func (e *Engine) handKeys(c *contact, user matrix.UserID, d people.PublishedDevice, now time.Time) error {
-	key := handedKey(c, user, d.ID)
-	var h handedRow
+// transaction that queues them for this contact, so nobody else ever gets them. waits: it had all that it gets today.
+func (e *Engine) handKeys(l listener, user matrix.UserID, d people.PublishedDevice, now time.Time) (waits bool, err error) {
+	key := handedKey(l.name, user, d.ID)
+	var was handedRow
 	if err := e.kv.View(func(r store.Reader) (err error) {
-		h, err = row(r, key, parseHanded)
+		was, err = row(r, key, parseHanded)
 		return err
 	}); err != nil {
-		return err
+		return false, err
 	}
+	h := was
 	h.renew(d, now)
 	n := min(handBatch, handDaily-h.given)
-	if h.batch != 0 && !h.asked || n == 0 {
-		return nil
+	if !h.asked || n == 0 {
+		return h.asked, nil
 	}
-	return e.accounts.HandOut(user, d.ID, int(n), func(txn store.Txn, keys []people.NamedKey) error {
-		h.batch, h.at, h.asked = max(uint64(now.UnixMilli()), h.batch+1), now, false
+	return false, e.accounts.HandOut(user, d.ID, int(n), func(txn store.Txn, keys []people.NamedKey) error {
+		switch now, err := row(txn, key, parseHanded); {
+		case err != nil:
+			return err
+		case now != was:
+			return errMoved
+		}
+		h.batch, h.at, h.asked = max(uint64(now.UnixMilli()), h.batch+1, l.floor+1), now, false
 		h.given += uint64(len(keys))
 		rec, err := bundle.OneTimeKeys{User: user, Device: d.ID, Batch: h.batch, Keys: wireKeys(keys)}.Record()
 		if err != nil {
 			return err
 		}
-		return errors.Join(txn.Set(key, h.marshal()),
-			store.Enqueue(txn, string(c.name), store.ItemRecord, append([]byte{byte(rec.Type)}, rec.Data...)))
+		return errors.Join(known(txn, l.name), txn.Set(key, h.marshal()),
+			store.Enqueue(txn, string(l.name), store.ItemRecord, append([]byte{byte(rec.Type)}, rec.Data...)))
 	})
 }
 
 // renew begins the row anew for another identity, and its count on another day.
 func (h *handedRow) renew(d people.PublishedDevice, now time.Time) {
 	if id := sha256.Sum256([]byte(d.Identity())); id != h.identity {
-		*h = handedRow{identity: id, day: h.day, given: h.given}
+		h.identity, h.asked = id, true
 	}
 	if day := uint64(now.Unix() / (24 * 60 * 60)); day != h.day {
 		h.day, h.given = day, 0
@@ -304,7 +270,7 @@ func (e *Engine) takeWantedKeys(c *contact, data []byte) (effect, error) {
 	}
 	return effect{
 		write: func(txn store.Txn) error {
-			key := handedKey(c, w.User, w.Device)
+			key := handedKey(c.name, w.User, w.Device)
 			h, err := row(txn, key, parseHanded)
 			if err != nil || h.identity == [32]byte{} {
 				return err // it was given none
@@ -316,7 +282,10 @@ func (e *Engine) takeWantedKeys(c *contact, data []byte) (effect, error) {
 			h.batch, h.asked = max(h.batch, w.Batch), true
 			return txn.Set(key, h.marshal())
 		},
-		apply: func() { c.keys.compared = false },
+		apply: func() {
+			c.keys.again()
+			e.wakeKeys()
+		},
 	}, nil
 }
 
@@ -334,11 +303,15 @@ func (e *Engine) takeDevices(c *contact, data []byte) error {
 	if err != nil {
 		return err
 	}
+	return refused(e.accounts.SetPublished(c.name, p, topicsOf(users)))
+}
+
+func topicsOf(users []matrix.UserID) []string {
 	topics := make([]string, 0, len(users))
 	for _, u := range users {
 		topics = append(topics, string(u))
 	}
-	return refused(e.accounts.SetPublished(c.name, p, topics))
+	return topics
 }
 
 func (e *Engine) takeOneTimeKeys(c *contact, data []byte) error {

@@ -132,7 +132,7 @@ const rewriteShare = 4
 
 // putFor finds a box for one contact: a rewrite that is due, or something new; by lot if there is both.
 func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
-	e.tellKeys(c, now)
+	hold := e.holdForKeys(c, now)
 	if c.recovery != nil {
 		if j, ok := e.putRecovery(c, w, now); ok || c.lost() {
 			return j, ok
@@ -140,7 +140,7 @@ func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
 	}
 	due := c.dueBox(w, now)
 	next := w.aimNext(c) != nil
-	fresh := next && c.roomForBox(maxUnacked) && e.hasNew(c, now)
+	fresh := next && !hold && c.roomForBox(maxUnacked) && e.hasNew(c, now)
 	if next && !fresh && c.gaveUp(now) && c.roomForBox(maxAhead) {
 		f := e.blank(c, now).begin()
 		f.eliciting = true

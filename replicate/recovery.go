@@ -86,7 +86,7 @@ func parseRecovery(b []byte) (*recovery, error) {
 // asking tells whether the contact has to answer us; lost, whether nothing may be sealed for it.
 func (c *contact) asking() bool { return c.recovery != nil && c.recovery.asking }
 
-func (c *contact) lost() bool   { return c.recovery != nil && c.recovery.lost }
+func (c *contact) lost() bool { return c.recovery != nil && c.recovery.lost }
 
 // lay puts a recovery's message into the place of a day.
 func (c *contact) lay(r *recovery, day uint32, try byte) error {
@@ -118,7 +118,7 @@ func (e *Engine) beginRecoveries(now time.Time) error {
 	}
 	// Nobody knows which one-time keys were given since the backup.
 	if e.accounts != nil {
-		if err := e.accounts.ForgetOneTimeKeys(); err != nil {
+		if err := e.accounts.ForgetOneTimeKeys(now); err != nil {
 			return fmt.Errorf("forget one-time keys: %w", err)
 		}
 	}
@@ -333,7 +333,8 @@ func (e *Engine) takeRequest(c *contact, signed []byte, now time.Time, done func
 		return fmt.Errorf("answer a contact that was restored: %w", err)
 	}
 	old := c.pair
-	c.pair, c.contactRow, c.keys = pair, row, keyState{}
+	c.pair, c.contactRow = pair, row
+	c.keys.again()
 	c.recovery = r
 	r.box.due = now
 	e.moved(c, old)
@@ -385,7 +386,7 @@ func (e *Engine) renewed(c *contact, now time.Time) {
 		b.due = now
 	}
 	c.ackDue, c.headsDue = now, now
-	c.keys = keyState{}
+	c.keys.again()
 }
 
 // unreadable tells whether a box was sealed in streams that the other end has lost, or that we had lost.

@@ -333,6 +333,21 @@ func (e *Engine) Stores() []StoreStatus {
 // Forget ends a contact (by server name) or a link (by ContactStatus.ID): its keys, its boxes and what waits for it
 // are deleted, as is what waits for a stranger. The other node is not told. ErrNoContact.
 func (e *Engine) Forget(name string) error {
+	if err := e.forget(name); err != nil {
+		return err
+	}
+	server := onionid.Name(name)
+	if _, err := server.Key(); err != nil || e.accounts == nil {
+		return nil // it was a link
+	}
+	users, err := e.rooms.Sharers(server)
+	if err != nil {
+		return err
+	}
+	return e.accounts.ForgetServer(server, topicsOf(users))
+}
+
+func (e *Engine) forget(name string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for v, in := range e.invites {
