@@ -43,7 +43,7 @@ func TestComparingKeysHoldsUpNoSlot(t *testing.T) {
 		<-blocked
 		late := a.engine.counts.late.Load()
 		a.rooms.send(t, lounge, "two")
-		time.Sleep(time.Minute) // with the mutex held nobody can ask the engine how it is
+		time.Sleep(time.Minute) // if a slot waited with the mutex, made-up time would stand still
 		came := len(b.rooms.bodies(lounge))
 		if n := a.engine.counts.late.Load() - late; came != 2 || n != 0 {
 			t.Errorf("%d of 2 messages came, and %d slots had nothing chosen in time", came, n)
