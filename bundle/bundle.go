@@ -62,6 +62,7 @@ const (
 	TypeOneTimeKeys Type = 12 // keys handed over in advance: OneTimeKeys
 	TypeKeysWanted  Type = 13 // they are running out: KeysWanted
 	TypeMessage     Type = 14 // a to-device message: Message
+	TypeSources     Type = 15 // whose events its sender gets from themselves: Sources
 )
 
 // Record is one typed piece, of at most MaxRecord bytes.

@@ -4,6 +4,7 @@ package bundle
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
 	"reflect"
@@ -14,6 +15,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"tarn/crypto/onionid"
 	"tarn/mailbox"
 	"tarn/matrix"
 )
@@ -39,6 +41,7 @@ var parsers = map[Type]func([]byte) (coder, error){
 	TypeOneTimeKeys: parse(ParseOneTimeKeys),
 	TypeKeysWanted:  parse(ParseKeysWanted),
 	TypeMessage:     parse(ParseMessage),
+	TypeSources:     parse(ParseSources),
 }
 
 // Two store addresses of real keys (rend-spec-v3's examples).
@@ -89,7 +92,7 @@ func drawKeys(t *rapid.T, top int) (keys []NamedKey) {
 
 func drawRecord(t *rapid.T) coder {
 	room, version := matrix.RoomID(drawID(t, "!")), matrix.RoomVersion(rapid.StringMatching(`[a-z0-9.-]{0,32}`).Draw(t, "version"))
-	switch rapid.IntRange(1, 13).Draw(t, "type") {
+	switch rapid.IntRange(1, 14).Draw(t, "type") {
 	case 1:
 		return Events{Room: room, Version: version, Raw: drawRaws(t, maxEvent)}
 	case 2:
@@ -140,6 +143,14 @@ func drawRecord(t *rapid.T) coder {
 		n := drawSerial(t)
 		return Message{Number: n, Previous: rapid.Uint64Range(0, n-1).Draw(t, "previous"), Sender: matrix.UserID(drawID(t, "@")), User: matrix.UserID(drawID(t, "@")),
 			Device: drawDevice(t), Type: "m.room.encrypted", Content: stuff(t, rapid.IntRange(1, maxMessage).Draw(t, "size"), "content")}
+	case 13:
+		s := Sources{Serial: drawSerial(t)}
+		for _, i := range rapid.Permutation([]byte{1, 2, 3, 4, 5}).Draw(t, "servers")[:rapid.IntRange(0, 5).Draw(t, "how many")] {
+			key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{i}, 32)).Public().(ed25519.PublicKey)
+			s.Servers = append(s.Servers, onionid.FromKey(key))
+		}
+		s.Sort()
+		return s
 	default:
 		c := Contact{Serial: rapid.Uint64Range(0, 1<<63-1).Draw(t, "serial"), Name: rapid.StringMatching(`[ -~é]{0,80}`).Draw(t, "name"), Profile: "balanced"}
 		for range rapid.IntRange(0, 3).Draw(t, "stores") {
@@ -201,6 +212,7 @@ func samples(tb testing.TB) (out []Record) {
 		OneTimeKeys{User: "@a:b", Device: "D", Batch: 300, Keys: []NamedKey{{"signed_curve25519:A", s.bytes(90)}, {"signed_curve25519:B", s.bytes(90)}}},
 		KeysWanted{User: "@a:b", Device: "D", Batch: 300, Fallback: "signed_curve25519:F"},
 		Message{Number: 300, Previous: 299, Sender: "@a:b", User: "@c:d", Device: "*", Type: "m.room.encrypted", Content: s.bytes(900)},
+		Sources{Serial: 300, Servers: []onionid.Name{mustAddress(tb, storeAddresses[0]).Onion}},
 	} {
 		r, err := c.Record()
 		if err != nil {
@@ -248,6 +260,11 @@ func TestCountsAreCheckedBeforeMemoryIsTaken(t *testing.T) {
 		"want, more than bytes":       {TypeWant, append(number(room, 1000), make([]byte, 2999)...), ErrMalformed},
 		"heads, 2^63":                 {TypeHeads, number(room, 1<<63), ErrTooLarge},
 		"receipts, more than bytes":   {TypeReceipts, append(number(room, 1000), make([]byte, 9999)...), ErrMalformed},
+		"sources, 1001":               {TypeSources, append(number([]byte{1}, MaxSources+1), make([]byte, 32*(MaxSources+1))...), ErrTooLarge},
+		"sources, more than bytes":    {TypeSources, append(number([]byte{1}, 100), make([]byte, 32*99)...), ErrMalformed},
+		"sources, one twice":          {TypeSources, append(number([]byte{1}, 2), bytes.Repeat(ed25519.NewKeyFromSeed(make([]byte, 32))[32:], 2)...), ErrMalformed},
+		"sources, no key":             {TypeSources, append(number([]byte{1}, 1), bytes.Repeat([]byte{0xff}, 32)...), ErrMalformed},
+		"sources, serial 0":           {TypeSources, []byte{0, 0}, ErrMalformed},
 		"stores, 17":                  {TypeContact, number([]byte{1}, MaxStores+1), ErrTooLarge},
 		"room id of 256 bytes":        {TypeWant, append(appendBytes([]byte(nil), "!"+strings.Repeat("x", 255)), 0), ErrTooLarge},
 		"room id with another sigil":  {TypeWant, append(appendBytes([]byte(nil), "#r"), 0), ErrMalformed},
@@ -364,5 +381,6 @@ func FuzzParseWitness(f *testing.F)     { fuzzRecord(f, TypeWitness) }
 func FuzzParseTestimony(f *testing.F)   { fuzzRecord(f, TypeTestimony) }
 func FuzzParseDevices(f *testing.F)     { fuzzRecord(f, TypeDevices) }
 func FuzzParseOneTimeKeys(f *testing.F) { fuzzRecord(f, TypeOneTimeKeys) }
+func FuzzParseSources(f *testing.F)     { fuzzRecord(f, TypeSources) }
 func FuzzParseKeysWanted(f *testing.F)  { fuzzRecord(f, TypeKeysWanted) }
 func FuzzParseMessage(f *testing.F)     { fuzzRecord(f, TypeMessage) }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"tarn/crypto/onionid"
 	"tarn/mailbox"
 	"tarn/matrix"
 )
@@ -55,6 +56,7 @@ func TestVectors(t *testing.T) {
 		TypeKeysWanted:  KeysWanted{"@bob:example", "PHONE", 1764000000001, "signed_curve25519:AAAB"},
 		TypeMessage: Message{Number: 1764000000003, Previous: 1764000000002, Sender: "@alice:example", User: "@bob:example", Device: "*",
 			Type: "m.room.encrypted", Content: []byte(`{"e":5}`)},
+		TypeSources: Sources{Serial: 1764000000004, Servers: []onionid.Name{mustAddress(t, storeAddresses[0]).Onion, mustAddress(t, storeAddresses[1]).Onion}},
 	}
 	wire := map[Type][]byte{}
 	for typ, c := range records {

@@ -80,6 +80,7 @@ type contact struct {
 	cut       bool      // it is given no more
 	keys      keyState
 	given     map[onionid.Name]bool // servers whose certificates were put into boxes for it
+	relay     relayState
 }
 
 // contactRow is what is kept of a contact beside its streams.
@@ -218,6 +219,7 @@ func (e *Engine) load() error {
 	if err := e.loadDraining(now); err != nil {
 		return err
 	}
+	e.setPeers()
 	e.reroute()
 	if err := e.kv.View(e.loadHealth); err != nil {
 		return err
@@ -295,7 +297,7 @@ func (e *Engine) loadContact(r store.Reader, c *contact, now time.Time) error {
 	if err := loadPartial(r, c); err != nil {
 		return err
 	}
-	if err := errors.Join(c.loadTokens(r), c.loadLeft(r)); err != nil {
+	if err := errors.Join(c.loadTokens(r), c.loadLeft(r), c.loadSources(r)); err != nil {
 		return err
 	}
 	if _, err := r.Get(store.Key(tableCut, peer)); err == nil {
@@ -344,7 +346,7 @@ func scanOf(r store.Reader, table byte, peer string, fn func(*store.KeyReader, [
 
 // contactTables are those whose keys begin with a contact's name.
 var contactTables = []byte{tableContact, tableStreams, tableRecovery, tableBoxMeta, tableBox, tableItem, tableFragment,
-	tableInbox, tableAssembly, tableGiven, tableWant, tableTokens, tableLeft, tableCut, tableTold, tableHanded}
+	tableInbox, tableAssembly, tableGiven, tableWant, tableTokens, tableLeft, tableCut, tableTold, tableHanded, tableSources, tableToldSources}
 
 // erase deletes all rows of a contact but its outbox and what was received and not worked off yet (keepInbox).
 func erase(txn store.Txn, name onionid.Name, keepInbox bool) error {

@@ -50,6 +50,9 @@ type Rooms interface {
 	// Sharers are the local users in a room with joined or invited users of server; Memberships grows with any change of that.
 	Sharers(server matrix.ServerName) ([]matrix.UserID, error)
 	Memberships() uint64
+	// SetPeers says who the contacts are and whose events they get from themselves; Fellows are the servers in the rooms shared with server.
+	SetPeers(peers map[matrix.ServerName]room.Peer)
+	Fellows(server matrix.ServerName) ([]matrix.ServerName, error)
 	IngestReceipts(from matrix.ServerName, room matrix.RoomID, rs []room.Receipt) error
 	AddCertificate(c onionid.Certificate) error
 	Certificate(server matrix.ServerName) (onionid.Certificate, bool, error)
@@ -137,6 +140,7 @@ type Engine struct {
 	walletWake chan struct{}               // there may be something to do for workWallet
 	walletDay  uint32                      // on which old tokens were last forgotten; guarded by mu
 	passRng    *rand.Rand                  // for the times of their draws alone; guarded by mu
+	peering    uint64                      // grows with each setPeers
 	passes     map[mailbox.Address]*passes // session tokens of our couriers; guarded by mu
 	erasedDay  uint32                      // on which the wallet was thrown away: what is given again of days up to it may have been shown; guarded by mu
 }
@@ -232,6 +236,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	work.Go(func() { e.workInbox(ctx) })
 	work.Go(func() { e.workWallet(ctx) })
 	work.Go(func() { e.workKeys(ctx) })
+	work.Go(func() { e.workSources(ctx) })
 	work.Go(func() { e.workSessions(ctx) })
 	e.mu.Lock()
 	e.began, e.stopping = time.Now(), false

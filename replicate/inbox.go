@@ -301,6 +301,8 @@ func (e *Engine) take(ctx context.Context, c *contact, row inboxRow) (effect, er
 			return effect{}, refuse(err)
 		}
 		return effect{}, permanent(e.rooms.IngestReceipts(c.name, id, rs))
+	case bundle.TypeSources:
+		return e.takeSources(c, data)
 	case bundle.TypeContact:
 		return e.takeStores(c, data)
 	case bundle.TypeWitness:

@@ -141,6 +141,9 @@ func (e *Engine) commitBox(c *contact, plaintext []byte, f *filling, now time.Ti
 	for _, w := range f.asked {
 		e.asked(w, now)
 	}
+	if f.sources != nil {
+		c.relay.told = *f.sources
+	}
 	return bx, (*[mailbox.BoxSize]byte)(sealed), nil
 }
 
@@ -167,6 +170,11 @@ func (e *Engine) writeFilling(txn store.Txn, c *contact, f *filling, next ratche
 	}
 	for _, p := range f.pieces {
 		if err := txn.Delete(store.Key(tableFragment, peer, p.seq, p.index)); err != nil {
+			return err
+		}
+	}
+	if f.sources != nil {
+		if err := txn.Set(store.Key(tableToldSources, peer), f.sources.marshal()); err != nil {
 			return err
 		}
 	}

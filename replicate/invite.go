@@ -325,6 +325,10 @@ func (e *Engine) begin(c *contact, root ratchet.Root, since time.Time, more func
 	}
 	e.contacts[c.name] = c
 	c.headsDue = time.Now().Add(e.exp(e.profile.Load().Heads))
+	if shared, err := e.rooms.Shared(c.name); err == nil && len(shared) > 0 {
+		c.headsDue = time.Now().Add(e.exp(e.profile.Load().Want)) // they came together by way of others
+	}
+	e.setPeers()
 	for st, b := range cursors {
 		st.follow.rewind(b)
 		st.follow.saved = min(st.follow.saved, b)

@@ -201,6 +201,7 @@ type filling struct {
 	cut       []bundle.Fragment
 	given     []onionid.Name
 	asked     []*want
+	sources   *toldSources // what c is told of whose events we get from themselves
 }
 
 // begin makes the packer of a box that holds little.
@@ -217,7 +218,7 @@ type entry struct {
 	seq    uint64
 	room   matrix.RoomID // of an event; the record is made once it is known which events share it
 	raw    []byte
-	author onionid.Name
+	signed []onionid.Name // the servers whose certificates it takes to check it
 	record *bundle.Record
 }
 
@@ -246,6 +247,7 @@ func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
 	for _, r := range e.wantRecords(c, f, now) {
 		add(func(p *bundle.Packer) bool { return p.Add(r) })
 	}
+	e.addSources(c, f, func(r bundle.Record) bool { return add(func(p *bundle.Packer) bool { return p.Add(r) }) }, now)
 	// The longest beginning of entries that fits.
 	for n := len(entries); n > 0; n = n * 2 / 3 {
 		records, given := e.records(c, entries[:n])
@@ -343,6 +345,8 @@ func (e *Engine) entries(c *contact, f *filling) (out []entry, stop uint64, err 
 	for _, it := range items {
 		en, err := e.entry(c, it)
 		switch {
+		case errors.Is(err, errHeld):
+			f.dropped = append(f.dropped, it.Seq)
 		case errors.Is(err, errUnsendable):
 			e.counts.unsent.Add(1)
 			f.dropped = append(f.dropped, it.Seq)
@@ -366,6 +370,9 @@ func (e *Engine) entries(c *contact, f *filling) (out []entry, stop uint64, err 
 	return out, stop, nil
 }
 
+// errHeld: the contact has shown meanwhile that it has the event.
+var errHeld = errors.New("replicate: the contact has it")
+
 // errUnsendable: what the item names does not exist (any more), or the item is malformed.
 var errUnsendable = errors.New("replicate: nothing to send")
 
@@ -388,6 +395,9 @@ func (e *Engine) entry(c *contact, it store.Item) (entry, error) {
 			return entry{}, errUnsendable
 		}
 		if it.Kind == store.ItemEvent {
+			if c.relay.shown.has(matrix.EventID(id)) {
+				return entry{}, errHeld
+			}
 			raw, err := e.rooms.RawFor(c.name, matrix.RoomID(roomID), matrix.EventID(id))
 			if gone(err) {
 				return entry{}, errUnsendable
@@ -398,7 +408,7 @@ func (e *Engine) entry(c *contact, it store.Item) (entry, error) {
 			if _, err := encodeEvents(matrix.RoomID(roomID), [][]byte{raw}); err != nil {
 				return entry{}, errUnsendable
 			}
-			return entry{seq: it.Seq, room: matrix.RoomID(roomID), raw: raw, author: authorServer(raw)}, nil
+			return entry{seq: it.Seq, room: matrix.RoomID(roomID), raw: raw, signed: signers(raw)}, nil
 		}
 		s, err := e.rooms.Snapshot(matrix.RoomID(roomID), matrix.EventID(id))
 		if gone(err) {
@@ -420,19 +430,21 @@ func gone(err error) bool {
 	return errors.Is(err, room.ErrUnknownEvent) || errors.Is(err, room.ErrUnknownRoom)
 }
 
-// authorServer is the server of an event's sender, "" if the bytes do not say.
-func authorServer(raw []byte) onionid.Name {
+// signers are the servers of an event's sender, and of who let it in by a restricted join; none if the bytes do not say.
+func signers(raw []byte) (out []onionid.Name) {
 	var ev struct {
-		Sender matrix.UserID `json:"sender"`
+		Sender  matrix.UserID `json:"sender"`
+		Content struct {
+			By matrix.UserID `json:"join_authorised_via_users_server"`
+		} `json:"content"`
 	}
-	if json.Unmarshal(raw, &ev) != nil {
-		return ""
+	_ = json.Unmarshal(raw, &ev) // a field of another kind stays empty
+	for _, u := range []matrix.UserID{ev.Sender, ev.Content.By} {
+		if n, err := onionid.Parse(u.Homeserver()); err == nil {
+			out = append(out, n)
+		}
 	}
-	n, err := onionid.Parse(ev.Sender.Homeserver())
-	if err != nil {
-		return ""
-	}
-	return n
+	return out
 }
 
 // records makes the records of some entries: before them the certificates of servers that are neither of the two
@@ -446,7 +458,10 @@ func (e *Engine) records(c *contact, entries []entry) (out []bundle.Record, give
 			others = append(others, *en.record)
 			continue
 		}
-		if a := en.author; a != "" && a != e.self.Name && a != c.name && !c.given[a] && !slices.Contains(given, a) {
+		for _, a := range en.signed {
+			if a == e.self.Name || a == c.name || c.given[a] || slices.Contains(given, a) {
+				continue
+			}
 			if cert, ok, err := e.rooms.Certificate(a); err == nil && ok {
 				out = append(out, bundle.Record{Type: bundle.TypeCertificate, Data: cert.Bytes()})
 				given = append(given, a)

@@ -328,13 +328,14 @@ func (e *Engine) takeRequest(c *contact, signed []byte, now time.Time, done func
 			txn.Set(store.Key(tableStreams, string(c.name)), streamsRow(pair, c.packed, c.ackSent)),
 			txn.Set(store.Key(tableContact, string(c.name)), row.marshal()),
 			txn.Set(store.Key(tableRecovery, string(c.name)), r.marshal()),
-			forgetToldOf(txn, c))
+			forgetToldOf(txn, c), forgetSources(txn, c))
 	}); err != nil {
 		return fmt.Errorf("answer a contact that was restored: %w", err)
 	}
 	old := c.pair
 	c.pair, c.contactRow = pair, row
 	c.keys.again()
+	c.relay.told.hash = [32]byte{}
 	c.recovery = r
 	r.box.due = now
 	e.moved(c, old)
@@ -366,12 +367,13 @@ func (e *Engine) takeAnswer(c *contact, body []byte, now time.Time, done func(st
 			txn.Set(store.Key(tableStreams, string(c.name)), streamsRow(pair, c.packed, [32]byte{})),
 			txn.Set(store.Key(tableContact, string(c.name)), row.marshal()),
 			txn.Delete(store.Key(tableRecovery, string(c.name))),
-			forgetToldOf(txn, c))
+			forgetToldOf(txn, c), forgetSources(txn, c))
 	}); err != nil {
 		return fmt.Errorf("keep a contact's new keys: %w", err)
 	}
 	old := c.pair
 	c.pair, c.contactRow, c.recovery = pair, row, nil
+	c.relay.told.hash = [32]byte{}
 	c.ackSent = [32]byte{}
 	e.moved(c, old)
 	e.renewed(c, now)

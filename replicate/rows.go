@@ -49,6 +49,9 @@ const (
 	tableTokens   = store.TableContact + 0x1d // peer, store, day → uvarint: chunks given to the contact
 	tableCut      = store.TableContact + 0x1e // peer → nothing: it is given no more
 	tableLie      = store.TableContact + 0x1f // store → Lie: the proof that it told two nodes different things
+
+	tableSources     = store.TableRelay + 0x0 // peer → serial, record: what the contact said last of whose events it gets from themselves
+	tableToldSources = store.TableRelay + 0x1 // peer → toldSources: what it was told of that
 )
 
 // rowVersion is the first byte of every row here that is not another package's state.

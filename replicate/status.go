@@ -378,6 +378,7 @@ func (e *Engine) forget(name string) error {
 	}
 	e.unexpect(c)
 	delete(e.contacts, c.name)
+	e.setPeers()
 	delete(e.accepts, c.voucher)
 	for _, st := range e.depots {
 		for h, t := range st.todo {

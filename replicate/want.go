@@ -67,7 +67,15 @@ func (e *Engine) noteIngested(c *contact, id matrix.RoomID, got room.Ingested) e
 			missing = append(missing, wantKey{r, ev})
 		}
 	}
-	return e.wanted(c, came, missing)
+	eff := e.wanted(c, came, missing)
+	apply := eff.apply
+	eff.apply = func() {
+		apply()
+		for _, ev := range got.Shown {
+			c.relay.shown.add(ev)
+		}
+	}
+	return eff
 }
 
 // wanted adds and removes wants. An event that is wanted already is asked for at its own pace.
@@ -189,6 +197,7 @@ func (e *Engine) answerWant(c *contact, data []byte) (effect, error) {
 		return effect{}, nil
 	}
 	var give [][]byte
+	var lacked []matrix.EventID
 	seen := map[matrix.EventID]bool{}
 	ahead := answerAhead
 	for wave := asked; len(wave) > 0; {
@@ -209,6 +218,7 @@ func (e *Engine) answerWant(c *contact, data []byte) (effect, error) {
 			if !waiting[string(item)] {
 				give = append(give, item)
 			}
+			lacked = append(lacked, ev)
 			next = append(next, parents(raw)...)
 		}
 		next = slices.DeleteFunc(next, func(ev matrix.EventID) bool { return seen[ev] })
@@ -226,6 +236,10 @@ func (e *Engine) answerWant(c *contact, data []byte) (effect, error) {
 			}
 		}
 		return nil
+	}, apply: func() {
+		for _, ev := range lacked {
+			c.relay.shown.drop(ev) // whatever we believed
+		}
 	}}, nil
 }
 
@@ -264,6 +278,7 @@ func (e *Engine) putHeads(c *contact, w *where, now time.Time) (job, bool) {
 		}
 		c.headsAt = (c.headsAt + 1) % len(shared)
 	}
+	f.eliciting = e.addSources(c, f, f.packer.Add, now) || f.eliciting
 	// What mailboxes told us rides along, in the room that is left.
 	f.eliciting = e.addWitness(c, f.packer) || f.eliciting
 	if !f.eliciting {
@@ -286,11 +301,11 @@ func (e *Engine) compareHeads(c *contact, data []byte) (effect, error) {
 	if !slices.Contains(shared, id) {
 		return effect{}, nil
 	}
-	var missing []wantKey
+	got := room.Ingested{Missing: map[matrix.RoomID][]matrix.EventID{}, Shown: heads}
 	for _, ev := range heads {
 		if _, err := e.rooms.Status(id, ev); errors.Is(err, room.ErrUnknownEvent) {
-			missing = append(missing, wantKey{id, ev})
+			got.Missing[id] = append(got.Missing[id], ev)
 		}
 	}
-	return e.wanted(c, nil, missing), nil
+	return e.noteIngested(c, id, got), nil
 }

@@ -30,6 +30,11 @@ func (p *plan) catchUp(join *held) error {
 	if err != nil || invite == nil || invite.ev.Membership() != matrix.MemberInvite || !p.r.local(invite.ev.Sender()) {
 		return err
 	}
+	if peers := p.r.peers.Load(); peers != nil {
+		if _, ok := (*peers)[server]; !ok {
+			return nil
+		}
+	}
 	n := 0
 	return p.walk(invite.place+1, math.MaxUint64, false, func(e placed) (bool, error) {
 		if e.ev.Server() == server {

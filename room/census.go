@@ -15,6 +15,7 @@ type census struct {
 	guests          map[matrix.ServerName]int    // invited members
 	known           map[matrix.ServerName]int    // members of any membership
 	locals          map[matrix.UserID]membership // local users that are joined or invited (or knock)
+	shape           int                          // grows when servers come or go
 }
 
 type membership = string
@@ -24,10 +25,16 @@ type tally struct {
 	joined, invited int
 	locals          []string            // joined local users: topics
 	remotes         []matrix.ServerName // other servers with joined members, sorted
+	guests          []matrix.ServerName // other servers with invited members
 }
 
 func (c *census) tally(own matrix.ServerName) *tally {
 	t := &tally{joined: c.joined, invited: c.invited, remotes: remotes(c, own)}
+	for s := range c.guests {
+		if s != own {
+			t.guests = append(t.guests, s)
+		}
+	}
 	for u, m := range c.locals {
 		if m == matrix.MemberJoin {
 			t.locals = append(t.locals, string(u))
@@ -63,8 +70,12 @@ func (c *census) change(r *Rooms, u matrix.UserID, from, to string) {
 			return
 		case matrix.MemberJoin:
 			c.joined += by
+			if c.servers[s] == 0 {
+				c.shape++
+			}
 			if c.servers[s] += by; c.servers[s] == 0 {
 				delete(c.servers, s)
+				c.shape++
 			}
 		case matrix.MemberInvite:
 			c.invited += by

@@ -13,6 +13,7 @@ import (
 
 	"tarn/matrix"
 	"tarn/store"
+	"tarn/store/storetest"
 )
 
 // letter is an item under way.
@@ -29,13 +30,22 @@ type world struct {
 	under   []letter
 	lossy   bool
 	talk    bool // messages only
+
+	links  [][]bool                              // who is whose contact; nil: all
+	said   map[[2]int]map[matrix.ServerName]bool // by speaker and hearer: Peer.Sources
+	mortal bool                                  // servers die now and then while they take something
+}
+
+// can tells whether a player's letters go to another.
+func (w *world) can(p, o *player) bool {
+	return p != o && (w.links == nil || w.links[slices.Index(w.players, p)][slices.Index(w.players, o)])
 }
 
 // collect takes the outboxes.
 func (w *world) collect() {
 	for _, p := range w.players {
 		for _, o := range w.players {
-			if p != o {
+			if w.can(p, o) {
 				for _, i := range p.mail(o) {
 					w.under = append(w.under, letter{p, o, i})
 				}
@@ -60,18 +70,33 @@ func (w *world) deliver(l letter) {
 	}
 }
 
+// kill delivers a letter to a server that dies when it writes what it is about, and begins anew.
+func (w *world) kill(l letter, after bool) {
+	room, id := split(l.item.Data)
+	raw, err := l.from.Raw(room, id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	kv := l.to.kv
+	l.to.kv = &storetest.Mortal{KV: kv, After: after}
+	l.to.open()
+	w.peers()
+	if _, err := l.to.Ingest(context.Background(), l.from.s.Server, room, [][]byte{raw}); err != nil && !errors.Is(err, storetest.ErrDied) {
+		w.t.Fatal(err)
+	}
+	l.to.kv = kv
+	l.to.open()
+	w.peers()
+}
+
 // heal gives everybody's heads to everybody until nothing changes, as "heads" summaries do.
 func (w *world) heal() {
-	w.collect()
-	for _, l := range w.under {
-		w.deliver(l)
-	}
-	w.under = nil
+	w.flow()
 	for range 2 * len(w.players) {
 		for _, p := range w.players {
 			for _, o := range w.players {
 				heads, err := p.Heads(w.room)
-				if errors.Is(err, ErrUnknownRoom) || p == o {
+				if errors.Is(err, ErrUnknownRoom) || !w.can(p, o) {
 					continue
 				}
 				if err != nil {
@@ -83,6 +108,7 @@ func (w *world) heal() {
 			}
 		}
 	}
+	w.flow()
 }
 
 // join lets everybody into a room of the first player's.
@@ -163,6 +189,10 @@ func (w *world) act(t *rapid.T, i int) {
 		for range min(n, len(w.under)) {
 			k := rapid.IntRange(0, len(w.under)-1).Draw(t, "letter")
 			l := w.under[k]
+			if w.mortal && rapid.IntRange(0, 9).Draw(t, "death") == 0 && l.item.Kind != store.ItemInvite {
+				w.kill(l, rapid.Bool().Draw(t, "after the commit"))
+				continue // it was not acknowledged
+			}
 			switch fate := rapid.IntRange(0, 5).Draw(t, "fate"); {
 			case fate == 0 && w.lossy && l.item.Kind != store.ItemInvite:
 			case fate == 1:

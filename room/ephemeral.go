@@ -284,7 +284,8 @@ func (r *Rooms) storeReceipts(l *live, room matrix.RoomID, rs []Receipt, ours bo
 		}
 		if len(record) > 0 { // what has no form for other nodes (an overlong thread) stays here
 			data := append([]byte{ReceiptsRecord}, record...)
-			for _, s := range t.remotes {
+			// They are not signed, so nobody passes them on: who is no contact does not learn of them.
+			for _, s := range r.contacts(t.remotes) {
 				if err := store.Enqueue(txn, string(s), store.ItemRecord, data); err != nil {
 					return nil, err
 				}

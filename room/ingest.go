@@ -19,6 +19,7 @@ type Ingested struct {
 	Missing map[matrix.RoomID][]matrix.EventID // to be asked for: parents and auth events not held
 	Unknown []matrix.ServerName                // servers whose certificate is not known: their events were dropped, to be asked for again with it
 	Bad     int                                // refused: malformed, wrong signature, sender's server has no business in the room
+	Shown   []matrix.EventID                   // what the contact has shown to have: what it delivered, and the parents of that
 }
 
 // Bounds of one Ingest.
@@ -28,7 +29,7 @@ const (
 )
 
 // Ingest takes raw events of a room as another node gave them. Each is verified (signature by a known certificate,
-// auth rules) and stored in a transaction like Send's; what lacks parents waits, durably and bounded, and is inserted when they come. Doubles are nothing.
+// auth rules) and stored in a transaction like Send's, and passed on (relay.go); what lacks parents waits, durably and bounded, and is inserted when they come. Doubles are nothing.
 // from is the contact that delivered, not the author. When it returns nil the events need not be delivered again.
 // Events of a room that the node takes no part in count as Bad, but for those that say what became of a local user (ended.go).
 func (r *Rooms) Ingest(ctx context.Context, from matrix.ServerName, room matrix.RoomID, events [][]byte) (Ingested, error) {
@@ -99,6 +100,7 @@ func (in *ingest) verify(events [][]byte) error {
 				continue
 			}
 			h := mustHash(ev.ID())
+			in.out.Shown = append(append(in.out.Shown, ev.ID()), ev.PrevEvents()...)
 			spoilt := ev.Redacted()
 			e, err := q.held(h)
 			if err != nil {
@@ -202,6 +204,7 @@ func (in *ingest) offer(p *plan, h hash, c *candidate) (ok bool, err error) {
 			// What came first was not what its author wrote.
 			e = p.change(h, e)
 			e.ev, e.spoilt = c.ev, false
+			return false, p.again(e, c.from)
 		}
 		return false, nil
 	}
@@ -213,7 +216,7 @@ func (in *ingest) offer(p *plan, h hash, c *candidate) (ok bool, err error) {
 		}
 		awaited = len(waiters) > 0
 	}
-	got, missing, err := p.accept(c.ev, awaited)
+	got, missing, err := p.accept(c.ev, c.from, awaited)
 	if errors.Is(err, dag.ErrOtherRoom) || errors.Is(err, dag.ErrHeld) {
 		done()
 		in.out.Bad++
@@ -334,7 +337,7 @@ func (in *ingest) rest(p *plan) error {
 
 // accept inserts an event if what it needs is there. nil without missing: it is not even kept. awaited: another event
 // waits for it.
-func (p *plan) accept(ev *matrix.Event, awaited bool) (*held, []matrix.EventID, error) {
+func (p *plan) accept(ev *matrix.Event, from matrix.ServerName, awaited bool) (*held, []matrix.EventID, error) {
 	if past, err := p.past(ev); past || err != nil {
 		if err != nil || !awaited {
 			return nil, nil, err
@@ -351,7 +354,14 @@ func (p *plan) accept(ev *matrix.Event, awaited bool) (*held, []matrix.EventID, 
 	if in.Status == dag.Rejected && p.stranger(ev) {
 		return nil, nil, nil
 	}
+	to, err := p.recipients(ev, from, in.Before)
+	if err != nil {
+		return nil, nil, err
+	}
 	e, err := p.put(ev, in)
+	if err == nil && in.Status != dag.Rejected {
+		p.outbox = append(p.outbox, to...)
+	}
 	return e, nil, err
 }
 

@@ -111,7 +111,7 @@ func (r *Rooms) beginNew(l *live, rd snapshot, id matrix.RoomID, version matrix.
 
 // abandon forgets what a plan may have changed in memory.
 func (l *live) abandon() {
-	l.row, l.census = nil, nil
+	l.row, l.census, l.ways = nil, nil, nil
 	l.tally.Store(nil)
 }
 

@@ -4,6 +4,7 @@ package room
 
 import (
 	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -25,6 +26,8 @@ type Options struct {
 	// EncodeReceipts makes a receipts record for another node (package bundle's form, without the type byte), or nothing if they have none; nil:
 	// receipts stay on this node. room cannot import bundle.
 	EncodeReceipts func(matrix.RoomID, []Receipt) []byte
+	// Seed of the lots by which events of big rooms are given to some servers; zero: drawn from crypto/rand. Fixed in tests.
+	Seed [32]byte
 }
 
 // ReceiptsRecord is the type byte of a receipts record in the outbox: bundle.TypeReceipts.
@@ -36,6 +39,8 @@ type Rooms struct {
 	stream *store.Stream
 	o      Options
 	start  store.Pos // the stream's position when the process began
+	seed   [32]byte  // Options.Seed, or a random one
+	peers  atomic.Pointer[map[matrix.ServerName]Peer]
 
 	changes atomic.Uint64 // how often rows of events were changed; see snapshot
 	// memberships counts changes of members; see Memberships.
@@ -69,7 +74,11 @@ type live struct {
 	lock   sync.Mutex // held by the room's one writer until its transaction is durable
 	row    *roomRow   // under lock; nil: not read yet, or a transaction failed
 	census *census    // under lock; nil likewise
-	tally  atomic.Pointer[tally]
+
+	ways      map[matrix.ServerName]int // under lock: see plan.ways; counted for these:
+	waysPeers *map[matrix.ServerName]Peer
+	waysShape int
+	tally     atomic.Pointer[tally]
 }
 
 // Open reads the schema; it starts nothing.
@@ -83,6 +92,9 @@ func Open(kv store.KV, stream *store.Stream, o Options) (*Rooms, error) {
 		states: newCache[stateID, chained](stateCache), certs: newCache[string, onionid.Certificate](certCache),
 		unread: newCache[unreadKey, *unread](unreadCache),
 		live:   map[matrix.RoomID]*live{}, numbered: map[uint32]*live{},
+	}
+	if r.seed = o.Seed; r.seed == [32]byte{} {
+		rand.Read(r.seed[:]) // never fails
 	}
 	r.typing.r = r
 	r.typing.rooms = map[matrix.RoomID]*typists{}

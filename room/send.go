@@ -73,8 +73,8 @@ func (q *queue) take() []*sending {
 }
 
 // Send builds, signs, authorises and stores an event: ONE transaction writes event, heads, state, stream position,
-// transaction id, and an outbox row for each remote server that has a joined (or by this event invited, left,
-// kicked, banned) member. When it returns the event survives kill -9; the network is untouched.
+// transaction id, and an outbox row for each contact that has a joined (or by this event invited, left,
+// kicked, banned) member (relay.go). When it returns the event survives kill -9; the network is untouched.
 // Errors: ErrUnknownRoom, ErrForbidden, ErrTooLarge, ErrBadEvent, ctx's before anything was begun.
 func (r *Rooms) Send(ctx context.Context, n NewEvent) (matrix.EventID, error) {
 	if err := ctx.Err(); err != nil {
@@ -207,7 +207,7 @@ func (p *plan) author(proto matrix.Proto) (*held, error) {
 	if in.Status != dag.Accepted {
 		return nil, fmt.Errorf("%w: %w", ErrForbidden, in.Why)
 	}
-	to, err := p.recipients(ev)
+	to, err := p.recipients(ev, "", p.current)
 	if err != nil {
 		return nil, err
 	}
@@ -232,30 +232,6 @@ func (r *Rooms) build(v matrix.RoomVersion, proto matrix.Proto) (*matrix.Event, 
 		return nil, fmt.Errorf("%w: %w", ErrBadVersion, err)
 	}
 	return nil, fmt.Errorf("%w: %w", ErrBadEvent, err)
-}
-
-// recipients are the deliveries of an event that is about to be put: to the servers in the room, and for a member
-// event to the member's, which may not be in it (yet, or any more).
-func (p *plan) recipients(ev *matrix.Event) ([]delivery, error) {
-	data := itemData(p.row.id, ev.ID())
-	var out []delivery
-	for _, s := range remotes(p.census, p.r.server()) {
-		out = append(out, delivery{s, store.ItemEvent, data})
-	}
-	if ev.Type() != matrix.TypeMember || ev.StateKey() == nil {
-		return out, nil
-	}
-	target := matrix.UserID(*ev.StateKey())
-	server := serverOf(target)
-	if server == p.r.server() || p.census.servers[server] > 0 {
-		return out, nil
-	}
-	// The server is not in the room: an invite carries the room (DESIGN §6), the end of a standing what it leans on (ended.go).
-	was, err := p.memberNow(target)
-	if err != nil || was == "" && ev.Membership() != matrix.MemberInvite {
-		return out, err
-	}
-	return append(out, delivery{server, store.ItemInvite, data}), nil
 }
 
 // remotes are the servers with joined members but our own, sorted.

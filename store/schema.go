@@ -17,6 +17,7 @@ const (
 	TableAccount = 0x30 // account: 0x30..0x4f
 	TableContact = 0x50 // replicate: 0x50..0x6f
 	TableMedia   = 0x70 // media: 0x70..0x7f
+	TableRelay   = 0x80 // replicate, more of it: 0x80..0x8f
 )
 
 // Version is the newest schema version that this program writes.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Makes vectors.json with other software than Tarn's (and the zstd command): python3 vectors.py > vectors.json
-import json, struct, subprocess
+import base64, json, struct, subprocess
 
 def num(n):
     out = b""
@@ -18,6 +18,7 @@ def many(xs):
 room, ev = "!kEr0jYqGwBCcuoQ7ubnUcUDHk7Ul6lQa6iIEVh0bAYM", ["$first", "$second"]
 raws = [b'{"type":"m.room.create"}', b'{"type":"m.room.member"}']
 store = "tarn-mailbox:1:pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd"
+servers = ["pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd", "sp3k262uwy4r2k3ycr5awluarykdpag6a7y33jxop4cs2lu5uz5sseqd"]
 records = {
     1: s(room) + s("12") + many(raws),
     2: s(room) + s("12") + s("$second") + many(ev) + many(raws) + many(ev[:1]) + many([bytes(range(129))]),
@@ -33,6 +34,7 @@ records = {
     12: s("@bob:example") + s("PHONE") + num(1764000000001) + num(1) + s("signed_curve25519:AAAC") + s('{"d":4}'),
     13: s("@bob:example") + s("PHONE") + num(1764000000001) + s("signed_curve25519:AAAB"),
     14: num(1764000000003) + num(1764000000002) + s("@alice:example") + s("@bob:example") + s("*") + s("m.room.encrypted") + s('{"e":5}'),
+    15: num(1764000000004) + num(2) + b"".join(sorted(base64.b32decode(x.upper())[:32] for x in servers)),
 }
 
 def piece(t, data, ident=None, index=0, count=1):
@@ -60,7 +62,7 @@ compressed = b"".join(piece(t, r) for t, r in records.items()) * 20
 bundles = [
     dict(name="nothing but an ack", pieces=0, bundle=bundle(7, 1000, seen, 900, b"", 0, b"")),
     dict(name="a want and a fragment, as they are", pieces=2, bundle=bundle(7, 1000, seen, 900, b"", 0, want + part)),
-    dict(name="all records twenty times, compressed; a want behind", pieces=261, bundle=bundle(0, 0, bytes(32), 0, zstd(compressed), len(compressed), want)),
+    dict(name="all records twenty times, compressed; a want behind", pieces=281, bundle=bundle(0, 0, bytes(32), 0, zstd(compressed), len(compressed), want)),
     dict(name="a want behind a block about the epochs before and a KEM block", pieces=1,
          bundle=bundle(7, 2, seen, 1, b"", 0, want, bytes(1216), (6, 12, bytes([2]) + bytes(31), 5, 70, 71))),
 ]

@@ -120,6 +120,11 @@ func (r *rooms) Sharers(matrix.ServerName) ([]matrix.UserID, error) { return nil
 
 func (r *rooms) Memberships() uint64 { return 0 }
 
+// The nodes of these worlds are all contacts.
+func (r *rooms) SetPeers(map[matrix.ServerName]room.Peer) {}
+
+func (r *rooms) Fellows(matrix.ServerName) ([]matrix.ServerName, error) { return nil, nil }
+
 func (r *rooms) Snapshot(matrix.RoomID, matrix.EventID) (*room.Snapshot, error) {
 	return nil, room.ErrUnknownRoom
 }
