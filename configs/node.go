@@ -53,8 +53,12 @@ type Client struct {
 	Listen string `toml:"listen"`
 	// The URL that clients are told to use (/.well-known/matrix/client). Empty: http:// and the listen address.
 	BaseURL string `toml:"base_url"`
-	// Let anybody who reaches the address make an account, without a token. Refused unless listen is loopback.
+	// Let anybody who reaches the address make an account, without a token. Refused unless listen is loopback, and base_url, if it
+	// is set.
 	OpenRegistration bool `toml:"open_registration"`
+	// Let whoever reaches the address and knows a file's name have it without a token: clients from before 2024 want it
+	// (matrix-nio). Refused as open_registration is.
+	OpenMedia bool `toml:"open_media"`
 	// Switch the limits on log-in attempts off. For tests and benchmarks.
 	NoRateLimit bool `toml:"no_rate_limit"`
 }
@@ -178,16 +182,31 @@ func (c *Client) check() error {
 	if err != nil {
 		return err
 	}
-	loopback := ap.Addr().IsLoopback()
-	if c.OpenRegistration && !loopback {
-		return fmt.Errorf("client.open_registration is only possible while client.listen is a loopback address, and %q is not: others could make accounts on your node", c.Listen)
+	outside := ""
+	if !ap.Addr().IsLoopback() {
+		outside = fmt.Sprintf("client.listen is a loopback address, and %q is not", c.Listen)
 	}
 	if c.BaseURL != "" {
-		if u, err := url.Parse(c.BaseURL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		u, err := url.Parse(c.BaseURL)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 			return fmt.Errorf("client.base_url is %q: it must be an http or https URL", c.BaseURL)
 		}
+		if !loopbackHost(u.Hostname()) {
+			outside = fmt.Sprintf("client.base_url is of this machine, and %q is not", c.BaseURL)
+		}
+	}
+	switch {
+	case c.OpenRegistration && outside != "":
+		return fmt.Errorf("client.open_registration is only possible while %s: others could make accounts on your node", outside)
+	case c.OpenMedia && outside != "":
+		return fmt.Errorf("client.open_media is only possible while %s: others could have your users' files", outside)
 	}
 	return nil
+}
+
+func loopbackHost(h string) bool {
+	a, err := netip.ParseAddr(h)
+	return h == "localhost" || err == nil && a.IsLoopback()
 }
 
 func (m *Media) check() error {

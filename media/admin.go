@@ -5,6 +5,7 @@ package media
 import (
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -80,7 +81,9 @@ func (s *Store) Delete(id string) error {
 	lock.Lock()
 	defer lock.Unlock()
 	tmp := filepath.Join(s.dir, "tmp", newID())
-	if err := os.Link(s.blob(m.Hash), tmp); err != nil {
+	if err := os.Link(s.blob(m.Hash), tmp); errors.Is(err, fs.ErrNotExist) {
+		tmp = "" // as for get: only the row is left
+	} else if err != nil {
 		return err
 	}
 	last := false
@@ -115,5 +118,8 @@ func (s *Store) Delete(id string) error {
 			err = errors.Join(err, os.Remove(t))
 		}
 	}
-	return errors.Join(err, os.Remove(tmp))
+	if tmp != "" {
+		err = errors.Join(err, os.Remove(tmp))
+	}
+	return err
 }

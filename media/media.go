@@ -29,6 +29,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -204,6 +205,9 @@ func (s *Store) get(id string) (*File, error) {
 		return nil, ErrNotYet
 	}
 	f, err := os.Open(s.blob(m.Hash))
+	if errors.Is(err, fs.ErrNotExist) { // deleted while a backup was made, which was restored
+		return nil, ErrNotFound
+	}
 	if err != nil {
 		return nil, err
 	}

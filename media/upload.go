@@ -208,6 +208,16 @@ func (s *Store) dropUncounted(hash string) error {
 	})
 }
 
+// DropUncounted deletes the files in a folder of media that no row counts: a backup can hold such.
+func DropUncounted(dir string, kv store.KV) error {
+	s := &Store{dir: dir, kv: kv}
+	blobs, err := filepath.Glob(filepath.Join(dir, "blobs", "*", "*"))
+	for _, b := range blobs {
+		err = errors.Join(err, s.dropUncounted(filepath.Base(b)))
+	}
+	return err
+}
+
 // clear ends what a crash broke off: see take. It costs as much as there were uploads under way.
 func (s *Store) clear() error {
 	left, err := filepath.Glob(filepath.Join(s.dir, "tmp", "*"))

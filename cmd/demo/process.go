@@ -32,14 +32,15 @@ func (p *process) start() error {
 		return err
 	}
 	defer f.Close()
-	p.cmd = exec.Command(p.bin, p.args...)
-	p.cmd.Stdout, p.cmd.Stderr = f, f
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is ours: we end them in order
-	if err := p.cmd.Start(); err != nil {
+	cmd := exec.Command(p.bin, p.args...)
+	cmd.Stdout, cmd.Stderr = f, f
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is ours: we end them in order
+	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)
 	}
-	p.done = make(chan struct{})
-	go func(cmd *exec.Cmd, done chan struct{}) { cmd.Wait(); close(done) }(p.cmd, p.done)
+	done := make(chan struct{})
+	p.cmd, p.done = cmd, done
+	go func() { cmd.Wait(); close(done) }()
 	return nil
 }
 

@@ -4,6 +4,7 @@ package main
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -17,12 +18,15 @@ import (
 
 	"tarn/internal/cli"
 	"tarn/internal/durable"
+	"tarn/media"
 	"tarn/replicate"
 	"tarn/store"
 )
 
 // A backup holds everything that makes the node: the configuration, both seeds, the files of rooms, and the database as it
-// is at one moment. Inside its envelope (envelope.go) it is a tar archive of the files, then package store's backup.
+// is at one moment. Inside its envelope (envelope.go) it is package store's backup, then a tar archive of the files. In this
+// order: what the database names at its moment is on the disk by then, and a file never changes. One that is uploaded later is in
+// the archive without a row, and the restore drops it.
 
 type backupArgs struct {
 	File       string `json:"file"` // absolute
@@ -71,7 +75,7 @@ func cmdBackup(ctx context.Context, e cli.Env, args []string) error {
 }
 
 // backup writes the file: under another name, synced, then renamed. A crash leaves the old file, or none.
-func (n *node) backup(_ context.Context, a backupArgs) (res backupResult, err error) {
+func (n *node) backup(ctx context.Context, a backupArgs) (res backupResult, err error) {
 	if a.Passphrase == "" {
 		return res, errors.New("a backup needs a passphrase")
 	}
@@ -85,7 +89,7 @@ func (n *node) backup(_ context.Context, a backupArgs) (res backupResult, err er
 			err = errors.Join(err, os.Remove(tmp))
 		}
 	}()
-	err = errors.Join(n.writeBackup(f, a.Passphrase), f.Chmod(0o600), f.Sync())
+	err = errors.Join(n.writeBackup(stopping{ctx, f}, a.Passphrase), f.Chmod(0o600), f.Sync())
 	if err == nil {
 		var fi os.FileInfo
 		if fi, err = f.Stat(); err == nil {
@@ -101,9 +105,25 @@ func (n *node) backup(_ context.Context, a backupArgs) (res backupResult, err er
 	return res, durable.SyncDir(filepath.Dir(a.File))
 }
 
+// stopping is a file until ctx ends: a node that is told to stop does not wait for its backup.
+type stopping struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (s stopping) Write(p []byte) (int, error) {
+	if err := s.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return s.w.Write(p)
+}
+
 func (n *node) writeBackup(w io.Writer, passphrase string) error {
 	out, err := sealFile(w, passphrase)
 	if err != nil {
+		return err
+	}
+	if err := store.Backup(n.kv, out); err != nil {
 		return err
 	}
 	archive := tar.NewWriter(out)
@@ -130,9 +150,6 @@ func (n *node) writeBackup(w io.Writer, passphrase string) error {
 	})
 	if err == nil {
 		err = archive.Close()
-	}
-	if err == nil {
-		err = store.Backup(n.kv, out)
 	}
 	return errors.Join(err, out.Close())
 }
@@ -199,34 +216,13 @@ func restore(dir, file, passphrase string) error {
 		return err
 	}
 	defer src.Close()
-	in, err := openFile(src, passphrase)
+	plain, err := openFile(src, passphrase)
 	if err != nil {
 		return err
 	}
-	var config []byte
-	archive := tar.NewReader(in)
-	for {
-		h, err := archive.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("%w: %w", errEnvelope, err)
-		}
-		name := filepath.FromSlash(h.Name)
-		known := slices.Contains([]string{program.ConfigName, onionSeed, signingSeed}, name) || strings.HasPrefix(name, "media"+string(filepath.Separator))
-		if !known || !filepath.IsLocal(name) || h.Typeflag != tar.TypeReg {
-			return fmt.Errorf("%w: %q", errBackup, h.Name)
-		}
-		if name == program.ConfigName {
-			if config, err = io.ReadAll(io.LimitReader(archive, 1<<20)); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := writeOut(filepath.Join(dir, name), archive); err != nil {
-			return err
-		}
+	in := bufio.NewReader(plain) // Restore reads ahead in it
+	if _, err := in.Peek(1); err != nil { // another passphrase
+		return err
 	}
 	kv, err := store.OpenBadger(filepath.Join(dir, "db"), store.Options{Reserve: diskReserve})
 	if err != nil {
@@ -236,13 +232,60 @@ func restore(dir, file, passphrase string) error {
 	if err == nil {
 		err = replicate.MarkRestored(kv)
 	}
+	var config []byte
+	if err == nil {
+		config, err = restoreFiles(dir, in)
+	}
+	if err == nil {
+		err = media.DropUncounted(filepath.Join(dir, "media"), kv)
+	}
 	if err = errors.Join(err, kv.Close()); err != nil {
 		return err
 	}
 	if n, err := in.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		return errEnvelope // cut off, or longer
 	}
+	if err := syncFolders(dir); err != nil {
+		return err
+	}
 	return durable.WriteFile(filepath.Join(dir, program.ConfigName), config, 0o600)
+}
+
+// restoreFiles writes the archive's files, all but the configuration.
+func restoreFiles(dir string, in io.Reader) (config []byte, err error) {
+	archive := tar.NewReader(in)
+	for {
+		h, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return config, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errEnvelope, err)
+		}
+		name := filepath.FromSlash(h.Name)
+		known := slices.Contains([]string{program.ConfigName, onionSeed, signingSeed}, name) || strings.HasPrefix(name, "media"+string(filepath.Separator))
+		if !known || !filepath.IsLocal(name) || h.Typeflag != tar.TypeReg {
+			return nil, fmt.Errorf("%w: %q", errBackup, h.Name)
+		}
+		if name == program.ConfigName {
+			config, err = io.ReadAll(io.LimitReader(archive, 1<<20))
+		} else {
+			err = writeOut(filepath.Join(dir, name), archive)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// syncFolders makes the names in all folders durable.
+func syncFolders(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return durable.SyncDir(path)
+	})
 }
 
 func writeOut(name string, r io.Reader) error {

@@ -156,7 +156,7 @@ func cmdMailboxAdd(_ context.Context, e cli.Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := addMailbox(f.Config, a.String()); err != nil {
+	if err := addMailbox(f.Config, a); err != nil {
 		return err
 	}
 	fmt.Fprintln(e.Err, "Added to the configuration. A running node takes it up at its next start.")
@@ -165,14 +165,15 @@ func cmdMailboxAdd(_ context.Context, e cli.Env, args []string) error {
 
 var mailboxesLine = regexp.MustCompile(`(?m)^mailboxes\s*=\s*\[([^\]]*)\]`)
 
-// addMailbox writes one more address into the configuration file, leaving the rest as it is.
-func addMailbox(file, line string) error {
+// addMailbox writes one more address into the configuration file, leaving the rest as it is. What would make the file one
+// that no node starts with is not written.
+func addMailbox(file string, a mailbox.Address) error {
 	cfg, err := loadConfig(file)
 	if err != nil {
 		return err
 	}
 	for _, m := range cfg.Mailboxes {
-		if m == line {
+		if there, err := mailbox.ParseAddress(m); err == nil && there == a {
 			return nil
 		}
 	}
@@ -180,6 +181,7 @@ func addMailbox(file, line string) error {
 	if err != nil {
 		return err
 	}
+	line := a.String()
 	m := mailboxesLine.FindSubmatchIndex(b)
 	if m == nil {
 		b = append([]byte(fmt.Sprintf("mailboxes = [%q]\n", line)), b...)
@@ -189,6 +191,10 @@ func addMailbox(file, line string) error {
 			list += ", "
 		}
 		b = []byte(string(b[:m[2]]) + list + fmt.Sprintf("%q", line) + string(b[m[3]:]))
+	}
+	cfg = configs.DefaultNode()
+	if err := configs.Parse(file, string(b), &cfg); err != nil {
+		return err
 	}
 	return durable.WriteFile(file, b, 0o600)
 }

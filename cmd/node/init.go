@@ -45,6 +45,7 @@ func cmdInit(ctx context.Context, e cli.Env, args []string) error {
 	cfg := configs.DefaultNode()
 	f.StringVar(&cfg.Client.Listen, "listen", cfg.Client.Listen, "address of the Client-Server API")
 	f.BoolVar(&cfg.Client.OpenRegistration, "open-registration", false, "let anybody on this machine make an account")
+	f.BoolVar(&cfg.Client.OpenMedia, "open-media", false, "give files without a token, for old clients")
 	f.BoolVar(&cfg.Client.NoRateLimit, "no-rate-limit", false, "no limits on log-in attempts, for tests")
 	cfg.Tor.Flags(f.FlagSet)
 	f.StringVar(&cfg.Profile.Name, "profile", cfg.Profile.Name, "instant, balanced, economy, paranoid or custom")

@@ -103,12 +103,8 @@ func open(cfg configs.Node, logTo io.Writer) (_ *node, err error) {
 		MaxUpload: int64(cfg.Media.MaxUpload), Quota: int64(cfg.Media.Quota), Reserve: diskReserve}); err != nil {
 		return nil, err
 	}
-	addr, err := cfg.Client.Address()
-	if err != nil {
-		return nil, err
-	}
 	n.api = clientapi.New(clientapi.Config{
-		Rooms: n.rooms, Accounts: n.accounts, Stream: n.stream, Media: n.media, OpenMedia: addr.Addr().IsLoopback(), Server: n.id.name, BaseURL: cfg.Client.URL(),
+		Rooms: n.rooms, Accounts: n.accounts, Stream: n.stream, Media: n.media, OpenMedia: cfg.Client.OpenMedia, Server: n.id.name, BaseURL: cfg.Client.URL(),
 		OpenRegistration: cfg.Client.OpenRegistration, NoRateLimit: cfg.Client.NoRateLimit, Log: n.log,
 	})
 	tc, err := cfg.Tor.Onion(filepath.Join(cfg.DataDir, "tor"), n.log)

@@ -94,6 +94,7 @@ func Serve(ctx context.Context, path string, methods map[string]Handler) error {
 		places <- struct{}{}
 		running.Go(func() {
 			defer func() { <-places; c.Close() }()
+			defer context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Now()) })() // who says nothing holds up nobody's stop
 			serveOne(ctx, c, methods)
 		})
 	}

@@ -61,7 +61,7 @@ export async function startNode(program) {
     const dir = mkdtempSync(join(tmpdir(), "tarn-clients-"));
     const port = await freePort();
     const config = join(dir, "node.toml");
-    execFileSync(program, ["init", "--config", config, "--user", "-", "--tor", "off", "--open-registration", "--no-rate-limit",
+    execFileSync(program, ["init", "--config", config, "--user", "-", "--tor", "off", "--open-registration", "--open-media", "--no-rate-limit",
         "--listen", `127.0.0.1:${port}`], { stdio: ["ignore", "ignore", "pipe"] });
     const url = `http://127.0.0.1:${port}`;
     let child, log;
