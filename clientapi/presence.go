@@ -177,13 +177,14 @@ func (a *API) wakeNear(near map[matrix.UserID][]matrix.UserID) (woke int) {
 	defer x.mu.Unlock()
 	news := map[matrix.UserID][]matrix.UserID{} // by whom they are for
 	var topics []string
+	now := time.Now() // once: a watch that ended meanwhile would have its news and be gone
 	for u, all := range near {
 		for _, v := range all {
 			w := x.watches[v]
 			if w == nil {
 				continue
 			}
-			if time.Since(w.used) > watchFor {
+			if now.Sub(w.used) > watchFor {
 				delete(x.watches, v)
 				continue
 			}

@@ -188,7 +188,7 @@ var table = []route{
 	{"GET", frozen, "/download/{server}/{media}/{name}", perhaps, 0, (*API).download},
 	{"GET", frozen, "/thumbnail/{server}/{media}", perhaps, 0, (*API).thumbnail},
 
-	// People and their data: profile.go, people.go, accountdata.go, pushrules.go, pushedit.go
+	// People and their data: profile.go, people.go, accountdata.go, pushedit.go
 	{"GET", old, "/profile/{user}", perhaps, 0, (*API).profile},
 	{"GET", old, "/profile/{user}/displayname", perhaps, 0, (*API).displayName},
 	{"PUT", old, "/profile/{user}/displayname", user, smallBody, (*API).setDisplayName},

@@ -221,9 +221,13 @@ func cmdUserAdd(ctx context.Context, e cli.Env, args []string) error {
 
 // firstLine reads at most 1,024 bytes.
 func firstLine(r io.Reader) (string, error) {
-	line, err := bufio.NewReader(io.LimitReader(r, 1024)).ReadString('\n')
+	const most = 1024
+	line, err := bufio.NewReader(io.LimitReader(r, most+1)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "", err
+	}
+	if len(line) > most {
+		return "", fmt.Errorf("the first line of standard input is longer than %d bytes", most)
 	}
 	return strings.TrimRight(line, "\r\n"), nil
 }

@@ -6,7 +6,7 @@
 // This folder holds wiring and subcommands only: what a node does is in the packages that open (node.go) puts together.
 //
 // Data, under data_dir: node.toml (the configuration), onion.seed and signing.seed (the identity), LOCK, control.sock
-// (while it runs), db/ (package store), tor/ (package onion).
+// (while it runs), db/ (package store), media/ (package media), tor/ (package onion).
 package main
 
 import (
