@@ -3,6 +3,7 @@
 package store
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -42,6 +43,8 @@ type Badger struct {
 	queue    []*pending
 	busy     bool  // some Update is committing the queue's head
 	failed   error // sticky: a commit failed in the middle
+
+	broken chan struct{} // closed when failed is set
 }
 
 var _ KV = (*Badger)(nil)
@@ -60,12 +63,15 @@ func OpenBadger(dir string, opt Options) (*Badger, error) {
 		opt.Reserve = defaultReserve
 	}
 	opt.Reserve = max(opt.Reserve, minReserve)
+	if opt.Opening > 0 {
+		opt.Opening = max(opt.Opening, minReserve)
+	}
 	if opt.free == nil {
 		opt.free = freeBytes
 	}
-	b := &Badger{dir: dir, opt: opt, log: &logger{log: opt.Log}, lock: unlock, snaps: map[uint64]int{}, inflight: newRows()}
+	b := &Badger{dir: dir, opt: opt, log: &logger{log: opt.Log}, lock: unlock, snaps: map[uint64]int{}, inflight: newRows(), broken: make(chan struct{})}
 	// Replaying its logs, Badger writes tables: on a full disk that would be the SIGBUS.
-	if err := b.room(0); err != nil {
+	if err := b.roomFor(cmp.Or(opt.Opening, opt.Reserve), 0); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the database in %s: %w", dir, err), unlock())
 	}
 	if err := removeUnborn(dir); err != nil {

@@ -219,6 +219,9 @@ func TestFailedSyncIsNotAcknowledged(t *testing.T) {
 	if got := getRow(t, b, "a"); got != "1" {
 		t.Errorf("an unacknowledged write is visible: %q", got)
 	}
+	if err := b.Run(t.Context()); !errors.Is(err, ErrBroken) { // so that the process ends, and is started anew
+		t.Errorf("Run goes on: %v", err)
+	}
 	b.Close()
 	b = openTest(t, dir, Options{})
 	if err := setRow(b, "a", "3"); err != nil || getRow(t, b, "a") != "3" {

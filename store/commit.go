@@ -101,6 +101,9 @@ func (b *Badger) commitHead() {
 	b.mu.Lock()
 	if err != nil {
 		// Those still queued may stand on this group: they will fail in their turn, for failed is set.
+		if b.failed == nil {
+			close(b.broken)
+		}
 		b.failed = err
 	} else {
 		b.done = ts
@@ -331,12 +334,14 @@ func unpackRows(src []byte) ([]*row, error) {
 }
 
 // room says whether size more bytes of rows fit the disk; ErrDiskFull if not. Rows may be written twice (the stage, or value and table).
-func (b *Badger) room(size int) error {
+func (b *Badger) room(size int) error { return b.roomFor(b.opt.Reserve, size) }
+
+func (b *Badger) roomFor(reserve int64, size int) error {
 	free, err := b.opt.free(b.dir)
 	if err != nil {
 		return fmt.Errorf("store: asking for free space: %w", err)
 	}
-	if need := b.opt.Reserve + 3*int64(size); free < need {
+	if need := reserve + 3*int64(size); free < need {
 		return fmt.Errorf("%w: %d MiB free in %s, %d MiB needed", ErrDiskFull, free>>20, b.dir, (need+1<<20-1)>>20)
 	}
 	return nil

@@ -17,6 +17,8 @@ const (
 
 // Run collects garbage in the value log once a minute, and forgets at once and every hour what was deleted from sealed
 // tables, until ctx ends, and returns ctx's error. Without it deleted big values keep their place on the disk.
+// When a write failed in the middle it returns ErrBroken at once: nothing can be written until the database is opened again, so
+// who runs it must end, to be started anew.
 func (b *Badger) Run(ctx context.Context) error {
 	tick := time.NewTicker(maintainEvery)
 	defer tick.Stop()
@@ -34,6 +36,10 @@ func (b *Badger) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-b.broken:
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.failed
 		case <-tick.C:
 			if err := b.Maintain(); errors.Is(err, ErrClosed) {
 				return err

@@ -31,6 +31,10 @@ type Options struct {
 	// Reserve: bytes of the file system that must stay free; an Update beyond it is ErrDiskFull. 0 means 64 MiB.
 	// It must hold Badger's sparse, memory-mapped files: a page of them that finds no space kills the process (SIGBUS).
 	Reserve int64
+	// Opening: bytes that must be free to open a database that is there; 0: Reserve. Less than Reserve, and at least what
+	// Badger's files take that it makes then (16 MiB), lets one be opened on a disk that is full for Updates, so that what it has
+	// can be read, and dropped.
+	Opening int64
 	// Log gets Badger's warnings; nil: none. Badger names its files, never a key.
 	Log *slog.Logger
 
