@@ -52,6 +52,8 @@ type Store interface {
 	Run(ctx context.Context) error
 	// Do carries out a request that was opened. The body may lie in box, which is the caller's. Concurrent.
 	Do(r mailbox.Request, box *[mailbox.BoxSize]byte) (mailbox.Status, []byte)
+	// Failed returns when the store is of no use any more until it is opened again, with the reason; nil when ctx ends before.
+	Failed(ctx context.Context) error
 }
 
 // Courier is the role that carries: *courier.Server.
@@ -146,8 +148,13 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	roles, stopRoles := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopRoles()
 	var wg sync.WaitGroup
-	var storeErr, courierErr error
+	var storeErr, failure, courierErr error
 	if s.cfg.Store != nil {
+		wg.Go(func() {
+			if failure = s.cfg.Store.Failed(roles); failure != nil {
+				cancel()
+			}
+		})
 		wg.Go(func() {
 			storeErr = s.cfg.Store.Run(roles)
 			cancel()
@@ -173,7 +180,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	carrying.Wait() // it may still hand halves to the store
 	stopRoles()
 	wg.Wait()
-	return errors.Join(err, storeErr, courierErr)
+	return errors.Join(err, failure, storeErr, courierErr)
 }
 
 // keepKeys makes and destroys request keys with the days, until ctx ends.

@@ -28,6 +28,8 @@ const (
 	BoxCost = 8704
 	// UnitCost is what the database of one expiry unit needs besides: Badger's logs and tables that are just begun.
 	UnitCost = 4 << 20
+
+	openingRoom = 16 << 20 // bytes that must be free to open the database of a unit that is there
 )
 
 // DaysConfig says where and how Days keeps boxes.
@@ -61,14 +63,19 @@ var _ Engine = (*Days)(nil)
 
 const deadSuffix = ".dead"
 
-// OpenDays opens the databases in cfg.Dir, and deletes those that were being deleted when the process ended.
+// OpenDays opens the databases in cfg.Dir, and deletes those that were being deleted when the process ended. It does so on a
+// full disk too: what is there is given, and what has expired goes.
 func OpenDays(cfg DaysConfig) (_ *Days, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Open == nil {
 		cfg.Open = func(dir string) (kv.KV, error) {
-			return kv.OpenBadger(dir, kv.Options{Shape: kv.Blocks, Reserve: cfg.Reserve, Log: cfg.Log})
+			opt := kv.Options{Shape: kv.Blocks, Reserve: cfg.Reserve, Log: cfg.Log}
+			if _, err := os.Stat(dir); err == nil {
+				opt.Opening = openingRoom // a full disk is freed by opening what is there: its expired units can be dropped then
+			}
+			return kv.OpenBadger(dir, opt)
 		}
 	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -158,6 +159,12 @@ func (s *Server) giveBack(group []deposit, errs []error) {
 
 // fault logs a failure of the machine (disk, key files), at most one line a second for each process.
 func (s *Server) fault(what string, err error) {
+	if errors.Is(err, kv.ErrBroken) {
+		select {
+		case s.broken <- fmt.Errorf("mailbox store: cannot %s: %w", what, err):
+		default:
+		}
+	}
 	s.faultMu.Lock()
 	defer s.faultMu.Unlock()
 	s.faults++

@@ -26,8 +26,11 @@ const (
 const (
 	answerTime   = time.Hour           // how long the answer to a draw waits
 	maxDraws     = 4096                // answers that wait, 8 KiB each; beyond, draws are told busy
-	maxAccounts  = 100_000             // and beyond, registrations are told full
+	maxWorkDraws = maxDraws / 2        // of these, of accounts by work
+	maxOwnDraws  = 64                  // of these, of one account: an honest one at balanced makes 36 an hour
+	maxWorkers   = 50_000              // accounts by work; beyond, one more is told full. Those of codes are as many as the operator gave codes
 	forgetAfter  = 60                  // days without a draw, after which an account is forgotten
+	forgetIdle   = 1                   // … if it is by work and never drew
 	codeLifetime = 30 * 24 * time.Hour // of an invite code
 	sessionDays  = 2                   // today's and tomorrow's session tokens can be drawn
 	sessionCap   = 16                  // of one day, by an account
@@ -37,7 +40,7 @@ const (
 
 // The rows of the desk's book.
 const (
-	rowAccount = 'a' // account id 32 -> proof 1, day of the newest draw 4
+	rowAccount = 'a' // account id 32 -> proof 1, day of the newest draw, or of the registration 4, has drawn 1
 	rowDrawn   = 'c' // day 4, account id 32 -> tokens drawn 4
 	rowTotal   = 't' // day 4 -> tokens drawn by all 4, of them by accounts of work 4
 	rowCode    = 'k' // hash of a code 32 -> Unix seconds of its end 8
@@ -68,17 +71,19 @@ type desk struct {
 	book  *book
 	wake  chan struct{}
 
-	mu     sync.Mutex                   // guards what follows, for moments
-	draws  map[mailbox.Handle]time.Time // when the answer goes; zero: it is not there yet
-	people int
-	tidied uint32 // the day on which old accounts were last looked for
+	mu      sync.Mutex // guards what follows, for moments
+	draws   map[mailbox.Handle]waiting
+	places  places
+	people  int
+	workers int    // of these, by work
+	tidied  uint32 // the day on which old accounts were last looked for
 }
 
 // openDesk opens the desk of a store in dir ("": everything in memory).
 func openDesk(dir string, c Config, room func() bool) (_ *desk, err error) {
 	d := &desk{
 		onion: c.Onion.Public().(ed25519.PublicKey), accounts: c.Accounts, bits: c.WorkBits, cap: c.Cap, sessions: c.SessionTokens, room: room,
-		listed: map[mailbox.AccountID]bool{}, wake: make(chan struct{}, 1), draws: map[mailbox.Handle]time.Time{},
+		listed: map[mailbox.AccountID]bool{}, wake: make(chan struct{}, 1), draws: map[mailbox.Handle]waiting{}, places: newPlaces(),
 		perDay: int(overcommit * c.Quota / BoxCost / max(1, int64(c.TTL/(24*time.Hour)))),
 	}
 	for _, id := range c.AccountList {
@@ -127,9 +132,14 @@ func openDesk(dir string, c Config, room func() bool) (_ *desk, err error) {
 
 // load reads what is kept in memory of the book.
 func (d *desk) load(book kv.KV) error {
-	people, draws := 0, map[mailbox.Handle]time.Time{}
+	people, workers, draws, places := 0, 0, map[mailbox.Handle]waiting{}, newPlaces()
 	err := book.View(func(r kv.Reader) error {
-		err := r.Scan([]byte{rowAccount}, nil, func(k, v []byte) (bool, error) { people++; return true, nil })
+		err := r.Scan([]byte{rowAccount}, nil, func(_, v []byte) (bool, error) {
+			if people++; byWork(v) {
+				workers++
+			}
+			return true, nil
+		})
 		if err != nil {
 			return err
 		}
@@ -138,7 +148,11 @@ func (d *desk) load(book kv.KV) error {
 			if err != nil || len(k) != 1+mailbox.HandleSize {
 				return false, errors.Join(errBook, err)
 			}
-			draws[mailbox.Handle(k[1:])] = w.expires
+			// Whose it is does not stand beside an answer: no account loses a place by those of before a restart, but all by
+			// work together have so many less, for an hour.
+			o := owner{work: true}
+			draws[mailbox.Handle(k[1:])] = waiting{w.expires, o}
+			places.add(o, 1)
 			return true, nil
 		})
 	})
@@ -146,7 +160,7 @@ func (d *desk) load(book kv.KV) error {
 		return err
 	}
 	d.mu.Lock()
-	d.people, d.draws = people, draws
+	d.people, d.workers, d.draws, d.places = people, workers, draws, places
 	d.mu.Unlock()
 	d.rouse()
 	return nil
@@ -185,11 +199,11 @@ func (d *desk) register(q mailbox.Request) (mailbox.Status, error) {
 	status, fresh := mailbox.StatusOK, false
 	now := time.Now()
 	d.mu.Lock()
-	full := d.people >= maxAccounts
+	full := d.workers >= maxWorkers
 	d.mu.Unlock()
 	err = d.book.Update(func(x kv.Txn) error {
 		status, fresh = mailbox.StatusAccount, false
-		_, _, err := d.account(x, r.Account)
+		_, err := d.account(x, r.Account)
 		if err == nil {
 			status = mailbox.StatusOK
 			return nil
@@ -210,7 +224,7 @@ func (d *desk) register(q mailbox.Request) (mailbox.Status, error) {
 		default:
 			return nil
 		}
-		if full {
+		if full && r.Proof == mailbox.ProofWork {
 			status = mailbox.StatusFull
 			return nil
 		}
@@ -220,7 +234,7 @@ func (d *desk) register(q mailbox.Request) (mailbox.Status, error) {
 				return err
 			}
 		}
-		return x.Set(accountKey(r.Account), accountRow(r.Proof, mailbox.Epoch(now)))
+		return x.Set(accountKey(r.Account), accountRow(r.Proof, mailbox.Epoch(now), false))
 	})
 	if err != nil {
 		return bookStatus(err), err
@@ -228,6 +242,9 @@ func (d *desk) register(q mailbox.Request) (mailbox.Status, error) {
 	if fresh {
 		d.mu.Lock()
 		d.people++
+		if r.Proof == mailbox.ProofWork {
+			d.workers++
+		}
 		d.mu.Unlock()
 	}
 	return status, nil
@@ -235,22 +252,42 @@ func (d *desk) register(q mailbox.Request) (mailbox.Status, error) {
 
 func accountKey(id mailbox.AccountID) []byte { return append([]byte{rowAccount}, id[:]...) }
 
-func accountRow(p mailbox.Proof, day uint32) []byte {
-	return binary.BigEndian.AppendUint32([]byte{byte(p)}, day)
+const accountSize = 1 + 4 + 1
+
+func accountRow(p mailbox.Proof, day uint32, drawn bool) []byte {
+	b := append(binary.BigEndian.AppendUint32([]byte{byte(p)}, day), 0)
+	if drawn {
+		b[5] = 1
+	}
+	return b
 }
 
-// account reads an account; kv.ErrNotFound if it is neither registered nor listed.
-func (d *desk) account(r kv.Reader, id mailbox.AccountID) (proof mailbox.Proof, day uint32, err error) {
+func byWork(row []byte) bool { return len(row) == accountSize && row[0] == byte(mailbox.ProofWork) }
+
+// unused tells whether the account of that row is forgotten.
+func unused(row []byte, today uint32) bool {
+	if len(row) != accountSize {
+		return false
+	}
+	after := uint32(forgetAfter)
+	if byWork(row) && row[5] == 0 {
+		after = forgetIdle
+	}
+	return binary.BigEndian.Uint32(row[1:])+after < today
+}
+
+// account reads how an account was made known, 0 if it is only listed; kv.ErrNotFound if it is neither.
+func (d *desk) account(r kv.Reader, id mailbox.AccountID) (proof mailbox.Proof, err error) {
 	v, err := r.Get(accountKey(id))
 	switch {
-	case err == nil && len(v) == 5:
-		return mailbox.Proof(v[0]), binary.BigEndian.Uint32(v[1:]), nil
+	case err == nil && len(v) == accountSize:
+		return mailbox.Proof(v[0]), nil
 	case err == nil:
-		return 0, 0, errBook
+		return 0, errBook
 	case errors.Is(err, kv.ErrNotFound) && d.listed[id] && d.accounts&mailbox.AccountsList != 0:
-		return 0, 0, nil
+		return 0, nil
 	}
-	return 0, 0, err
+	return 0, err
 }
 
 // bookStatus is what a requester is told of a fault.
@@ -277,15 +314,15 @@ func (d *desk) sweep(now time.Time) error {
 	var old []mailbox.Handle
 	today := mailbox.Epoch(now)
 	d.mu.Lock()
-	waiting := false
-	for h, end := range d.draws {
-		if waiting = waiting || end.IsZero(); !end.IsZero() && !end.After(now) {
+	late := false
+	for h, w := range d.draws {
+		if late = late || w.ends.IsZero(); !w.ends.IsZero() && !w.ends.After(now) {
 			old = append(old, h)
 		}
 	}
 	tidy := d.tidied != today
 	d.mu.Unlock()
-	if waiting {
+	if late {
 		d.rouse() // in case the worker failed before
 	}
 	if len(old) > 0 {
@@ -294,9 +331,9 @@ func (d *desk) sweep(now time.Time) error {
 	if _, err2 := d.book.get(); !tidy || errors.Is(err2, kv.ErrDiskFull) {
 		return err
 	}
-	gone := 0
+	gone, workers := 0, 0
 	err2 := d.book.Update(func(x kv.Txn) error {
-		gone = 0
+		gone, workers = 0, 0
 		del := func(k []byte) (bool, error) { return true, x.Delete(slices.Clone(k)) }
 		for _, row := range []byte{rowDrawn, rowTotal} {
 			if err := x.Scan([]byte{row}, nil, func(k, _ []byte) (bool, error) {
@@ -317,8 +354,10 @@ func (d *desk) sweep(now time.Time) error {
 			return err
 		}
 		return x.Scan([]byte{rowAccount}, nil, func(k, v []byte) (bool, error) {
-			if len(v) == 5 && binary.BigEndian.Uint32(v[1:])+forgetAfter < today {
-				gone++
+			if unused(v, today) {
+				if gone++; byWork(v) {
+					workers++
+				}
 				return del(k)
 			}
 			return true, nil
@@ -326,7 +365,7 @@ func (d *desk) sweep(now time.Time) error {
 	})
 	if err2 == nil {
 		d.mu.Lock()
-		d.tidied, d.people = today, d.people-gone
+		d.tidied, d.people, d.workers = today, d.people-gone, d.workers-workers
 		d.mu.Unlock()
 	}
 	return errors.Join(err, err2)

@@ -145,3 +145,30 @@ func TestFullFileSystem(t *testing.T) {
 	must(t, d.Expire(noon.Add(2*time.Hour)))
 	putAll(t, d, 2, noon.Add(5*time.Hour), newBoxes(64)...)
 }
+
+// With a full disk a store's days open nevertheless: what has expired goes, which may be what the disk is full of, and the rest is
+// given.
+func TestExpiredDaysGoFromAFullDisk(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "days")
+	d := openTestDays(t, dir)
+	old, young := newTestBox(), newTestBox()
+	putAll(t, d, 1, noon, old)
+	putAll(t, d, 2, noon.Add(5*time.Hour), young)
+	closeAll(t, d)
+	d, err := OpenDays(DaysConfig{Dir: dir, Unit: time.Hour, Quota: 1 << 40, Reserve: 1 << 60})
+	must(t, err)
+	defer closeAll(t, d)
+	if !holds(t, d, old) || !holds(t, d, young) {
+		t.Error("the boxes are not given")
+	}
+	must(t, d.Expire(noon.Add(2*time.Hour)))
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 || holds(t, d, old) || !holds(t, d, young) {
+		t.Errorf("after the end of the first: %v, %v", left, err)
+	}
+	for _, expires := range []time.Duration{5 * time.Hour, 9 * time.Hour} { // into a day that is there, and a new one
+		errs := make([]error, 1)
+		if err := d.Put(3, noon.Add(expires), []Box{newTestBox()}, errs); err != nil || !errors.Is(errs[0], mailbox.ErrFull) {
+			t.Errorf("a deposit: %v, %v", err, errs)
+		}
+	}
+}

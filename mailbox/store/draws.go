@@ -50,27 +50,89 @@ func parseDraw(v []byte) (w draw, err error) {
 	return w, nil
 }
 
+// waiting is a draw, or its answer.
+type waiting struct {
+	ends  time.Time // when the answer goes; zero: it is not there yet
+	owner owner
+}
+
+// owner is whose a draw is.
+type owner struct {
+	id   mailbox.AccountID // zero: nobody knows any more
+	work bool              // an account by work
+}
+
+// places counts the draws and answers that wait, so that neither one account nor all those that cost nothing but work can
+// take the places of everybody.
+type places struct {
+	all, work int
+	of        map[mailbox.AccountID]int
+}
+
+func newPlaces() places { return places{of: map[mailbox.AccountID]int{}} }
+
+func (p *places) free(o owner) bool {
+	return p.all < maxDraws && p.of[o.id] < maxOwnDraws && (!o.work || p.work < maxWorkDraws)
+}
+
+func (p *places) add(o owner, n int) {
+	p.all += n
+	if o.work {
+		p.work += n
+	}
+	if o.id == (mailbox.AccountID{}) {
+		return
+	}
+	if p.of[o.id] += n; p.of[o.id] == 0 {
+		delete(p.of, o.id)
+	}
+}
+
+// take is a place for a draw of that account, before it is on the disk; false: there is none.
+func (d *desk) take(o owner) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.places.free(o) {
+		return false
+	}
+	d.places.add(o, 1)
+	return true
+}
+
+// giveUp gives it back.
+func (d *desk) giveUp(o owner) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.places.add(o, -1)
+}
+
 func drawKey(h mailbox.Handle) []byte { return append([]byte{rowDraw}, h[:]...) }
 
 // issue takes a draw in.
 func (d *desk) issue(q mailbox.Request) (mailbox.Status, error) {
 	i, err := mailbox.ParseIssue(q)
-	if err != nil || d.keys.drawable(i.Epoch, time.Now()) == nil || token.Check(i.Blinded) != nil {
+	if err != nil || d.keys.drawable(i.Epoch, time.Now()) == nil {
 		return mailbox.StatusRefused, nil
 	}
 	n := len(i.Blinded) / token.ElementSize
 	id, handle := i.Account.ID(), q.ID.Handle()
+	// The account is looked for first: who has none shall not make us decode elements.
+	switch err := d.book.View(func(r kv.Reader) error { _, err := d.account(r, id); return err }); {
+	case errors.Is(err, kv.ErrNotFound):
+		return mailbox.StatusAccount, nil
+	case err != nil:
+		return bookStatus(err), err
+	case token.Check(i.Blinded) != nil:
+		return mailbox.StatusRefused, nil
+	}
 	w := draw{hash: sha256.Sum256(slices.Concat(q.ID[:], q.Box)), request: slices.Concat(q.ID[:], trimZeros(q.Box))}
 	room, cap, perDay := d.room(), d.cap, d.perDay
 	if isSession(i.Epoch) {
 		room, cap, perDay = true, sessionCap, d.sessions
 	}
-	d.mu.Lock()
-	busy := len(d.draws) >= maxDraws
-	d.mu.Unlock()
 	day := binary.BigEndian.AppendUint32(nil, i.Epoch)
 	drawn, total := append(append([]byte{rowDrawn}, day...), id[:]...), append([]byte{rowTotal}, day...)
-	status, fresh := mailbox.StatusOK, false
+	status, fresh, own := mailbox.StatusOK, false, owner{id: id}
 	err = d.book.Update(func(x kv.Txn) error {
 		status, fresh = mailbox.StatusOK, false
 		old, err := x.Get(drawKey(handle))
@@ -84,7 +146,7 @@ func (d *desk) issue(q mailbox.Request) (mailbox.Status, error) {
 		if !errors.Is(err, kv.ErrNotFound) {
 			return err
 		}
-		proof, _, err := d.account(x, id)
+		proof, err := d.account(x, id)
 		if errors.Is(err, kv.ErrNotFound) {
 			status = mailbox.StatusAccount
 			return nil
@@ -92,7 +154,7 @@ func (d *desk) issue(q mailbox.Request) (mailbox.Status, error) {
 		if err != nil {
 			return err
 		}
-		own, err := numbers(x, drawn, 1)
+		mine, err := numbers(x, drawn, 1)
 		if err != nil {
 			return err
 		}
@@ -101,34 +163,38 @@ func (d *desk) issue(q mailbox.Request) (mailbox.Status, error) {
 			return err
 		}
 		switch {
-		case int(own[0])+n > cap:
+		case int(mine[0])+n > cap:
 			status = mailbox.StatusCap
 			return nil
 		case !room, int(all[0])+n > perDay, proof == mailbox.ProofWork && int(all[1])+n > perDay/2:
 			// Accounts of work have half of a day's tokens together: who can make many shuts out none of the others.
 			status = mailbox.StatusFull
 			return nil
-		case busy:
+		}
+		if own.work = proof == mailbox.ProofWork; !d.take(own) {
 			status = mailbox.StatusBusy
 			return nil
 		}
 		fresh = true
-		own[0] += uint32(n)
+		mine[0] += uint32(n)
 		all[0] += uint32(n)
 		if proof == mailbox.ProofWork {
 			all[1] += uint32(n)
 		}
 		if proof != 0 {
-			err = x.Set(accountKey(id), accountRow(proof, mailbox.Epoch(time.Now())))
+			err = x.Set(accountKey(id), accountRow(proof, mailbox.Epoch(time.Now()), true))
 		}
-		return errors.Join(err, x.Set(drawn, numberRow(own)), x.Set(total, numberRow(all)), x.Set(drawKey(handle), w.marshal()))
+		return errors.Join(err, x.Set(drawn, numberRow(mine)), x.Set(total, numberRow(all)), x.Set(drawKey(handle), w.marshal()))
 	})
 	if err != nil {
+		if fresh {
+			d.giveUp(own)
+		}
 		return bookStatus(err), err
 	}
 	if fresh {
 		d.mu.Lock()
-		d.draws[handle] = time.Time{}
+		d.draws[handle] = waiting{owner: own}
 		d.mu.Unlock()
 		d.rouse()
 	}
@@ -210,8 +276,8 @@ func (d *desk) run(ctx context.Context, fault func(string, error)) {
 		}
 		d.mu.Lock()
 		var due []mailbox.Handle
-		for h, ready := range d.draws {
-			if ready.IsZero() {
+		for h, w := range d.draws {
+			if w.ends.IsZero() {
 				due = append(due, h)
 			}
 		}
@@ -273,7 +339,9 @@ func (d *desk) evaluate(h mailbox.Handle) error {
 func (d *desk) ready(h mailbox.Handle, expires time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.draws[h] = expires
+	w := d.draws[h]
+	w.ends = expires
+	d.draws[h] = w
 }
 
 func (d *desk) drop(hs ...mailbox.Handle) error {
@@ -289,7 +357,10 @@ func (d *desk) drop(hs ...mailbox.Handle) error {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		for _, h := range hs {
-			delete(d.draws, h)
+			if w, ok := d.draws[h]; ok {
+				d.places.add(w.owner, -1)
+				delete(d.draws, h)
+			}
 		}
 	}
 	return err

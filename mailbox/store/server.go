@@ -18,6 +18,7 @@ import (
 
 	"tarn/internal/durable"
 	"tarn/mailbox"
+	kv "tarn/store"
 )
 
 // Schema is the version of the directory's form that this program writes.
@@ -75,6 +76,7 @@ type Server struct {
 	faultMu sync.Mutex // guards the two below
 	faults  int64
 	faultAt time.Time
+	broken  chan error // gets the first fault after which nothing can be written any more
 }
 
 func (c *Config) defaults() error {
@@ -128,7 +130,7 @@ func New(cfg Config) (_ *Server, err error) {
 	}
 	s := &Server{
 		cfg: cfg, engine: cfg.Engine, unlock: func() error { return nil },
-		deposits: make(chan deposit, maxDeposits),
+		deposits: make(chan deposit, maxDeposits), broken: make(chan error, 1),
 	}
 	defer func() {
 		if err != nil {
@@ -166,7 +168,12 @@ func New(cfg Config) (_ *Server, err error) {
 		}
 	}
 	s.pages = newPages(s.engine, s.clock, signing, s.onion(), cfg.Bucket, cfg.TTL)
-	return s, s.sweep(now)
+	if err := s.sweep(now); errors.Is(err, kv.ErrDiskFull) || diskFull(err) {
+		s.fault("forget what has expired", err) // there is something to give nevertheless, and the next sweep may have room
+	} else if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // path is a file in the directory, or "" if nothing is kept.
@@ -300,6 +307,17 @@ func (s *Server) Run(ctx context.Context) error {
 	close(s.deposits) // nobody is left who could send
 	loops.Wait()
 	return s.Close()
+}
+
+// Failed returns, with the reason, once the disk has failed in a way that only opening the databases again can mend, so that
+// whoever runs the store ends it and it is started anew; nil when ctx ends before.
+func (s *Server) Failed(ctx context.Context) error {
+	select {
+	case err := <-s.broken:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // Do carries out a request that was opened. The body may lie in box. Its time depends on the disk; who answers waits

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -19,8 +20,10 @@ import (
 
 	"tarn/crypto/token"
 	"tarn/mailbox"
+	"tarn/mailbox/front"
 	"tarn/mailbox/mailboxtest"
 	"tarn/mailbox/store"
+	kv "tarn/store"
 )
 
 const crashWriters, crashTokens = 8, 25
@@ -180,4 +183,63 @@ func TestAFullDiskAtTheStart(t *testing.T) {
 	ask(mailbox.ErrFull)
 	cfg.Reserve = 0
 	ask(nil)
+}
+
+// A mailbox that has boxes and whose disk has become full starts, gives them, and takes no more.
+func TestAFullDiskAtTheStartWithBoxes(t *testing.T) {
+	cfg := crashConfig(t.TempDir())
+	id, box := randomBox()
+	started := func(do func(c *mailbox.Client)) {
+		t.Helper()
+		pipe, stop := newStore(t, cfg, -1)
+		c := mailbox.NewClient(pipe.addr, pipe)
+		_, err := c.Descriptor(t.Context())
+		must(t, err)
+		do(c)
+		must(t, stop())
+	}
+	started(func(c *mailbox.Client) { must(t, c.Put(t.Context(), id, box, nil)) })
+	cfg.Reserve = 1 << 60
+	started(func(c *mailbox.Client) {
+		got, err := c.Get(t.Context(), id.Handle())
+		must(t, err)
+		if *got != *box {
+			t.Error("the box is not given")
+		}
+		other, data := randomBox()
+		wants(t, "a deposit", c.Put(t.Context(), other, data, nil), mailbox.ErrFull)
+	})
+}
+
+// brokenEngine fails as a database does after a write that failed in the middle.
+type brokenEngine struct{ *store.Memory }
+
+func (brokenEngine) Put(uint64, time.Time, []store.Box, []error) error { return kv.ErrBroken }
+
+// A failed write of the disk ends the mailbox, so that it is started anew, and does not leave it refusing deposits for ever.
+func TestABrokenDatabaseEndsTheMailbox(t *testing.T) {
+	cfg := crashConfig("")
+	cfg.Engine = brokenEngine{store.NewMemory(cfg.ExpiryUnit, 1<<40)}
+	s, err := store.New(cfg)
+	must(t, err)
+	keys, err := front.OpenKeys("", cfg.Onion, s.About)
+	must(t, err)
+	door, err := front.New(front.Config{Keys: keys, Store: s, AnswerTime: -1})
+	must(t, err)
+	pipe := &pipeDialer{addr: keys.Address(), conns: make(chan net.Conn), done: make(chan struct{})}
+	ended := make(chan error, 1)
+	go func() { ended <- door.Run(t.Context(), pipe) }()
+	c := mailbox.NewClient(pipe.addr, pipe)
+	_, err = c.Descriptor(t.Context())
+	must(t, err)
+	id, box := randomBox()
+	if err := c.Put(t.Context(), id, box, nil); err == nil {
+		t.Error("acknowledged")
+	}
+	select {
+	case err := <-ended:
+		wants(t, "Run", err, kv.ErrBroken)
+	case <-time.After(20 * time.Second):
+		t.Fatal("it goes on")
+	}
 }
