@@ -125,7 +125,8 @@ type Accounts struct {
 	hasher hasher
 	// lastKeys is at least the newest position in tableKeyPos: a /sync from there on need not look.
 	lastKeys   atomic.Uint64
-	generation atomic.Uint64 // see KeyGeneration
+	generation atomic.Uint64                              // see KeyGeneration
+	contacts   atomic.Pointer[map[matrix.ServerName]bool] // nil: not told yet
 
 	loginsMu sync.Mutex            // guards logins, for moments
 	logins   map[string]loginToken // by hash

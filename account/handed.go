@@ -233,7 +233,7 @@ func (a *Accounts) claimHanded(txn store.Txn, c Claim) (*ClaimedKey, error) {
 	}
 	now := time.Now()
 	since := now.Sub(time.UnixMilli(state.Asked)) // less than nothing if the clock was wrong then
-	if state.Left <= lowKeys && (since >= askAgain || since < 0) || ask.Fallback != "" {
+	if a.isContact(server) && (state.Left <= lowKeys && (since >= askAgain || since < 0) || ask.Fallback != "") {
 		state.Asked = now.UnixMilli()
 		item, err := json.Marshal(ask)
 		if err != nil {

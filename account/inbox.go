@@ -45,8 +45,8 @@ type toDeviceEvent struct {
 
 // SendToDevice puts an event into the inbox of each device named, all or none, and wakes their /sync. The same
 // transaction id of the same device is taken once (for a day at least, also over restarts: it is written with the events).
-// Devices that do not exist are passed over. What is for users of other servers lies in the outbox, durably, when it returns.
-// ErrTooLarge, ErrBadJSON.
+// Devices that do not exist are passed over. What is for users of other servers that are contacts lies in the outbox, durably, when it returns.
+// ErrTooLarge, ErrBadJSON; ErrLimited: too much waits for one of these servers, and nothing of the request was taken.
 func (a *Accounts) SendToDevice(m ToDevice) error {
 	own, ok := a.local(m.Sender)
 	if !ok {

@@ -21,10 +21,13 @@ import (
 // Limits of messages from and to other servers.
 const (
 	MaxInboxOf = 2000   // rows of a device's inbox that one other server has; beyond, its oldest make room
-	maxOutbox  = 25_000 // items that wait for a server: beyond, it gets no more messages (replicate bounds those of contacts, lower)
+	maxOutbox  = 25_000 // items that wait for a server: beyond, clients are told to try again (replicate's bound is lower, and it looks twice a minute)
 	maxSenders = 1000   // users of one server whose messages are told apart
 	maxGaps    = 32     // runs of messages of one sender that may still come after later ones
 )
+
+// fullAgain is when a client may try again whose message found too much waiting.
+const fullAgain = time.Minute
 
 // ErrEarlier: a message that was sent before this one has not come yet.
 var ErrEarlier = errors.New("account: an earlier message is on its way")
@@ -41,16 +44,29 @@ type Message struct {
 	Content  json.RawMessage `json:"content"`
 }
 
+// SetContacts says which servers are contacts of this node: nothing is queued for others. Before the first call all are.
+func (a *Accounts) SetContacts(servers map[matrix.ServerName]bool) { a.contacts.Store(&servers) }
+
+func (a *Accounts) isContact(server matrix.ServerName) bool {
+	c := a.contacts.Load()
+	return c == nil || (*c)[server]
+}
+
 // queueMessages puts messages for users of other servers into the outbox. The caller's transaction has their transaction id too: they are
-// sent once, whatever is killed when. A server for which too much waits gets none.
+// sent once, whatever is killed when. What is for a server that is no contact is passed over, as what is for a device that does not exist: nothing
+// goes there, /keys/query has it among the failures, and what waits for it would wait for ever. Limited, and nothing of the request is done, if too
+// much waits for a contact: replicate gives the oldest up at its next look.
 func (a *Accounts) queueMessages(txn store.Txn, own string, list []Message) error {
 	for _, m := range list {
 		server, _ := a.remote(m.User)
+		if !a.isContact(server) {
+			continue
+		}
 		switch n, err := store.Waiting(txn, string(server)); {
 		case err != nil:
 			return err
 		case n >= maxOutbox:
-			continue
+			return Limited{RetryAfter: fullAgain}
 		}
 		at := store.Key(tableSent, string(server), own)
 		v, err := getOr(txn, at)

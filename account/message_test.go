@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -222,5 +223,55 @@ func TestAServerCanNotPushOutWhatOthersSent(t *testing.T) {
 		return nil
 	}); err != nil || rows != 0 {
 		t.Errorf("%d rows are left, %v", rows, err)
+	}
+}
+
+// TestMessagesForAFullOutboxAreRefused: nothing of the request is done, and the client is told when to try again. And for who is no contact
+// nothing waits.
+func TestMessagesForAFullOutboxAreRefused(t *testing.T) {
+	a, b := twoNodes(t)
+	alice := a.addUser(t, "alice")
+	a.login(t, alice, Login{Device: "A"})
+	server := b.opt.Server
+	bob := matrix.UserID("@bob:" + string(server))
+	send := func(txn string) error {
+		return a.SendToDevice(ToDevice{Sender: alice, Device: "A", Txn: txn, Type: "m.x", Contents: map[matrix.UserID]map[matrix.DeviceID]json.RawMessage{
+			alice: {"A": json.RawMessage(`{"body":"own"}`)}, bob: {"*": json.RawMessage(`{}`)}}})
+	}
+	waiting := func() (n int) {
+		if err := a.kv.View(func(r store.Reader) (err error) { n, err = store.Waiting(r, string(server)); return err }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	a.SetContacts(map[matrix.ServerName]bool{})
+	wantErr(t, "to a stranger", send("1"), nil)
+	if n := waiting(); n != 0 {
+		t.Errorf("%d wait for a stranger", n)
+	}
+	a.SetContacts(map[matrix.ServerName]bool{server: true})
+	if err := a.kv.Update(func(txn store.Txn) error {
+		for range maxOutbox {
+			if err := store.Enqueue(txn, string(server), store.ItemEvent, []byte("x")); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var l Limited
+	if err := send("2"); !errors.As(err, &l) || l.RetryAfter <= 0 {
+		t.Errorf("to a full outbox: %v", err)
+	}
+	if got := a.waiting(t, alice, "A", 0); len(got) != 1 {
+		t.Errorf("of the request that was refused %q came", got)
+	}
+	if err := a.kv.Update(func(txn store.Txn) error { return store.Dequeue(txn, string(server), 1) }); err != nil {
+		t.Fatal(err)
+	}
+	wantErr(t, "again", send("2"), nil)
+	if got := a.waiting(t, alice, "A", 0); len(got) != 2 || waiting() != maxOutbox {
+		t.Errorf("then %q came, and %d wait", got, waiting())
 	}
 }

@@ -3,10 +3,10 @@
 package replicate
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
+	"tarn/crypto/onionid"
 	"tarn/store"
 )
 
@@ -31,7 +31,7 @@ func (e *Engine) ttlOf(c *contact) (ttl time.Duration) {
 // the contact asks for them when a summary, or a later event, shows that they are missing. If that is not enough, the oldest
 // to-device messages go: without a bound one contact that never comes would fill the disk, and clients ask each other for
 // keys that they lack. Nothing else is taken out, for nothing else heals; and the numbers that were are kept for people to see until the
-// contact is heard of. The caller holds mu.
+// contact is heard of. Of what waits for a server that is no contact, perhaps never, the oldest goes, whatever it is. The caller holds mu.
 func (e *Engine) boundOutboxes() error {
 	var waiting map[string]int
 	if err := e.kv.View(func(r store.Reader) (err error) {
@@ -40,11 +40,16 @@ func (e *Engine) boundOutboxes() error {
 	}); err != nil {
 		return fmt.Errorf("count what waits: %w", err)
 	}
-	for _, c := range e.contacts {
-		left := waiting[string(c.name)] - e.maxWaiting
-		for _, kind := range []byte{store.ItemEvent, store.ItemMessage} {
+	for name, n := range waiting {
+		c := e.contacts[onionid.Name(name)]
+		kinds := []byte{store.ItemEvent, store.ItemMessage}
+		if c == nil {
+			kinds = []byte{anyKind}
+		}
+		left := n - e.maxWaiting
+		for _, kind := range kinds {
 			for left > 0 {
-				n, err := e.takeOut(c, kind, left)
+				n, err := e.takeOut(name, c, kind, left)
 				if err != nil {
 					return err
 				}
@@ -58,14 +63,19 @@ func (e *Engine) boundOutboxes() error {
 	return nil
 }
 
-// takeOut is one Update: the items and their number go together.
-func (e *Engine) takeOut(c *contact, kind byte, limit int) (n int, err error) {
-	row := c.contactRow
+const anyKind = 0 // of items
+
+// takeOut is one Update: the items and, of a contact (nil: it is none), their number go together.
+func (e *Engine) takeOut(name string, c *contact, kind byte, limit int) (n int, err error) {
+	var row contactRow
 	err = e.kv.Update(func(txn store.Txn) error {
-		row, n = c.contactRow, 0
+		after := uint64(0)
+		if c != nil {
+			after = c.packed
+		}
 		var seqs []uint64
-		for after := c.packed; len(seqs) < min(limit, boundBatch); {
-			items, err := store.Pending(txn, string(c.name), after, boundBatch)
+		for len(seqs) < min(limit, boundBatch) {
+			items, err := store.Pending(txn, name, after, boundBatch)
 			if err != nil {
 				return err
 			}
@@ -73,7 +83,7 @@ func (e *Engine) takeOut(c *contact, kind byte, limit int) (n int, err error) {
 				break
 			}
 			for _, it := range items {
-				if after = it.Seq; it.Kind == kind && len(seqs) < min(limit, boundBatch) {
+				if after = it.Seq; (it.Kind == kind || kind == anyKind) && len(seqs) < min(limit, boundBatch) {
 					seqs = append(seqs, it.Seq)
 				}
 			}
@@ -81,17 +91,23 @@ func (e *Engine) takeOut(c *contact, kind byte, limit int) (n int, err error) {
 		if n = len(seqs); n == 0 {
 			return nil
 		}
+		if err := store.Dequeue(txn, name, seqs...); err != nil || c == nil {
+			return err
+		}
+		row = c.contactRow
 		if kind == store.ItemEvent {
 			row.unsent += uint64(n)
 		} else {
 			row.unsentMessages += uint64(n)
 		}
-		return errors.Join(store.Dequeue(txn, string(c.name), seqs...), txn.Set(store.Key(tableContact, string(c.name)), row.marshal()))
+		return txn.Set(store.Key(tableContact, name), row.marshal())
 	})
 	if err != nil {
 		return 0, fmt.Errorf("bound an outbox: %w", err)
 	}
-	c.contactRow = row
+	if c != nil && n > 0 {
+		c.contactRow = row
+	}
 	return n, nil
 }
 

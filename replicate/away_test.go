@@ -68,6 +68,39 @@ func TestWhatWaitsForAnAwayContactIsBoundedAndHeals(t *testing.T) {
 	})
 }
 
+// TestWhatWaitsForAStrangerIsBounded: it may wait for ever.
+func TestWhatWaitsForAStrangerIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		a := w.node(1, fast())
+		stranger := w.node(2, fast()).name()
+		for i := range byte(90) {
+			if err := a.kv.Update(func(txn store.Txn) error {
+				return store.Enqueue(txn, string(stranger), 1+i%5, []byte{i})
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e := a.open()
+		e.maxWaiting = 50
+		e.mu.Lock()
+		err := e.boundOutboxes()
+		e.mu.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.kv.View(func(r store.Reader) error {
+			items, err := store.Pending(r, string(stranger), 0, 100)
+			if len(items) != 50 || items[0].Seq != 41 {
+				t.Errorf("%d items are left", len(items))
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 func TestABoxIsSealedAnewBeforeItsStoreForgetsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1)

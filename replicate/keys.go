@@ -33,6 +33,7 @@ type Accounts interface {
 	Receive(from matrix.ServerName, m people.Message, force bool) error
 	ForgetOneTimeKeys(restored time.Time) error
 	ForgetServer(server matrix.ServerName, topics []string) error
+	SetContacts(servers map[matrix.ServerName]bool)
 }
 
 var _ Accounts = (*people.Accounts)(nil)

@@ -90,18 +90,21 @@ func forgetSources(txn store.Txn, c *contact) error {
 	return txn.Set(store.Key(tableToldSources, string(c.name)), toldSources{serial: c.relay.told.serial}.marshal())
 }
 
-// setPeers tells package room who the contacts are and what they said. The caller holds mu (or is New).
+// setPeers tells package room who the contacts are and what they said, and package account who they are. The caller holds mu (or is New).
 func (e *Engine) setPeers() {
-	peers := make(map[matrix.ServerName]room.Peer, len(e.contacts))
+	peers, contacts := make(map[matrix.ServerName]room.Peer, len(e.contacts)), make(map[matrix.ServerName]bool, len(e.contacts))
 	for _, c := range e.contacts {
 		p := room.Peer{Said: c.relay.serial != 0, Sources: make(map[matrix.ServerName]bool, len(c.relay.sources))}
 		for _, s := range c.relay.sources {
 			p.Sources[s] = true
 		}
-		peers[c.name] = p
+		peers[c.name], contacts[c.name] = p, true
 	}
 	e.peering++
 	e.rooms.SetPeers(peers)
+	if e.accounts != nil {
+		e.accounts.SetContacts(contacts)
+	}
 }
 
 // takeSources is a contact's word about whose events it gets from themselves. It is believed: who says too much gets too little.

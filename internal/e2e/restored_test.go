@@ -233,3 +233,24 @@ func TestADaysKeysAreADays(t *testing.T) {
 		until(t, "keys of the next day", 6*time.Hour, func() bool { return claimed(t, bob, phone, given) > 0 })
 	})
 }
+
+// TestAForgottenContactsKeysAreGone: a client hears that the keys are known no more, and what it sends there waits for nobody.
+func TestAForgottenContactsKeysAreGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, alice, bob, _, since := meet(t)
+		phone := alice.device(t, 10)
+		until(t, "alice's keys", time.Hour, func() bool { list, _, _ := bob.query(alice.user); return list[phone.id] != nil })
+		since = bob.await(since, "nothing", time.Minute, func(syncAnswer) bool { return true })
+		if err := bob.engine.Forget(string(alice.user.Homeserver())); err != nil {
+			t.Fatal(err)
+		}
+		bob.await(since, "the change", time.Minute, func(a syncAnswer) bool { return slices.Contains(a.DeviceLists.Changed, alice.user) })
+		if list, _, failed := bob.query(alice.user); len(list) > 0 || !failed {
+			t.Errorf("keys %v, failed %v", list, failed)
+		}
+		bob.sendTo(alice.user, "*", "1", object{"body": "for nobody"})
+		if items := bob.pending(alice); len(items) != 0 {
+			t.Errorf("%d things wait", len(items))
+		}
+	})
+}
