@@ -3,6 +3,8 @@
 package replicate
 
 import (
+	"encoding/binary"
+	"errors"
 	"time"
 
 	"tarn/mailbox"
@@ -11,22 +13,25 @@ import (
 // A mailbox can hide the answer to a link of ours: it keeps the box and leaves it out of its digest, and nobody would ever know
 // that there was one. So each link's answer is looked for unlisted twice: at a random time in the middle half of the link's life,
 // and shortly before its end. No more often: who asks twice for a handle that nobody has written yet shows the mailbox that both are one
-// node's (probe).
+// node's (probe). So both times follow from the link's secret, and a node that was started anew looks at none that is over: it may have looked. One
+// that was off then has missed it. And a look that left is over, whatever came of it.
 const (
 	answerLooks = 2
 	lastLook    = time.Hour // before the link's end, at the earliest
 	hidFor      = 7 * 24 * time.Hour
+
+	labelLooks = "tarn/1 invitation answer looks"
 )
 
-// planLook says when the answer is looked for next.
-func (e *Engine) planLook(in *invite, now time.Time) {
+// lookAt is when the answer to a link is looked for, the first time (0) or the second.
+func (in *invite) lookAt(look int) time.Time {
+	h := derive(in.replySecret[:], in.voucher[:], labelLooks, 8*answerLooks)
+	u := float64(binary.BigEndian.Uint64(h[8*look:])>>11) / (1 << 53)
 	life := in.expiry.Sub(in.created)
-	if middle := in.created.Add(life/4 + time.Duration(e.rng.Float64()*float64(life)/2)); in.looked == 0 && middle.After(now) {
-		in.lookDue = middle
-		return
+	if look == 0 {
+		return in.created.Add(life/4 + time.Duration(u*float64(life)/2))
 	}
-	in.looked = max(in.looked, 1)
-	in.lookDue = in.expiry.Add(-time.Duration((0.1 + 0.9*e.rng.Float64()) * float64(min(lastLook, life/8))))
+	return in.expiry.Add(-time.Duration((0.1 + 0.9*u) * float64(min(lastLook, life/8))))
 }
 
 // lookForAnswer looks for the answer to a link at the mailbox, if that is due.
@@ -36,23 +41,29 @@ func (e *Engine) lookForAnswer(d *depot, now time.Time) (job, bool) {
 			continue
 		}
 		h := in.reply().id.Handle()
-		if in.lookDue.IsZero() {
-			e.planLook(in, now)
+		if in.lookDue.IsZero() { // a link that was just made, or read from the disk
+			for in.looked < answerLooks && in.lookAt(in.looked).Before(e.began) {
+				in.looked++
+			}
+			if in.looked == answerLooks {
+				continue
+			}
+			in.lookDue = in.lookAt(in.looked)
 		}
 		if in.lookDue.After(now) || d.todo[h] != nil {
 			continue
 		}
 		if in.looked++; in.looked < answerLooks {
-			e.planLook(in, now)
+			in.lookDue = in.lookAt(in.looked)
 		}
 		// What the new contact wrote since is listed, perhaps: digests are read again from the link's beginning on.
 		j := e.fetch(d, &todo{handle: h, ref: ref{invite: in}, listed: in.created, tries: -1})
 		j.store = d
 		done := j.done
 		j.done = func(err error) {
-			if done(err); err != nil && e.invites[in.voucher] == in { // it was no answer at all
+			if done(err); errors.Is(err, errNotSent) && e.invites[in.voucher] == in {
 				in.looked--
-				in.lookDue = time.Now().Add(e.jitter(lastLook / 6))
+				in.lookDue = now
 			}
 			if e.invites[in.voucher] == nil {
 				if d.unlisted == nil {

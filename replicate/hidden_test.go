@@ -83,3 +83,50 @@ func TestAnAnswerThatIsListedLaterAccusesNobody(t *testing.T) {
 		}
 	})
 }
+
+// However often the node is started anew, and whatever becomes of a look, the mailbox is asked for an answer that nobody has listed twice, at most.
+func TestAnAnswerIsLookedForTwiceOverRestarts(t *testing.T) {
+	for name, fault := range map[string]error{"nothing there": nil, "no answers": errUnanswered} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1)
+				a := w.node(1, slow())
+				s := w.store(0)
+				s.bucket = 10 * time.Second
+				defer w.stopAll()
+				a.start()
+				l, err := a.engine.Invite(t.Context(), 24*time.Hour)
+				if err != nil {
+					t.Fatal(err)
+				}
+				a.engine.mu.Lock()
+				answer := a.engine.invites[l.Voucher].reply().id.Handle()
+				a.engine.mu.Unlock()
+				asked := 0
+				s.set(func(s *fakeStore) {
+					s.swap = func(h mailbox.Handle, _ *[mailbox.BoxSize]byte) {
+						if h == answer {
+							asked++
+						}
+					}
+					s.getErr = fault
+				})
+				for range 22 {
+					time.Sleep(time.Hour)
+					a.stop()
+					a.start()
+				}
+				for range 20 { // while it may be looked for the last time
+					time.Sleep(5 * time.Minute)
+					a.stop()
+					a.start()
+				}
+				s.set(func(*fakeStore) {
+					if asked == 0 || asked > answerLooks {
+						t.Errorf("it was asked for %d times", asked)
+					}
+				})
+			})
+		})
+	}
+}

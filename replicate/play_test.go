@@ -47,6 +47,7 @@ type fakeStore struct {
 	putting func(id mailbox.BoxID, box [mailbox.BoxSize]byte) // hears each PUT
 	skew    time.Duration                                     // its clock's advance
 	putErr  func(id mailbox.BoxID) error                      // a PUT's answer instead
+	getErr  error                                             // a GET's answer instead
 	drop    func(id mailbox.BoxID) bool                       // a PUT is acknowledged and thrown away
 	written map[mailbox.BoxID]map[[sha256.Size]byte]bool      // every content ever put under an id
 	desk    *fakeDesk                                         // nil: deposits are open
@@ -184,6 +185,9 @@ func (c *fakeClient) Get(ctx context.Context, h mailbox.Handle) (*[mailbox.BoxSi
 	}
 	if c.swap != nil {
 		c.swap(h, box)
+	}
+	if c.getErr != nil {
+		return nil, c.getErr
 	}
 	return box, nil
 }
