@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"tarn/matrix"
 )
 
 // busyAccounts are a node's in which something changes all the time.
@@ -17,6 +19,8 @@ type busyAccounts struct {
 }
 
 func (b *busyAccounts) KeyGeneration() uint64 { return b.generation.Add(1) }
+
+func (b *busyAccounts) SetContacts(map[matrix.ServerName]bool) {}
 
 // TestComparingKeysHoldsUpNoSlot: while the worker compares, for as long as that takes, slots choose and boxes leave; and where keys change all the time
 // messages leave, too.
