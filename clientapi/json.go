@@ -3,6 +3,7 @@
 package clientapi
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json/jsontext"
 	"encoding/json/v2"
@@ -30,16 +31,31 @@ func patience(least time.Duration, n int64) time.Time {
 // empty is the body of many answers: {}.
 type empty struct{}
 
+// What events hold was checked when they came in.
+var asTheyAre = json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+
+// large is an answer that may be too long to lie in memory a second time, as bytes.
+type large interface {
+	size() int64 // about, in bytes
+}
+
+// wholeAnswer is how long an answer may be to be made before any of it is sent.
+const wholeAnswer = 1 << 20
+
 // writeJSON answers. An answer that cannot be written is the client's loss: there is nobody to tell.
 func writeJSON(w http.ResponseWriter, status int, v any) {
+	if l, ok := v.(large); ok {
+		if n := l.size(); n > wholeAnswer {
+			writeLarge(w, status, v, n)
+			return
+		}
+	}
 	var b []byte
 	if raw, ok := v.(jsontext.Value); ok {
 		b = raw
 	} else {
 		var err error
-		// What events hold was checked when they came in.
-		b, err = json.Marshal(v, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-		if err != nil {
+		if b, err = json.Marshal(v, asTheyAre); err != nil {
 			status, b = http.StatusInternalServerError, []byte(`{"errcode":"M_UNKNOWN","error":"internal server error"}`)
 		}
 	}
@@ -50,6 +66,20 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_ = http.NewResponseController(w).SetWriteDeadline(patience(writeTimeout, int64(len(b))))
 	w.WriteHeader(status)
 	_, _ = w.Write(b)
+}
+
+// writeLarge sends an answer while it is made. Should that fail in the middle, the connection ends there: the client sees that the
+// answer is not whole.
+func writeLarge(w http.ResponseWriter, status int, v any, size int64) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	_ = http.NewResponseController(w).SetWriteDeadline(patience(writeTimeout, size))
+	w.WriteHeader(status)
+	b := bufio.NewWriterSize(w, 64<<10)
+	if json.MarshalWrite(b, v, asTheyAre) != nil || b.Flush() != nil {
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // body reads the request's body, its route's limit at most.

@@ -109,26 +109,34 @@ func (s *slide) hush(ch *room.Change) error {
 	return nil
 }
 
-// count puts the unread counts into the rooms of a /sync answer (C-S API, "Receiving notifications"). With the filter's
-// unread_thread_notifications each thread has its own.
-func (a *API) count(user matrix.UserID, upTo store.Pos, out *syncAnswer, perThread bool) error {
-	j := &judging{a: a, user: user}
-	for id, r := range out.Rooms.Join {
-		c, err := a.rooms.Unread(user, id, upTo, j.decide)
-		if err != nil {
-			return ignoreUnknown(err)
+// counting puts the unread counts into a /sync answer (C-S API, "Receiving notifications").
+type counting struct {
+	judging
+	upTo      store.Pos
+	perThread bool // the filter's unread_thread_notifications: each thread has its own
+}
+
+// room counts in one room, if it is among those of the answer and was not counted yet.
+func (x *counting) room(id matrix.RoomID, out *syncAnswer) error {
+	r := out.Rooms.Join[id]
+	if r == nil || r.counted {
+		return nil
+	}
+	r.counted = true
+	c, err := x.a.rooms.Unread(x.user, id, x.upTo, x.decide)
+	if err != nil {
+		return ignoreUnknown(err)
+	}
+	if !x.perThread {
+		r.Unread = unreadCounts(c.All())
+		return nil
+	}
+	r.Unread = unreadCounts(c.Main)
+	for thread, n := range c.Threads {
+		if r.Threads == nil {
+			r.Threads = map[matrix.EventID]unreadCounts{}
 		}
-		if !perThread {
-			r.Unread = unreadCounts(c.All())
-			continue
-		}
-		r.Unread = unreadCounts(c.Main)
-		for thread, n := range c.Threads {
-			if r.Threads == nil {
-				r.Threads = map[matrix.EventID]unreadCounts{}
-			}
-			r.Threads[thread] = unreadCounts(n)
-		}
+		r.Threads[thread] = unreadCounts(n)
 	}
 	return nil
 }

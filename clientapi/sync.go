@@ -134,23 +134,22 @@ func (a *API) syncOnce(c *call, q syncQuery, upTo store.Pos) (*syncAnswer, error
 	if len(ignored) > 0 {
 		o.KeepTimeline = func(e room.Entry) bool { return f.Timeline.keepsEntry(e) && !unheard(ignored, e.Event) }
 	}
-	changes, err := a.rooms.Sync(c.who.User, q.since, upTo, o)
-	if err != nil {
-		return nil, err
-	}
 	out := newSyncAnswer(c.who.User, upTo)
 	newly := map[matrix.RoomID]bool{}
-	for i := range changes {
-		ch := &changes[i]
+	counting := counting{judging{a: a, user: c.who.User}, upTo, f.Timeline.UnreadPer}
+	if err := a.rooms.EachChange(c.who.User, q.since, upTo, o, func(ch *room.Change) error {
 		if ch.Newly && q.since > 0 {
 			newly[ch.Room] = true
 		}
 		if len(ignored) > 0 && hush(ignored, ch) {
-			continue
+			return nil
 		}
 		if err := out.add(ch, q.filter, q.after); err != nil {
-			return nil, err
+			return err
 		}
+		return counting.room(ch.Room, out) // now, while the room's events are in memory
+	}); err != nil {
+		return nil, err
 	}
 	if err := a.addData(c, q, upTo, keepRoom, newly, out); err != nil {
 		return nil, err
@@ -158,8 +157,10 @@ func (a *API) syncOnce(c *call, q syncQuery, upTo store.Pos) (*syncAnswer, error
 	if err := a.addPresence(c, q, upTo, ignored, out); err != nil {
 		return nil, err
 	}
-	if err := a.count(c.who.User, upTo, out, f.Timeline.UnreadPer); err != nil {
-		return nil, err
+	for id := range out.Rooms.Join {
+		if err := counting.room(id, out); err != nil {
+			return nil, err
+		}
 	}
 	if err := a.addEncryption(c, q, upTo, out); err != nil {
 		return nil, err

@@ -75,6 +75,8 @@ type joinedRoom struct {
 
 	Unread  unreadCounts                    `json:"unread_notifications"`
 	Threads map[matrix.EventID]unreadCounts `json:"unread_thread_notifications,omitempty"`
+
+	counted bool
 }
 
 type leftRoom struct {
@@ -101,6 +103,36 @@ func newSyncAnswer(user matrix.UserID, upTo store.Pos) *syncAnswer {
 }
 
 func newJoinedRoom() *joinedRoom { return &joinedRoom{State: &rawList{}} }
+
+// size is about how long the answer will be: its events, and something for each.
+func (s *syncAnswer) size() (n int64) {
+	add := func(lists ...[]jsontext.Value) {
+		for _, l := range lists {
+			for _, raw := range l {
+				n += int64(len(raw)) + 1
+			}
+		}
+	}
+	state := func(lists ...*rawList) {
+		for _, l := range lists {
+			if l != nil {
+				add(l.Events)
+			}
+		}
+	}
+	add(s.ToDevice.Events)
+	for _, r := range s.Rooms.Join {
+		n += 500
+		add(r.Timeline.Events)
+		state(r.State, r.After, r.Unstable)
+	}
+	for _, r := range s.Rooms.Leave {
+		n += 500
+		add(r.Timeline.Events)
+		state(r.State, r.After, r.Unstable)
+	}
+	return n
+}
 
 // section is where the state goes.
 func section(after string, state, stable, unstable **rawList) **rawList {

@@ -66,15 +66,25 @@ type Wish struct {
 // defaultTimeline is how many events a room's timeline has if nothing is said.
 const defaultTimeline = 10
 
-// Sync lists what changed for user after since and not after upTo (a position that Stream.Current gave). A room is in it at
-// most once. What it costs grows with the number of the user's rooms (a look in memory each) and with what is new.
+// Sync lists what EachChange gives.
 func (r *Rooms) Sync(user matrix.UserID, since, upTo store.Pos, o SyncOptions) ([]Change, error) {
+	var out []Change
+	err := r.EachChange(user, since, upTo, o, func(c *Change) error {
+		out = append(out, *c)
+		return nil
+	})
+	return out, err
+}
+
+// EachChange calls fn with what changed for user after since and not after upTo (a position that Stream.Current gave): a room at
+// most once, one after the other, so that what the reader makes of it need not lie in memory beside all the events. What it costs
+// grows with the number of the user's rooms (a look in memory each) and with what is new. fn's error ends it.
+func (r *Rooms) EachChange(user matrix.UserID, since, upTo store.Pos, o SyncOptions, fn func(*Change) error) error {
 	if o.TimelineLimit <= 0 {
 		o.TimelineLimit = defaultTimeline
 	}
 	o.TimelineLimit = min(o.TimelineLimit, maxPage)
-	var out []Change
-	err := r.view(func(rd snapshot) error {
+	return r.view(func(rd snapshot) error {
 		rows, err := userRows(rd, user)
 		if err != nil {
 			return err
@@ -93,16 +103,15 @@ func (r *Rooms) Sync(user matrix.UserID, since, upTo store.Pos, o SyncOptions) (
 			}
 			s := syncing{q: q, l: l, user: user, row: x.row, since: since, upTo: upTo, o: o}
 			c, ok, err := s.change()
+			if ok && err == nil {
+				err = fn(&c)
+			}
 			if err != nil {
 				return err
-			}
-			if ok {
-				out = append(out, c)
 			}
 		}
 		return nil
 	})
-	return out, err
 }
 
 // mayHaveNews is the look in memory.
@@ -270,7 +279,7 @@ func (s *syncing) left(c Change, now, then standing) (Change, bool, error) {
 
 // eyes looks as the user at the standing that counts.
 func (s *syncing) eyes(now standing) (*eyes, error) {
-	y, err := s.q.look(s.user)
+	y, err := s.q.lookAs(s.user, s.row)
 	if err != nil {
 		return nil, err
 	}

@@ -106,6 +106,9 @@ func seqFromKey(k []byte) seq { return seq(binary.BigEndian.Uint64(k[len(k)-8:])
 
 // nowAt is the id of the room's current state as it was once everything up to a place was there; 0: nothing was.
 func (q *reading) nowAt(at seq) (uint32, error) {
+	if at >= q.row.last {
+		return q.row.current, nil // nothing was written since
+	}
 	var last []byte
 	err := q.rd.ScanBack(key(tabTimeline, q.n, 0), timelineKey(q.n, at), func(_, v []byte) (bool, error) {
 		last = bytes.Clone(v)
@@ -154,6 +157,9 @@ func (y *eyes) collect(from, end seq, back bool, limit int, device matrix.Device
 				if len(out) == limit {
 					more = true
 					return false, nil
+				}
+				if out == nil {
+					out, places = make([]Entry, 0, min(limit, 16)), make([]seq, 0, min(limit, 16))
 				}
 				out, places = append(out, entry), append(places, e.place)
 			}

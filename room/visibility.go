@@ -67,11 +67,17 @@ type eyes struct {
 
 // look prepares to read as a user. ErrNotMember is not among the errors: a room may be world-readable.
 func (q *reading) look(u matrix.UserID) (*eyes, error) {
-	e := &eyes{q: q, user: u}
-	var err error
-	if e.row, err = q.user(u); err != nil {
+	row, err := q.user(u)
+	if err != nil {
 		return nil, err
 	}
+	return q.lookAs(u, row)
+}
+
+// lookAs is look with the user's row, which was read already.
+func (q *reading) lookAs(u matrix.UserID, row userRow) (*eyes, error) {
+	e := &eyes{q: q, user: u, row: row}
+	var err error
 	if e.row.forgotten {
 		e.row = userRow{}
 		return e, nil

@@ -145,8 +145,12 @@ func (b *Badger) View(fn func(Reader) error) error {
 	defer b.end(ts)
 	txn := b.db.NewTransactionAt(ts, false)
 	defer txn.Discard()
-	return fn(&badgerReader{base: txn, vault: b.vault})
+	return fn(&badgerReader{base: txn, vault: b.vault, inline: b.inline()})
 }
+
+// inline is a size from below which values lie beside their keys for sure: Badger tells the size of one in the value log to
+// some bytes only.
+func (b *Badger) inline() int64 { return b.threshold / 2 }
 
 // begin pins the durable state that a transaction reads; over is a private copy of what lies on top of it.
 func (b *Badger) begin(write bool) (ts uint64, over *rows) {
@@ -203,7 +207,7 @@ func (b *Badger) run(fn func(Txn) error) (p *pending, fnErr, err error) {
 	txn := b.db.NewTransactionAt(ts, false)
 	defer txn.Discard()
 	dirty := over.Len() > 0
-	x := &badgerTxn{badgerReader: badgerReader{base: txn, vault: b.vault, over: over}}
+	x := &badgerTxn{badgerReader: badgerReader{base: txn, vault: b.vault, over: over, inline: b.inline()}}
 	if fnErr = fn(x); fnErr != nil {
 		x.changes = changes{}
 	}

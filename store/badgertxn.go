@@ -30,6 +30,8 @@ type badgerReader struct {
 	base  *badger.Txn // read-only
 	vault *vault      // nil: nothing is sealed
 	over  *rows
+
+	inline int64 // values that are smaller are not in the value log
 }
 
 func (x *badgerReader) Get(key []byte) ([]byte, error) {
@@ -51,7 +53,13 @@ func (x *badgerReader) Get(key []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: reading: %w", err)
 	}
-	v, err := item.ValueCopy(nil)
+	// What lies in the value log is mapped memory; other values Badger has copied for this item alone.
+	var v []byte
+	if item.ValueSize() < x.inline {
+		err = item.Value(func(own []byte) error { v = own; return nil })
+	} else {
+		v, err = item.ValueCopy(nil)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("store: reading a value: %w", err)
 	}

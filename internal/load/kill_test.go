@@ -57,6 +57,7 @@ type play struct {
 	alice, bob, carol, dave *client
 	sink                    *client // a device of bob's that only reads to-device events, later
 	keyed                   *client // a device of carol's that uploads one-time keys
+	earlier                 int     // one-time keys that other devices of hers uploaded before
 	room                    string
 
 	said, set, mail, data, files, keys, rooms, users ledger
