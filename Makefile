@@ -9,11 +9,9 @@ BIN := build/bin
 PROGRAMS := node mailbox tornet demo
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.1
 FUZZTIME ?= 30s
-NODES ?= 100
-DAYS ?= 0.5
 SEEDS ?= 1
 
-.PHONY: build demo test testtools quick fmt vet lint race plain e2e clients quickclients fuzz bench full leakage figures schedules tools help clean
+.PHONY: build demo test testtools quick fmt vet lint race plain e2e clients quickclients fuzz bench full leakage figures soak shortsoak schedules tools help clean
 
 build: ## the programs, in build/bin
 	@mkdir -p $(BIN)
@@ -22,7 +20,7 @@ build: ## the programs, in build/bin
 demo: tools build ## two homeservers, four mailboxes, a private Tor network; CHECK=1 for a verdict
 	$(BIN)/demo $(if $(CHECK),--check)
 
-test: tools testtools fmt vet lint race plain e2e quickclients ## what CI runs
+test: tools testtools fmt vet lint race plain shortsoak e2e quickclients ## what CI runs
 
 quick: fmt vet ## the tests that need no Tor, without the race detector
 	go test -short ./...
@@ -64,11 +62,18 @@ full: tools ## what is too long for CI: 100,000 boxes, long random runs
 	TARN_FULL=1 go test -timeout 120m ./mailbox/... ./replicate/... ./room/... ./dag/... ./internal/leakage ./internal/load
 
 leakage: ## what observers learn: the table in docs/THREATS.md, build/leakage.json; half an hour; NODES, DAYS, SEEDS
-	TARN_LEAKAGE=$(CURDIR) TARN_LEAKAGE_NODES=$(NODES) TARN_LEAKAGE_DAYS=$(DAYS) TARN_LEAKAGE_SEEDS=$(SEEDS) \
+	TARN_LEAKAGE=$(CURDIR) TARN_LEAKAGE_NODES=$(or $(NODES),100) TARN_LEAKAGE_DAYS=$(or $(DAYS),0.5) TARN_LEAKAGE_SEEDS=$(SEEDS) \
 		go test -count 1 -timeout 24h -run '^TestReport$$' ./internal/leakage
 
 figures: ## what the node costs, beside the bare machine: the table in docs/operating.md, build/figures.json; RUNS
 	TARN_FIGURES=$(CURDIR) TARN_FIGURES_RUNS=$(or $(RUNS),1) go test -count 1 -timeout 6h -run '^TestFigures$$' ./internal/load
+
+soak: ## weeks of 50 nodes with faults, checked at every node: build/soak.json; NODES, ROOMS, DAYS, SEED, FRAME (s)
+	TARN_SOAK=$(CURDIR) TARN_SOAK_NODES=$(NODES) TARN_SOAK_ROOMS=$(ROOMS) TARN_SOAK_DAYS=$(DAYS) TARN_SOAK_SEED=$(SEED) TARN_SOAK_FRAME=$(FRAME) \
+		go test -count 1 -timeout 24h -run '^TestSoak$$' -v ./internal/soak
+
+shortsoak: ## the form of it that CI runs
+	$(MAKE) soak DAYS=2 NODES=10
 
 schedules: ## random failures of everything, PLAYS of them (100,000 takes some hours)
 	TARN_SCHEDULES=$(or $(PLAYS),100000) go test -timeout 48h -run TestRandomSchedules -v ./replicate
