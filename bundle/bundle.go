@@ -63,6 +63,8 @@ const (
 	TypeKeysWanted  Type = 13 // they are running out: KeysWanted
 	TypeMessage     Type = 14 // a to-device message: Message
 	TypeSources     Type = 15 // whose events its sender gets from themselves: Sources
+	TypeAsk         Type = 16 // a question to a contact: Ask
+	TypeAnswer      Type = 17 // and what it says: Answer
 )
 
 // Record is one typed piece, of at most MaxRecord bytes.

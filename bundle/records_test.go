@@ -42,6 +42,8 @@ var parsers = map[Type]func([]byte) (coder, error){
 	TypeKeysWanted:  parse(ParseKeysWanted),
 	TypeMessage:     parse(ParseMessage),
 	TypeSources:     parse(ParseSources),
+	TypeAsk:         parse(ParseAsk),
+	TypeAnswer:      parse(ParseAnswer),
 }
 
 // Two store addresses of real keys (rend-spec-v3's examples).
@@ -213,6 +215,14 @@ func samples(tb testing.TB) (out []Record) {
 		KeysWanted{User: "@a:b", Device: "D", Batch: 300, Fallback: "signed_curve25519:F"},
 		Message{Number: 300, Previous: 299, Sender: "@a:b", User: "@c:d", Device: "*", Type: "m.room.encrypted", Content: s.bytes(900)},
 		Sources{Serial: 300, Servers: []onionid.Name{mustAddress(tb, storeAddresses[0]).Onion}},
+		Ask{ID: [16]byte(s.bytes(16)), Kind: AskJoin, Room: "!r", User: "@a:b"},
+		Ask{ID: [16]byte(s.bytes(16)), Kind: AskSend, Room: "!r", Event: s.message()},
+		Ask{ID: [16]byte(s.bytes(16)), Kind: AskAlias, Text: "#grüße:b"},
+		Ask{ID: [16]byte(s.bytes(16)), Kind: AskSummary, Room: "!r"},
+		Answer{ID: [16]byte(s.bytes(16)), Kind: AnswerSnapshot, Snapshot: Snapshot{Room: "!r", Version: "12", Event: "$e", Heads: ids, Events: [][]byte{s.message()}, State: ids, Certificates: [][]byte{s.bytes(129)}}},
+		Answer{ID: [16]byte(s.bytes(16)), Kind: AnswerTemplate, Template: Template{Version: "12", Depth: 300, PrevEvents: ids, AuthEvents: ids, Authoriser: "@a:b", Stripped: [][]byte{s.message()}}},
+		Answer{ID: [16]byte(s.bytes(16)), Kind: AnswerRoom, Room: "!r", Servers: []string{"a", "b"}},
+		Answer{ID: [16]byte(s.bytes(16)), Kind: AnswerData, Data: s.bytes(300)},
 	} {
 		r, err := c.Record()
 		if err != nil {
@@ -289,6 +299,14 @@ func TestCountsAreCheckedBeforeMemoryIsTaken(t *testing.T) {
 		"message before itself":       {TypeMessage, append(number(number([]byte(nil), 7), 7), []byte("\x04@a:b\x04@c:d\x01D\x01t\x02{}")...), ErrMalformed},
 		"content of a message":        {TypeMessage, number(append(number(number([]byte(nil), 7), 6), []byte("\x04@a:b\x04@c:d\x01D\x01t")...), maxMessage+1), ErrTooLarge},
 		"descriptor of a testimony":   {TypeTestimony, number(appendBytes([]byte(nil), storeAddresses[0]), maxTestimony+1), ErrTooLarge},
+		"question of no kind":         {TypeAsk, append(make([]byte, 16), 99), ErrMalformed},
+		"text of a question":          {TypeAsk, number(append(make([]byte, 16), byte(AskAlias)), MaxAskText+1), ErrTooLarge},
+		"event of a question":         {TypeAsk, number(appendBytes(append(make([]byte, 16), byte(AskSend)), "!r"), 0), ErrMalformed},
+		"answer of no kind":           {TypeAnswer, append(make([]byte, 16), 99), ErrMalformed},
+		"data of an answer":           {TypeAnswer, number(append(make([]byte, 16), byte(AnswerData)), MaxAnswerData+1), ErrTooLarge},
+		"servers of an answer":        {TypeAnswer, number(appendBytes(append(make([]byte, 16), byte(AnswerRoom)), "!r"), MaxAnswerServers+1), ErrTooLarge},
+		"parents of a template":       {TypeAnswer, number(append(appendBytes(append(make([]byte, 16), byte(AnswerTemplate)), "12"), 9), matrix.MaxPrev+1), ErrTooLarge},
+		"state of an answer":          {TypeAnswer, number(number(appendBytes(appendBytes(appendBytes(append(make([]byte, 16), byte(AnswerSnapshot)), "!r"), "12"), "$e"), 0), 1<<40), ErrTooLarge},
 		"name with an escape":         {TypeContact, append(appendBytes([]byte{1, 0}, "\x1b[31m"), 0), ErrMalformed},
 	} {
 		var before, after runtime.MemStats
@@ -384,3 +402,5 @@ func FuzzParseOneTimeKeys(f *testing.F) { fuzzRecord(f, TypeOneTimeKeys) }
 func FuzzParseSources(f *testing.F)     { fuzzRecord(f, TypeSources) }
 func FuzzParseKeysWanted(f *testing.F)  { fuzzRecord(f, TypeKeysWanted) }
 func FuzzParseMessage(f *testing.F)     { fuzzRecord(f, TypeMessage) }
+func FuzzParseAsk(f *testing.F)         { fuzzRecord(f, TypeAsk) }
+func FuzzParseAnswer(f *testing.F)      { fuzzRecord(f, TypeAnswer) }

@@ -19,6 +19,11 @@ type Snapshot struct {
 // state exceeds MaxRecord can not be handed over in one piece.
 func (s Snapshot) Record() (Record, error) {
 	var w writer
+	w.snapshot(s)
+	return w.record(TypeSnapshot, "a snapshot")
+}
+
+func (w *writer) snapshot(s Snapshot) {
 	w.room(s.Room)
 	w.version(s.Version)
 	w.id(string(s.Event), '$', "event id")
@@ -26,21 +31,25 @@ func (s Snapshot) Record() (Record, error) {
 	w.byteStrings(s.Events, maxEvents, maxEvent, "events")
 	w.eventIDs(s.State, maxIDs, "state")
 	w.byteStrings(s.Certificates, maxEvents, maxCertificate, "certificates")
-	return w.record(TypeSnapshot, "a snapshot")
 }
 
 // ParseSnapshot decodes a TypeSnapshot record; Events and Certificates alias data. ErrMalformed, ErrTooLarge. Whether
 // the events are there that the ids speak of is package room's to see.
 func ParseSnapshot(data []byte) (Snapshot, error) {
 	r := &reader{b: data}
+	s := r.snapshot()
+	if err := r.end("a snapshot"); err != nil {
+		return Snapshot{}, err
+	}
+	return s, nil
+}
+
+func (r *reader) snapshot() Snapshot {
 	s := Snapshot{Room: r.room(), Version: r.version()}
 	s.Event = matrix.EventID(r.id('$', "event id"))
 	s.Heads = r.eventIDs(maxIDs, "heads")
 	s.Events = r.byteStrings(maxEvents, maxEvent, "events")
 	s.State = r.eventIDs(maxIDs, "state")
 	s.Certificates = r.byteStrings(maxEvents, maxCertificate, "certificates")
-	if err := r.end("a snapshot"); err != nil {
-		return Snapshot{}, err
-	}
-	return s, nil
+	return s
 }

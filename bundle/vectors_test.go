@@ -57,6 +57,9 @@ func TestVectors(t *testing.T) {
 		TypeMessage: Message{Number: 1764000000003, Previous: 1764000000002, Sender: "@alice:example", User: "@bob:example", Device: "*",
 			Type: "m.room.encrypted", Content: []byte(`{"e":5}`)},
 		TypeSources: Sources{Serial: 1764000000004, Servers: []onionid.Name{mustAddress(t, storeAddresses[0]).Onion, mustAddress(t, storeAddresses[1]).Onion}},
+		TypeAsk:     Ask{ID: [16]byte(certificate[:16]), Kind: AskJoin, Room: room, User: "@bob:example"},
+		TypeAnswer: Answer{ID: [16]byte(certificate[:16]), Kind: AnswerTemplate, Template: Template{Version: "12", Depth: 300, PrevEvents: ids,
+			AuthEvents: ids[:1], Authoriser: "@alice:example", Stripped: raws[:1]}},
 	}
 	wire := map[Type][]byte{}
 	for typ, c := range records {

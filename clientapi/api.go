@@ -98,6 +98,7 @@ func New(c Config) *API {
 		a.log = slog.Default()
 	}
 	a.mux = a.routes()
+	a.rooms.AfterArrival(a.arrived)
 	return a
 }
 

@@ -76,6 +76,10 @@ var classes = []struct {
 	{account.ErrLongPassword, 400, matrix.ErrcodeInvalidParam, "the password is too long"},
 
 	{room.ErrUnknownRoom, 403, matrix.ErrcodeForbidden, "you are not in this room"},
+	{room.ErrUnderWay, 504, matrix.ErrcodeUnknown, "another node was asked; what comes of it will show by itself, usually within minutes"},
+	{room.ErrNobodyToAsk, 404, matrix.ErrcodeNotFound, "none of this node's contacts can be asked for that"},
+	{room.ErrRefused, 404, matrix.ErrcodeNotFound, "there is no such thing, or it is not for you to see"},
+	{room.ErrTooMany, 429, matrix.ErrcodeLimitExceeded, "too much is being asked of other nodes: wait a little"},
 	{room.ErrNotMember, 403, matrix.ErrcodeForbidden, "you are not in this room"},
 	{room.ErrForbidden, 403, matrix.ErrcodeForbidden, ""},
 	{room.ErrUnknownEvent, 404, matrix.ErrcodeNotFound, "there is no such event, or you may not see it"},

@@ -23,23 +23,8 @@ func (c *call) commit() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(c.r.Context()), time.Minute)
 }
 
-// joinTarget: POST /join/{roomIdOrAlias}. server_name and via are not needed: what is known here is enough, or the
-// room is not known.
-func (a *API) joinTarget(c *call) (any, error) {
-	target := c.path("target")
-	if len(target) > 0 && target[0] == '#' {
-		r, err := a.findAlias(target)
-		if err != nil {
-			return nil, err
-		}
-		return a.join(c, r)
-	}
-	r, err := roomID(target)
-	if err != nil {
-		return nil, invalid("neither a room id nor an alias")
-	}
-	return a.join(c, r)
-}
+// joinTarget: POST /join/{roomIdOrAlias}.
+func (a *API) joinTarget(c *call) (any, error) { return a.enterTarget(c, matrix.MemberJoin) }
 
 // joinRoom: POST /rooms/{roomId}/join.
 func (a *API) joinRoom(c *call) (any, error) {
@@ -47,51 +32,102 @@ func (a *API) joinRoom(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.join(c, r)
+	return a.enter(c, room.Seek{User: c.who.User, Membership: matrix.MemberJoin, Room: r})
 }
 
-func (a *API) join(c *call, r matrix.RoomID) (any, error) {
-	var q membershipRequest
-	if err := c.decode(&q); err != nil {
-		return nil, err
-	}
-	// "If the user is already in the room, nothing changes": no second join event.
-	if m, err := a.rooms.Membership(c.who.User, r); err == nil && m == "join" {
-		return map[string]any{"room_id": r}, nil
-	}
-	if err := a.setMembership(c, r, c.who.User, "join", q.Reason); err != nil {
-		if errors.Is(err, room.ErrUnknownRoom) {
-			return nil, notFound("this room is not known here: ask for an invite")
-		}
-		return nil, err
-	}
-	unlock := a.edit(c.who.User)
-	defer unlock()
-	return map[string]any{"room_id": r}, a.carryOver(c.who.User, r)
-}
+// knock: POST /knock/{roomIdOrAlias}.
+func (a *API) knock(c *call) (any, error) { return a.enterTarget(c, matrix.MemberKnock) }
 
-// knock: POST /knock/{roomIdOrAlias}. Only of rooms that are known here.
-func (a *API) knock(c *call) (any, error) {
+// enterTarget joins, or knocks at, what the path names.
+func (a *API) enterTarget(c *call, membership string) (any, error) {
+	k := room.Seek{User: c.who.User, Membership: membership}
 	target := c.path("target")
-	var r matrix.RoomID
-	var err error
 	if len(target) > 0 && target[0] == '#' {
-		r, err = a.findAlias(target)
-	} else if r, err = roomID(target); err != nil {
-		err = invalid("neither a room id nor an alias")
+		r, err := a.findAlias(target)
+		if a.ofAnother(target) {
+			k.Alias, err = target, nil
+		}
+		if k.Room = r; err != nil {
+			return nil, err
+		}
+	} else {
+		r, err := roomID(target)
+		if err != nil {
+			return nil, invalid("neither a room id nor an alias")
+		}
+		k.Room = r
 	}
-	if err != nil {
-		return nil, err
-	}
+	return a.enter(c, k)
+}
+
+// seekLimit is how long a client waits for what another node must be asked: longer than a proxy would is no use.
+const seekLimit = 20 * time.Second
+
+// enter joins or knocks, with the help of other nodes where this one can not alone. "The servers to attempt to join the room through": via, and
+// its older name server_name.
+func (a *API) enter(c *call, k room.Seek) (any, error) {
 	var q membershipRequest
 	if err := c.decode(&q); err != nil {
 		return nil, err
 	}
-	err = a.setMembership(c, r, c.who.User, matrix.MemberKnock, q.Reason)
-	if errors.Is(err, room.ErrUnknownRoom) {
-		return nil, notFound("this room is not known here: ask for an invite")
+	k.Reason = q.Reason
+	for _, name := range []string{"via", "server_name"} {
+		for _, s := range c.r.URL.Query()[name] {
+			k.Via = append(k.Via, matrix.ServerName(s))
+		}
 	}
-	return map[string]any{"room_id": r}, err
+	alone := false
+	if k.Room != "" {
+		// "If the user is already in the room, nothing changes": no second join event.
+		if m, err := a.rooms.Membership(k.User, k.Room); err == nil && m == k.Membership {
+			return map[string]any{"room_id": k.Room}, nil
+		}
+		var err error
+		if alone, err = a.rooms.Alone(k.User, k.Room, k.Membership); err != nil {
+			return nil, err
+		}
+	}
+	if alone {
+		if err := a.setMembership(c, k.Room, k.User, k.Membership, q.Reason); err != nil {
+			return nil, err
+		}
+	} else {
+		r, err := a.seek(c, k)
+		if err != nil {
+			return nil, err
+		}
+		k.Room = r
+	}
+	if k.Membership == matrix.MemberJoin && alone { // else it was done when the answer came
+		unlock := a.edit(k.User)
+		defer unlock()
+		return map[string]any{"room_id": k.Room}, a.carryOver(k.User, k.Room)
+	}
+	return map[string]any{"room_id": k.Room}, nil
+}
+
+// seek waits for what other nodes are asked. A 504 is what clients take for "not yet": Element asks again by itself, and is then told how it ended.
+func (a *API) seek(c *call, k room.Seek) (matrix.RoomID, error) {
+	ctx, cancel := context.WithTimeout(c.r.Context(), seekLimit)
+	defer cancel()
+	r, err := a.rooms.Seek(ctx, k)
+	switch {
+	case errors.Is(err, room.ErrNobodyToAsk):
+		return "", notFound("this room is not known here, and none of this node's contacts is known to be in it: ask for an invite")
+	case errors.Is(err, room.ErrRefused):
+		return "", forbidden("those who were asked know no such room, or do not let you in")
+	}
+	return r, err
+}
+
+// arrived is a user that came into a room by what was asked for, perhaps long after the request.
+func (a *API) arrived(user matrix.UserID, r matrix.RoomID) {
+	unlock := a.edit(user)
+	defer unlock()
+	if err := a.carryOver(user, r); err != nil {
+		a.log.Warn("a joined room's settings could not be taken over from the room before it")
+		a.log.Debug("taking over settings", "err", err)
+	}
 }
 
 func (a *API) setMembership(c *call, r matrix.RoomID, target matrix.UserID, membership, reason string) error {
@@ -114,8 +150,19 @@ func (a *API) leave(c *call) (any, error) {
 	if m, err := a.rooms.Membership(c.who.User, r); err == nil && m == "leave" {
 		return empty{}, nil // it is so already
 	}
+	if given, err := a.rooms.Unseek(c.who.User, r); given || err != nil {
+		return empty{}, err // it was asked for, and is not wanted any more
+	}
 	if err := a.mayLeave(c.who.User, r); err != nil {
 		return nil, err
+	}
+	alone, err := a.rooms.Alone(c.who.User, r, matrix.MemberLeave)
+	if err != nil {
+		return nil, err
+	}
+	if !alone {
+		_, err := a.seek(c, room.Seek{User: c.who.User, Membership: matrix.MemberLeave, Room: r, Reason: q.Reason})
+		return empty{}, err
 	}
 	return empty{}, a.setMembership(c, r, c.who.User, "leave", q.Reason)
 }

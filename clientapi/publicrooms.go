@@ -3,10 +3,9 @@
 package clientapi
 
 import (
+	"context"
 	"errors"
-	"slices"
 	"strconv"
-	"strings"
 
 	"tarn/matrix"
 	"tarn/room"
@@ -123,7 +122,7 @@ type listingsRequest struct {
 	} `json:"filter"`
 }
 
-// publicRooms: GET and POST /publicRooms. Only this node's own: to ask another server would tell it who looks.
+// publicRooms: GET and POST /publicRooms. Another node's, if it is a contact, is asked for.
 func (a *API) publicRooms(c *call) (any, error) {
 	var q listingsRequest
 	if c.r.Method == "POST" {
@@ -137,9 +136,6 @@ func (a *API) publicRooms(c *call) (any, error) {
 		}
 		q.Limit, q.Since = &n, c.query("since")
 	}
-	if s := c.query("server"); s != "" && s != string(a.cfg.Server) {
-		return nil, notFound("other servers' directories are not known here")
-	}
 	limit := int64(defaultListings)
 	if q.Limit != nil && *q.Limit > 0 {
 		limit = min(*q.Limit, maxListings)
@@ -152,29 +148,29 @@ func (a *API) publicRooms(c *call) (any, error) {
 		}
 		from = int(n)
 	}
-	term := strings.ToLower(q.Filter.Term)
-	all := []listing{}
-	err := a.rooms.Directory(func(l room.Listing) bool {
-		if q.Filter.Types != nil && !slices.ContainsFunc(q.Filter.Types, func(t *string) bool { return t == nil && l.Type == "" || t != nil && *t == l.Type }) {
-			return true
-		}
-		if term == "" || slices.ContainsFunc([]string{l.Name, l.Topic, l.Alias}, func(s string) bool { return strings.Contains(strings.ToLower(s), term) }) {
-			all = append(all, listing(l))
-		}
-		return true
-	})
+	search := room.ListQuery{Limit: int(limit), Since: from, Term: q.Filter.Term, Types: q.Filter.Types}
+	var found room.ListPage
+	var err error
+	if s := c.query("server"); s != "" && s != string(a.cfg.Server) {
+		ctx, cancel := context.WithTimeout(c.r.Context(), seekLimit)
+		defer cancel()
+		found, err = a.rooms.ListOf(ctx, matrix.ServerName(s), search)
+	} else {
+		found, err = a.rooms.List(search)
+	}
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]any{"total_room_count_estimate": len(all)}
-	page := all[min(from, len(all)):]
-	if int64(len(page)) > limit {
-		page = page[:limit]
-		out["next_batch"] = strconv.Itoa(from + int(limit))
+	all := make([]listing, 0, len(found.Rooms))
+	for _, l := range found.Rooms {
+		all = append(all, listing(l))
+	}
+	out := map[string]any{"chunk": all, "total_room_count_estimate": found.Total}
+	if found.Next > 0 {
+		out["next_batch"] = strconv.Itoa(found.Next)
 	}
 	if from > 0 {
 		out["prev_batch"] = strconv.Itoa(max(from-int(limit), 0))
 	}
-	out["chunk"] = page
 	return out, nil
 }

@@ -138,7 +138,7 @@ var table = []route{
 	{"POST", old, "/rooms/{room}/report", user, smallBody, (*API).reportRoom},
 	{"POST", old, "/rooms/{room}/report/{event}", user, smallBody, (*API).reportEvent},
 	{"POST", old, "/users/{user}/report", user, smallBody, (*API).reportUser},
-	{"GET", old, "/directory/room/{alias}", anyone, 0, (*API).resolveAlias},
+	{"GET", old, "/directory/room/{alias}", perhaps, 0, (*API).resolveAlias},
 	{"PUT", old, "/directory/room/{alias}", user, smallBody, (*API).addAlias},
 	{"DELETE", old, "/directory/room/{alias}", user, 0, (*API).removeAlias},
 	{"GET", old, "/rooms/{room}/aliases", user, 0, (*API).aliases},

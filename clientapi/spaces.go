@@ -3,6 +3,7 @@
 package clientapi
 
 import (
+	"context"
 	"encoding/json/jsontext"
 	"errors"
 	"strconv"
@@ -36,15 +37,23 @@ func summaryOf(s room.Summary) summaryAnswer {
 func (a *API) roomSummary(c *call) (any, error) {
 	unknown := notFound("there is no such room, or it is not for you to see")
 	r := matrix.RoomID(c.path("target"))
+	var via []matrix.ServerName
+	for _, s := range c.r.URL.Query()["via"] {
+		via = append(via, matrix.ServerName(s))
+	}
 	if strings.HasPrefix(string(r), "#") {
+		var servers []matrix.ServerName
 		var err error
-		if r, err = a.findAlias(string(r)); err != nil {
+		if r, servers, err = a.aliasOf(c, string(r)); err != nil {
 			return nil, err
 		}
+		via = append(via, servers...)
 	} else if _, err := roomID(string(r)); err != nil {
 		return nil, invalid("neither a room id nor an alias")
 	}
-	s, err := a.rooms.Summary(c.who.User, r)
+	ctx, cancel := context.WithTimeout(c.r.Context(), seekLimit)
+	defer cancel()
+	s, err := a.rooms.SummaryOf(ctx, c.who.User, r, via)
 	if errors.Is(err, room.ErrUnknownRoom) {
 		return nil, unknown
 	}
@@ -73,6 +82,7 @@ type spaceChildEvent struct {
 // walk goes through a space depth first, each room once.
 type walk struct {
 	a         *API
+	ctx       context.Context
 	user      matrix.UserID
 	suggested bool
 	depth     int
@@ -84,14 +94,14 @@ type walk struct {
 	more      bool
 }
 
-func (w *walk) visit(id matrix.RoomID, depth int) error {
+func (w *walk) visit(id matrix.RoomID, via []matrix.ServerName, depth int) error {
 	if w.more || w.seen[id] || len(w.seen) >= maxSpaceRooms {
 		return nil
 	}
 	w.seen[id] = true
-	s, err := w.a.rooms.Summary(w.user, id)
-	if errors.Is(err, room.ErrUnknownRoom) && depth > 0 {
-		return nil // "rooms that the user may not see are left out"
+	s, err := w.a.rooms.SummaryOf(w.ctx, w.user, id, via)
+	if depth > 0 && (errors.Is(err, room.ErrUnknownRoom) || errors.Is(err, room.ErrUnderWay) || errors.Is(err, room.ErrTooMany)) {
+		return nil // "rooms that the user may not see are left out"; those of who has not answered yet are there the next time
 	}
 	if err != nil {
 		return err
@@ -107,7 +117,7 @@ func (w *walk) visit(id matrix.RoomID, depth int) error {
 			if w.suggested && !c.Suggested {
 				continue
 			}
-			out.Children = append(out.Children, spaceChildEvent{c.Event.Type(), c.Room, jsontext.Value(c.Event.Content()), c.Event.Sender(), c.Event.Time().UnixMilli()})
+			out.Children = append(out.Children, spaceChildEvent{matrix.TypeSpaceChild, c.Room, jsontext.Value(c.Content), c.Sender, c.Time.UnixMilli()})
 		}
 		w.rooms = append(w.rooms, out)
 	}
@@ -118,7 +128,7 @@ func (w *walk) visit(id matrix.RoomID, depth int) error {
 		if w.suggested && !c.Suggested {
 			continue
 		}
-		if err := w.visit(c.Room, depth+1); err != nil {
+		if err := w.visit(c.Room, c.Via, depth+1); err != nil {
 			return err
 		}
 	}
@@ -128,7 +138,7 @@ func (w *walk) visit(id matrix.RoomID, depth int) error {
 // hierarchyPrefix begins its tokens: how many rooms were given, and the parameters of the walk, which must stay the same.
 const hierarchyPrefix = "h1_"
 
-// hierarchy: GET /rooms/{roomId}/hierarchy. Rooms that are not known here are not in it: their servers are not asked.
+// hierarchy: GET /rooms/{roomId}/hierarchy. Rooms that are not known here are asked for, of contacts that are said to be in them.
 func (a *API) hierarchy(c *call) (any, error) {
 	r, err := c.room()
 	if err != nil {
@@ -145,7 +155,9 @@ func (a *API) hierarchy(c *call) (any, error) {
 	if limit < 1 || depth < 0 {
 		return nil, invalid("limit must be positive, and max_depth not negative")
 	}
-	w := walk{a: a, user: c.who.User, depth: int(min(depth, maxSpaceDepth)), limit: int(min(limit, maxSpacePage)), seen: map[matrix.RoomID]bool{}}
+	ctx, cancel := context.WithTimeout(c.r.Context(), seekLimit) // for all nodes that are asked together
+	defer cancel()
+	w := walk{a: a, ctx: ctx, user: c.who.User, depth: int(min(depth, maxSpaceDepth)), limit: int(min(limit, maxSpacePage)), seen: map[matrix.RoomID]bool{}}
 	if s := c.query("suggested_only"); s != "" {
 		if w.suggested, err = strconv.ParseBool(s); err != nil {
 			return nil, invalid("suggested_only must be true or false")
@@ -161,7 +173,7 @@ func (a *API) hierarchy(c *call) (any, error) {
 		}
 		w.skip = int(n)
 	}
-	if err := w.visit(r, 0); err != nil {
+	if err := w.visit(r, nil, 0); err != nil {
 		return nil, err
 	}
 	out := map[string]any{"rooms": append([]spaceRoom{}, w.rooms...)}

@@ -47,6 +47,11 @@ type Rooms interface {
 	Snapshot(room matrix.RoomID, event matrix.EventID) (*room.Snapshot, error)
 	Ingest(ctx context.Context, from matrix.ServerName, room matrix.RoomID, events [][]byte) (room.Ingested, error)
 	IngestSnapshot(ctx context.Context, from matrix.ServerName, s *room.Snapshot) error
+	// What a contact asks, what it answers, and what it is answered (asking.go); Tend follows what is asked.
+	TakeQuestion(from matrix.ServerName, q room.Ask) error
+	TakeAnswer(ctx context.Context, from matrix.ServerName, a room.Answer) error
+	PackAnswer(to matrix.ServerName, item []byte) (room.Answer, error)
+	Tend(now time.Time, pace time.Duration) error
 	// Sharers are the local users in a room with joined or invited users of server; Memberships grows with any change of that.
 	Sharers(server matrix.ServerName) ([]matrix.UserID, error)
 	Memberships() uint64
@@ -238,6 +243,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	work.Go(func() { e.workKeys(ctx) })
 	work.Go(func() { e.workSources(ctx) })
 	work.Go(func() { e.workSessions(ctx) })
+	work.Go(func() { e.tendQuestions(ctx) })
 	e.mu.Lock()
 	e.began, e.stopping = time.Now(), false
 	if len(e.guards) > 0 {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"tarn/crypto/onionid"
 	"tarn/dag"
@@ -234,6 +235,17 @@ func (f *fakeRooms) IngestSnapshot(ctx context.Context, from matrix.ServerName, 
 	}
 	return nil
 }
+
+// Nobody asks for rooms in the plays.
+func (f *fakeRooms) TakeQuestion(matrix.ServerName, room.Ask) error { return nil }
+
+func (f *fakeRooms) TakeAnswer(context.Context, matrix.ServerName, room.Answer) error { return nil }
+
+func (f *fakeRooms) PackAnswer(matrix.ServerName, []byte) (room.Answer, error) {
+	return room.Answer{}, nil
+}
+
+func (f *fakeRooms) Tend(time.Time, time.Duration) error { return nil }
 
 func (f *fakeRooms) IngestReceipts(from matrix.ServerName, id matrix.RoomID, rs []room.Receipt) error {
 	f.mu.Lock()

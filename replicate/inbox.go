@@ -303,6 +303,10 @@ func (e *Engine) take(ctx context.Context, c *contact, row inboxRow) (effect, er
 		return effect{}, permanent(e.rooms.IngestReceipts(c.name, id, rs))
 	case bundle.TypeSources:
 		return e.takeSources(c, data)
+	case bundle.TypeAsk:
+		return effect{}, e.takeQuestion(c, data)
+	case bundle.TypeAnswer:
+		return effect{}, e.takeReply(ctx, c, data)
 	case bundle.TypeContact:
 		return e.takeStores(c, data)
 	case bundle.TypeWitness:
@@ -335,7 +339,7 @@ func (e *Engine) snapshotComing(c *contact) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, a := range c.partial {
-		if a.kind == bundle.TypeSnapshot {
+		if a.kind == bundle.TypeSnapshot || a.kind == bundle.TypeAnswer {
 			return true
 		}
 	}

@@ -389,6 +389,12 @@ func (e *Engine) entry(c *contact, it store.Item) (entry, error) {
 			return entry{}, errUnsendable
 		}
 		return entry{seq: it.Seq, record: &rec}, nil
+	case store.ItemQuestion, store.ItemAnswer:
+		rec, err := e.encodeAsking(c, it)
+		if err != nil {
+			return entry{}, err
+		}
+		return entry{seq: it.Seq, record: &rec}, nil
 	case store.ItemEvent, store.ItemInvite:
 		roomID, id, ok := bytes.Cut(it.Data, []byte{0})
 		if !ok {

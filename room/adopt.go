@@ -10,7 +10,7 @@ import (
 	"tarn/matrix"
 )
 
-// adopt makes the snapshot of a user's invite the room: its state, the invite as its head, and as much of the history as
+// adopt makes the snapshot of a user's invite (or of a join that a resident inserted) the room: its state, the invite as its head, and as much of the history as
 // hangs together. The user's own join or leave follows in the same transaction.
 func (p *plan) adopt(standing userRow) error {
 	invite, err := p.held(standing.event)
@@ -44,7 +44,7 @@ func (p *plan) adopt(standing userRow) error {
 		}
 		e = p.change(h, e)
 		e.before, e.after, e.now, e.shown = standing.state, standing.state, standing.state, true
-		p.fresh = append(p.fresh, h)
+		p.seat(h, e)
 	}
 	slot, _ := invite.ev.Slot()
 	after := base.With(slot, invite.ev.ID())
@@ -57,7 +57,7 @@ func (p *plan) adopt(standing userRow) error {
 	if old := base[slot]; old != "" {
 		e.replaces = mustHash(old)
 	}
-	p.fresh = append(p.fresh, standing.event)
+	p.seat(standing.event, e)
 	p.row.heads = []hash{standing.event}
 	for _, h := range slices.Clone(p.fresh) {
 		if err := p.redactions(h, p.changed[h]); err != nil {
@@ -133,10 +133,15 @@ func (g *graph) StateAfter(id matrix.EventID) (dag.State, error) { return g.afte
 
 // hanging are the events of the snapshot that lie before the invite without a gap, not in the timeline yet, parents first.
 func (p *plan) hanging(invite *matrix.Event) ([]*matrix.Event, error) {
+	return p.hangingFrom(invite.PrevEvents())
+}
+
+// hangingFrom are those among ids, and before them.
+func (p *plan) hangingFrom(ids []matrix.EventID) ([]*matrix.Event, error) {
 	const most = 2 * historyEvents
 	var out []*matrix.Event
-	seen := map[matrix.EventID]bool{invite.ID(): true}
-	work := slices.Clone(invite.PrevEvents())
+	seen := map[matrix.EventID]bool{}
+	work := slices.Clone(ids)
 	for len(work) > 0 && len(out) < most {
 		id := work[0]
 		work = work[1:]

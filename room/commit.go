@@ -111,6 +111,7 @@ func (p *plan) write(txn store.Txn, pos store.Pos, states map[uint32][]byte) err
 		w.set(roomAliasKey(p.row.id, a), nil)
 	}
 	p.writePending(&w)
+	p.writeStripped(&w)
 	for _, x := range p.certificates {
 		if w.err == nil {
 			w.err = putCertificate(txn, x)

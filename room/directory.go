@@ -14,7 +14,7 @@ import (
 	"tarn/store"
 )
 
-// The node's own directory: aliases of its server name, and the rooms that its users see listed. Other servers are not told.
+// The node's own directory: aliases of its server name, and the rooms that its users see listed. Contacts are told of those that they ask for (lookup.go).
 
 // maxAliases of one room, so that a page of it stays a page.
 const maxAliases = 100
@@ -167,7 +167,10 @@ type Listing struct {
 }
 
 // Directory calls fn with the published rooms that a local user is in, the most members first, until it returns false.
-func (r *Rooms) Directory(fn func(Listing) bool) error {
+func (r *Rooms) Directory(fn func(Listing) bool) error { return r.directory("", fn) }
+
+// directory is Directory as far as a server is shown it; "": all.
+func (r *Rooms) directory(server matrix.ServerName, fn func(Listing) bool) error {
 	var all []Listing
 	err := r.view(func(rd snapshot) error {
 		var numbers []uint32

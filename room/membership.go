@@ -66,6 +66,47 @@ func (r *Rooms) SetMembership(ctx context.Context, room matrix.RoomID, actor, ta
 	return id, nil
 }
 
+// Alone tells whether this node can give a local user that membership by itself: else who is in the room is to be asked (Seek).
+// It is not said that the rules allow it.
+func (r *Rooms) Alone(user matrix.UserID, room matrix.RoomID, membership string) (bool, error) {
+	alone := false
+	err := r.read(room, func(q *reading) error {
+		row, err := q.user(user)
+		if err != nil {
+			return err
+		}
+		if !q.row.active {
+			alone = row.membership == matrix.MemberInvite && row.state != 0 && membership != matrix.MemberKnock ||
+				membership == matrix.MemberLeave && row.membership != matrix.MemberKnock
+			return nil
+		}
+		if alone = true; membership != matrix.MemberJoin || row.membership == matrix.MemberInvite || row.membership == matrix.MemberBan {
+			return nil
+		}
+		// A restricted join that nobody of ours can vouch for; somebody elsewhere may.
+		e, err := q.stateEvent(mustState(q), matrix.TypeJoinRules, "")
+		if err != nil || e == nil {
+			return err
+		}
+		if rule, _ := joinRules(e.ev); rule == "restricted" || rule == "knock_restricted" {
+			by, err := q.voucher(user)
+			if err != nil {
+				return err
+			}
+			t, err := q.tallyOf()
+			if err != nil {
+				return err
+			}
+			alone = by != "" || len(r.contacts(t.remotes)) == 0
+		}
+		return nil
+	})
+	if errors.Is(err, ErrUnknownRoom) {
+		return membership == matrix.MemberLeave, nil
+	}
+	return alone, err
+}
+
 // errNothing ends a write that has nothing to write.
 var errNothing = errors.New("nothing to do")
 
@@ -95,7 +136,7 @@ func (p *plan) enter(u matrix.UserID, membership string) (id matrix.EventID, err
 	case membership == matrix.MemberLeave:
 		return "", ErrNotMember
 	}
-	// The room was left, or only heard of: nobody here can say who is in it (a remote join asks; issue 5).
+	// The room was left, or only heard of: nobody here can say who is in it. Who is can be asked (Seek).
 	return "", ErrUnknownRoom
 }
 
@@ -183,44 +224,11 @@ func (p *plan) restricted(u matrix.UserID, content json.RawMessage) (json.RawMes
 	if was, err := p.memberNow(u); err != nil || was == matrix.MemberInvite || was == matrix.MemberJoin {
 		return content, err
 	}
-	e, err := p.stateEvent(p.current, matrix.TypeJoinRules, "")
-	if err != nil || e == nil {
+	by, err := p.voucher(u)
+	if by == "" || err != nil {
 		return content, err
 	}
-	_, allowed := joinRules(e.ev)
-	member := false
-	for _, a := range allowed {
-		q, err := p.r.open(p.rd, a)
-		if errors.Is(err, ErrUnknownRoom) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		standing, err := q.user(u)
-		if err != nil {
-			return nil, err
-		}
-		member = member || standing.membership == matrix.MemberJoin
-	}
-	if !member {
-		return content, nil
-	}
-	power, err := p.powerIn(p.current)
-	if err != nil {
-		return nil, err
-	}
-	for by, m := range p.census.locals {
-		if m == matrix.MemberJoin && power.User(by) >= power.Invite {
-			var c map[string]any
-			if err := json.Unmarshal(content, &c); err != nil {
-				return nil, err
-			}
-			c["join_authorised_via_users_server"] = by
-			return object(c), nil
-		}
-	}
-	return content, nil
+	return vouchedBy(content, by)
 }
 
 // Forget hides a left room from its user (POST /forget); ErrForbidden while still in it, ErrUnknownRoom.

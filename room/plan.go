@@ -43,6 +43,8 @@ type plan struct {
 	created  bool          // the room is new
 
 	certificates []onionid.Certificate
+	stripped     *strippedState
+	handed       []matrix.ServerName // servers that were handed what they had missed
 }
 
 type newState struct {
@@ -236,8 +238,10 @@ func (p *plan) put(ev *matrix.Event, in dag.Insertion) (*held, error) {
 
 // add gives an event a place in the order.
 func (p *plan) add(h hash, e *held) {
+	if old := p.changed[h]; old == nil || old.place != 0 { // else it came in this very plan, by a snapshot
+		p.fresh = append(p.fresh, h)
+	}
 	p.changed[h] = e
-	p.fresh = append(p.fresh, h)
 }
 
 // change gives a copy of a held event to be changed; its place stays.

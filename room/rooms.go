@@ -55,6 +55,13 @@ type Rooms struct {
 	numbered map[uint32]*live
 
 	typing typing
+
+	// askMu guards what is asked for and what contacts ask (asking.go, answering.go), and the rows of it. Held over an Update, never over a room's lock.
+	askMu   sync.Mutex
+	seeking []*seeking
+	askers  map[matrix.ServerName]*asker
+	lookups lookups
+	arrived func(matrix.UserID, matrix.RoomID) // set before anything runs
 }
 
 // live is a room that was used since the process began.
@@ -91,7 +98,10 @@ func Open(kv store.KV, stream *store.Stream, o Options) (*Rooms, error) {
 		events: newCache[eventID, *held](eventCache),
 		states: newCache[stateID, chained](stateCache), certs: newCache[string, onionid.Certificate](certCache),
 		unread: newCache[unreadKey, *unread](unreadCache),
-		live:   map[matrix.RoomID]*live{}, numbered: map[uint32]*live{},
+		live:   map[matrix.RoomID]*live{}, numbered: map[uint32]*live{}, askers: map[matrix.ServerName]*asker{},
+	}
+	if err := r.loadSeeking(); err != nil {
+		return nil, fmt.Errorf("opening the rooms: %w", err)
 	}
 	if r.seed = o.Seed; r.seed == [32]byte{} {
 		rand.Read(r.seed[:]) // never fails

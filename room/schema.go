@@ -46,6 +46,9 @@ import (
 //	threadOrder n, seq of the latest            -> event: the roots
 //	participant n, event, user                  -> how many events a local user has in the thread
 //	word        n, word, 0, seq             -> empty: messages, names and topics that have it (search.go)
+//	asking      'q', key                        -> JSON of what is asked of contacts (asking.go)
+//	asking      's', n, user                    -> JSON of the stripped state of a room that a local user knocked at
+//	asking      'h', n, server                  -> seq up to which an answer gave the room to a server that is not in it yet
 //	time        n, milliseconds (8), seq        -> empty: what the timeline has, by its senders' clocks
 const (
 	tabNumber = store.TableRoom + iota
@@ -78,6 +81,7 @@ const (
 	tabWord
 	tabRoomAlias
 	tabGuest
+	tabAsking
 )
 
 var errRow = errors.New("room: a row of the database is damaged")

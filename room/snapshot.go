@@ -75,39 +75,46 @@ func (q *reading) snapshot(id matrix.EventID) (*Snapshot, error) {
 	}
 	s := &Snapshot{Room: q.row.id, Version: q.row.version, Event: id, Heads: []matrix.EventID{id}}
 	all := map[matrix.EventID]*held{id: e}
-	roots := []matrix.EventID{id}
+	var history map[matrix.EventID]*held
+	if !ended {
+		if history, err = q.historyFor(serverOf(matrix.UserID(*e.ev.StateKey())), e); err != nil {
+			return nil, err
+		}
+	}
+	if err := q.gather(s, state, history, []matrix.EventID{id}, all); err != nil {
+		return nil, err
+	}
+	if err := q.fill(s, all); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// gather names the state in s, and puts it and the history, with the auth chains of them and of roots, into all.
+func (q *reading) gather(s *Snapshot, state dag.State, history map[matrix.EventID]*held, roots []matrix.EventID, all map[matrix.EventID]*held) error {
 	for _, x := range state {
 		s.State, roots = append(s.State, x), append(roots, x)
 	}
 	slices.Sort(s.State)
-	if !ended {
-		history, err := q.historyFor(serverOf(matrix.UserID(*e.ev.StateKey())), e)
-		if err != nil {
-			return nil, err
-		}
-		for h, x := range history {
-			all[h], roots = x, append(roots, h)
-		}
+	for h, x := range history {
+		all[h], roots = x, append(roots, h)
 	}
 	chain, err := dag.AuthChain(q, roots)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, x := range append(roots, chain...) {
 		if all[x] != nil {
 			continue
 		}
 		if all[x], err = q.byID(x); err != nil {
-			return nil, err
+			return err
 		}
 		if all[x] == nil {
-			return nil, fmt.Errorf("%w: an event of the state is missing", errRow)
+			return fmt.Errorf("%w: an event of the state is missing", errRow)
 		}
 	}
-	if err := q.fill(s, all); err != nil {
-		return nil, err
-	}
-	return s, nil
+	return nil
 }
 
 // leanedOn is that part of the state before an event which it names as its auth events, and the create event.
@@ -129,6 +136,16 @@ func (q *reading) leanedOn(ev *matrix.Event, state dag.State) (dag.State, error)
 			return nil, fmt.Errorf("%w: an auth event is missing", errRow)
 		}
 		if slot, ok := e.ev.Slot(); ok {
+			out[slot] = id
+		}
+	}
+	if !q.r.local(ev.Sender()) { // it goes through our hands: that we are in the room is to be seen
+		t, err := q.tallyOf()
+		if err != nil || len(t.locals) == 0 {
+			return out, err
+		}
+		slot := matrix.StateKey{Type: matrix.TypeMember, Key: slices.Min(t.locals)}
+		if id, ok := state[slot]; ok && out[slot] == "" {
 			out[slot] = id
 		}
 	}
@@ -223,6 +240,7 @@ type checked struct {
 	spoilt map[matrix.EventID]bool
 	state  dag.State
 	event  *matrix.Event // of whose membership it is
+	heads  []*matrix.Event
 	user   matrix.UserID
 	from   matrix.ServerName
 	// resident: the state, or the event itself, says that from is a server in the room.
@@ -413,49 +431,15 @@ func (p *plan) outliers(c *checked) error {
 	return nil
 }
 
-// checkSnapshot checks everything that can be checked of a snapshot; it writes nothing.
+// checkSnapshot checks everything that can be checked of the snapshot of an invite, or of the end of a standing; it writes nothing.
 func (r *Rooms) checkSnapshot(from matrix.ServerName, s *Snapshot) (*checked, error) {
-	bad := func(format string, a ...any) (*checked, error) {
-		return nil, fmt.Errorf("%w: "+format, append([]any{ErrBadSnapshot}, a...)...)
-	}
-	size := 0
-	for _, raw := range s.Events {
-		size += len(raw)
-	}
-	switch {
-	case !matrix.Supported(s.Version):
-		return nil, fmt.Errorf("%w: %.20q", ErrBadVersion, string(s.Version))
-	case matrix.CheckRoomID(s.Version, s.Room) != nil:
-		return bad("room id")
-	case len(s.Events) > maxSnapshot || size > maxSnapshotSize || len(s.Certificates) > maxCertificates || len(s.State) > len(s.Events):
-		return bad("too large")
-	}
-	c := &checked{spoilt: map[matrix.EventID]bool{}}
-	keys, err := r.snapshotKeys(s, c)
+	c, good, err := r.checkEvents(from, s)
 	if err != nil {
 		return nil, err
 	}
-	all := make(map[matrix.EventID]*matrix.Event, len(s.Events))
-	for _, raw := range s.Events {
-		ev, err := matrix.Parse(s.Version, raw)
-		if err != nil {
-			return bad("an event: %w", err)
-		}
-		if ev.Room() != s.Room {
-			return bad("an event of another room")
-		}
-		if err := ev.Verify(keys); err != nil {
-			return bad("an event: %w", err)
-		}
-		if ev.Redacted() {
-			c.spoilt[ev.ID()] = true
-		}
-		all[ev.ID()] = ev
-	}
-	good := c.settle(s.Version, all)
 	c.event = good[s.Event]
 	if c.event == nil || c.event.Type() != matrix.TypeMember || c.event.StateKey() == nil {
-		return bad("no member event that is allowed")
+		return nil, badSnapshot("no member event that is allowed")
 	}
 	invite := false
 	switch c.event.Membership() {
@@ -463,37 +447,88 @@ func (r *Rooms) checkSnapshot(from matrix.ServerName, s *Snapshot) (*checked, er
 		invite = true
 	case matrix.MemberLeave, matrix.MemberBan:
 	default:
-		return bad("of no invite, and not the end of one")
+		return nil, badSnapshot("of no invite, and not the end of one")
 	}
 	c.user = matrix.UserID(*c.event.StateKey())
 	if !r.local(c.user) || r.o.Exists != nil && !r.o.Exists(c.user) {
-		return bad("it is about nobody here")
+		return nil, badSnapshot("it is about nobody here")
 	}
+	c.resident = c.event.Server() == from
+	if err := c.checkState(s, good); err != nil {
+		return nil, err
+	}
+	if !c.resident && invite {
+		return nil, badSnapshot("it comes from a server that is not in the room")
+	}
+	if err := dag.Allowed(good, s.Version, c.state, c.event); err != nil {
+		return nil, badSnapshot("it is not allowed: %w", err)
+	}
+	return c, nil
+}
+
+func badSnapshot(format string, a ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrBadSnapshot}, a...)...)
+}
+
+// checkEvents checks the bounds, and every event by itself; good are those that their auth events allow.
+func (r *Rooms) checkEvents(from matrix.ServerName, s *Snapshot) (c *checked, good outliers, err error) {
+	size := 0
+	for _, raw := range s.Events {
+		size += len(raw)
+	}
+	switch {
+	case !matrix.Supported(s.Version):
+		return nil, nil, fmt.Errorf("%w: %.20q", ErrBadVersion, string(s.Version))
+	case matrix.CheckRoomID(s.Version, s.Room) != nil:
+		return nil, nil, badSnapshot("room id")
+	case len(s.Events) > maxSnapshot || size > maxSnapshotSize || len(s.Certificates) > maxCertificates || len(s.State) > len(s.Events):
+		return nil, nil, badSnapshot("too large")
+	}
+	c = &checked{spoilt: map[matrix.EventID]bool{}, from: from}
+	keys, err := r.snapshotKeys(s, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	all := make(map[matrix.EventID]*matrix.Event, len(s.Events))
+	for _, raw := range s.Events {
+		ev, err := matrix.Parse(s.Version, raw)
+		if err != nil {
+			return nil, nil, badSnapshot("an event: %w", err)
+		}
+		if ev.Room() != s.Room {
+			return nil, nil, badSnapshot("an event of another room")
+		}
+		if err := ev.Verify(keys); err != nil {
+			return nil, nil, badSnapshot("an event: %w", err)
+		}
+		if ev.Redacted() {
+			c.spoilt[ev.ID()] = true
+		}
+		all[ev.ID()] = ev
+	}
+	return c, c.settle(s.Version, all), nil
+}
+
+// checkState checks that the state is one, of this room, and sees whether who sent it is in the room.
+func (c *checked) checkState(s *Snapshot, good outliers) error {
 	c.state = make(dag.State, len(s.State))
-	c.from, c.resident = from, c.event.Server() == from
 	for _, id := range s.State {
 		ev := good[id]
 		if ev == nil {
-			return bad("state that is missing or not allowed")
+			return badSnapshot("state that is missing or not allowed")
 		}
 		slot, ok := ev.Slot()
 		if !ok || c.state[slot] != "" {
-			return bad("state twice, or not state")
+			return badSnapshot("state twice, or not state")
 		}
 		c.state[slot] = id
-		c.resident = c.resident || slot.Type == matrix.TypeMember && ev.Membership() == matrix.MemberJoin && serverOf(matrix.UserID(slot.Key)) == from
-	}
-	if !c.resident && invite {
-		return bad("it comes from a server that is not in the room")
+		c.resident = c.resident || slot.Type == matrix.TypeMember && ev.Membership() == matrix.MemberJoin && serverOf(matrix.UserID(slot.Key)) == c.from
 	}
 	create, ok := dag.Create(s.Room, s.Version, c.state)
 	if !ok || good[create] == nil || c.state[matrix.StateKey{Type: matrix.TypeCreate}] != create {
-		return bad("no create event")
+		return badSnapshot("no create event")
 	}
-	if err := dag.Allowed(outliers(good), s.Version, c.state, c.event); err != nil {
-		return bad("it is not allowed: %w", err)
-	}
-	return c, nil
+	return nil
 }
 
 // snapshotKeys reads the certificates; keys that are known already count too.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"tarn/dag"
 	"tarn/matrix"
@@ -27,7 +28,10 @@ type Summary struct {
 type Child struct {
 	Room      matrix.RoomID
 	Suggested bool
-	Event     *matrix.Event
+	Via       []matrix.ServerName
+	Sender    matrix.UserID
+	Content   json.RawMessage
+	Time      time.Time
 	order     string
 }
 
@@ -189,16 +193,23 @@ func joinRules(ev *matrix.Event) (rule string, allowed []matrix.RoomID) {
 
 // childOf reads an m.space.child; false: it does not count, for it has no via.
 func childOf(ev *matrix.Event) (Child, bool) {
-	var c struct {
-		Via       []string `json:"via"`
-		Order     any      `json:"order"`
-		Suggested bool     `json:"suggested"`
-	}
-	if json.Unmarshal(ev.Content(), &c) != nil || len(c.Via) == 0 || ev.StateKey() == nil {
+	if ev.StateKey() == nil {
 		return Child{}, false
 	}
-	out := Child{Room: matrix.RoomID(*ev.StateKey()), Suggested: c.Suggested, Event: ev}
-	if len(out.Room) < 2 || out.Room[0] != '!' {
+	return childIn(*ev.StateKey(), ev.Content(), ev.Sender(), ev.Time())
+}
+
+func childIn(key string, content json.RawMessage, sender matrix.UserID, at time.Time) (Child, bool) {
+	var c struct {
+		Via       []matrix.ServerName `json:"via"`
+		Order     any                 `json:"order"`
+		Suggested bool                `json:"suggested"`
+	}
+	if json.Unmarshal(content, &c) != nil || len(c.Via) == 0 {
+		return Child{}, false
+	}
+	out := Child{Room: matrix.RoomID(key), Suggested: c.Suggested, Via: c.Via[:min(len(c.Via), maxVia)], Sender: sender, Content: content, Time: at}
+	if len(out.Room) < 2 || len(out.Room) > matrix.MaxID || out.Room[0] != '!' {
 		return Child{}, false
 	}
 	// "order: at most 50 characters of U+0020 to U+007E"; what is not is as if it were not there.
@@ -218,7 +229,7 @@ func compareChildren(a, b Child) int {
 	case a.order != b.order:
 		return strings.Compare(a.order, b.order)
 	}
-	if c := a.Event.Time().Compare(b.Event.Time()); c != 0 {
+	if c := a.Time.Compare(b.Time); c != 0 {
 		return c
 	}
 	return strings.Compare(string(a.Room), string(b.Room))

@@ -165,6 +165,14 @@ func (s *syncing) stripped(now standing) ([]json.RawMessage, error) {
 	if err != nil || own == nil {
 		return nil, err
 	}
+	if !s.q.row.active && now.membership == matrix.MemberKnock {
+		out, err := s.q.strippedOf(s.user)
+		if err != nil {
+			return nil, err
+		}
+		raw, err := own.ev.Stripped()
+		return append(out, raw), err
+	}
 	id := s.row.state
 	if id == 0 {
 		if id, err = s.q.nowAt(cut(s.upTo)); err != nil {
@@ -175,31 +183,14 @@ func (s *syncing) stripped(now standing) ([]json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []json.RawMessage
+	out, err := s.q.strippedState(st)
+	if err != nil {
+		return nil, err
+	}
 	add := func(e *matrix.Event) error {
 		raw, err := e.Stripped()
 		out = append(out, raw)
 		return err
-	}
-	for _, t := range strippedTypes {
-		e, err := s.q.stateEvent(st, t, "")
-		if err != nil {
-			return nil, err
-		}
-		if t == matrix.TypeCreate && e == nil {
-			create, err := s.q.createIn(st)
-			if err != nil {
-				return nil, err
-			}
-			if create != nil {
-				e = &held{ev: create}
-			}
-		}
-		if e != nil {
-			if err := add(shown(e)); err != nil {
-				return nil, err
-			}
-		}
 	}
 	if own.ev.Sender() != s.user {
 		e, err := s.q.stateEvent(st, matrix.TypeMember, string(own.ev.Sender()))
@@ -213,6 +204,34 @@ func (s *syncing) stripped(now standing) ([]json.RawMessage, error) {
 		}
 	}
 	return out, add(own.ev)
+}
+
+// strippedState is what a state shows to who is not in the room.
+func (q *reading) strippedState(st dag.State) (out []json.RawMessage, err error) {
+	for _, t := range strippedTypes {
+		e, err := q.stateEvent(st, t, "")
+		if err != nil {
+			return nil, err
+		}
+		if t == matrix.TypeCreate && e == nil {
+			create, err := q.createIn(st)
+			if err != nil {
+				return nil, err
+			}
+			if create != nil {
+				e = &held{ev: create}
+			}
+		}
+		if e == nil {
+			continue
+		}
+		raw, err := shown(e).Stripped()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, raw)
+	}
+	return out, nil
 }
 
 // summary fills in the counts and, for a room without a name, some members (C-S API, "RoomSummary").

@@ -11,7 +11,7 @@ import (
 // Item is one thing to be delivered to another node, kept until that node has acknowledged it.
 type Item struct {
 	Seq  uint64 // grows per destination; never reused; the first is 1
-	Kind byte   // ItemEvent, ItemInvite, ItemRecord, ItemMessage, ItemAsk
+	Kind byte   // ItemEvent, ItemInvite, ItemRecord, ItemMessage, ItemAsk, ItemQuestion, ItemAnswer
 	Data []byte
 }
 
@@ -23,6 +23,9 @@ const (
 	// Data: JSON of package account, of which the record is made when the item is packed.
 	ItemMessage = 4 // account.Message: a to-device message
 	ItemAsk     = 5 // account.KeyAsk: one-time keys are running out
+	// Data: JSON of package room, likewise.
+	ItemQuestion = 6 // room.Ask: something that a contact is asked
+	ItemAnswer   = 7 // and what a contact is answered; a snapshot is assembled when the item is packed
 )
 
 // Rows of TableOutbox:

@@ -35,6 +35,8 @@ records = {
     13: s("@bob:example") + s("PHONE") + num(1764000000001) + s("signed_curve25519:AAAB"),
     14: num(1764000000003) + num(1764000000002) + s("@alice:example") + s("@bob:example") + s("*") + s("m.room.encrypted") + s('{"e":5}'),
     15: num(1764000000004) + num(2) + b"".join(sorted(base64.b32decode(x.upper())[:32] for x in servers)),
+    16: bytes(range(16)) + b"\x01" + s(room) + s("@bob:example"),
+    17: bytes(range(16)) + b"\x02" + s("12") + num(300) + many(ev) + many(ev[:1]) + s("@alice:example") + many(raws[:1]),
 }
 
 def piece(t, data, ident=None, index=0, count=1):
@@ -62,7 +64,7 @@ compressed = b"".join(piece(t, r) for t, r in records.items()) * 20
 bundles = [
     dict(name="nothing but an ack", pieces=0, bundle=bundle(7, 1000, seen, 900, b"", 0, b"")),
     dict(name="a want and a fragment, as they are", pieces=2, bundle=bundle(7, 1000, seen, 900, b"", 0, want + part)),
-    dict(name="all records twenty times, compressed; a want behind", pieces=281, bundle=bundle(0, 0, bytes(32), 0, zstd(compressed), len(compressed), want)),
+    dict(name="all records twenty times, compressed; a want behind", pieces=len(records) * 20 + 1, bundle=bundle(0, 0, bytes(32), 0, zstd(compressed), len(compressed), want)),
     dict(name="a want behind a block about the epochs before and a KEM block", pieces=1,
          bundle=bundle(7, 2, seen, 1, b"", 0, want, bytes(1216), (6, 12, bytes([2]) + bytes(31), 5, 70, 71))),
 ]

@@ -161,7 +161,7 @@ func (w *watcher) does(room, what string, whom *watcher) {
 		body["user_id"] = whom.user
 	}
 	w.call("POST", client+"/rooms/"+room+"/"+what, body, nil)
-	if whom == nil {
+	if whom == nil && w.standing[room] != "" {
 		w.becomes(room, what)
 	}
 }
@@ -170,6 +170,11 @@ func (w *watcher) does(room, what string, whom *watcher) {
 func (w *watcher) cannot(status int, method, path string, body any) string {
 	w.t.Helper()
 	got, text := w.try(w.t.Context(), method, path, body, nil)
+	var e struct{ Errcode, Error string }
+	if err := json.Unmarshal([]byte(text), &e); err != nil {
+		w.t.Fatal(err)
+	}
+	text = e.Errcode + " " + e.Error
 	if got != status {
 		w.t.Errorf("%s: %s %s: %d %s, not %d", w.name, method, path, got, text, status)
 	}
@@ -205,7 +210,7 @@ func TestEveryMembershipBetweenNodes(t *testing.T) {
 		bob.becomes(room, "invite")
 		alice.does(room, "kick", bob) // rescinded
 		bob.becomes(room, "leave")
-		bob.cannot(http.StatusNotFound, "POST", client+"/rooms/"+room+"/join", object{})
+		bob.cannot(http.StatusNotFound, "POST", client+"/rooms/"+room+"/join", object{}) // nobody is known who could be asked
 
 		alice.says(room, "before")
 		alice.does(room, "invite", bob)
@@ -234,7 +239,7 @@ func TestEveryMembershipBetweenNodes(t *testing.T) {
 
 		alice.does(room, "ban", bob)
 		bob.becomes(room, "ban")
-		bob.cannot(http.StatusNotFound, "POST", client+"/rooms/"+room+"/join", object{})
+		bob.cannot(http.StatusForbidden, "POST", client+"/rooms/"+room+"/join", object{})
 		alice.cannot(http.StatusForbidden, "POST", client+"/rooms/"+room+"/invite", object{"user_id": bob.user})
 		alice.does(room, "unban", bob)
 		bob.becomes(room, "leave")
@@ -277,5 +282,100 @@ func TestAnInviteIsTakenBackByWhoCameToPowerLater(t *testing.T) {
 		bob.becomes(room, "ban")
 		carol.does(room, "unban", bob)
 		bob.becomes(room, "leave")
+	})
+}
+
+// enters joins, or knocks at, a room of another node.
+func (w *watcher) enters(what, room string, via *watcher) {
+	w.t.Helper()
+	var a struct {
+		RoomID string `json:"room_id"`
+	}
+	path := client + "/" + what + "/" + url.PathEscape(room)
+	if via != nil {
+		path += "?via=" + via.user.Homeserver()
+	}
+	w.call("POST", path, object{"reason": "to see"}, &a)
+	if room[0] == '!' && a.RoomID != room {
+		w.t.Errorf("%s came into %s", w.name, a.RoomID)
+	}
+}
+
+// TestPublicRoomsOfAnotherNodeAreJoined by their id and by an alias, without an invite; what was said before and after is there, and a room that is not there, or
+// not for everybody, is answered alike.
+func TestPublicRoomsOfAnotherNodeAreJoined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := neighbours(t, []string{"alice", "bob"})
+		alice, bob := nodes[0], nodes[1]
+		room := alice.creates(object{"preset": "public_chat", "name": "Square", "room_alias_name": "grüße-世界"})
+		secret := alice.creates(object{"preset": "private_chat"})
+		alice.says(room, "before")
+
+		absent := bob.cannot(http.StatusForbidden, "POST", client+"/join/!ACMESqjmQ0CRTPIKjYYGaCbyZlg3ENlZ5DHdbkCyFpI?via="+alice.user.Homeserver(), object{})
+		if hidden := bob.cannot(http.StatusForbidden, "POST", client+"/join/"+secret+"?via="+alice.user.Homeserver(), object{}); hidden != absent {
+			t.Errorf("a room that is not for bob: %s; one that is not there: %s", hidden, absent)
+		}
+		bob.cannot(http.StatusNotFound, "POST", client+"/join/"+room, object{}) // nobody to ask
+
+		began := time.Now()
+		bob.enters("join", room, alice)
+		t.Logf("joined after %v", time.Since(began))
+		bob.becomes(room, "join")
+		alice.knows(room, bob.user, "join")
+		alice.says(room, "after")
+		bob.hears(room, "before", "after")
+		bob.says(room, "hello")
+		alice.hears(room, "before", "after", "hello")
+		if name := bob.state(room, "m.room.name", ""); name["name"] != "Square" {
+			t.Errorf("the room's name is %v", name)
+		}
+
+		bob.does(room, "leave", nil)
+		alice.knows(room, bob.user, "leave")
+		alice.says(room, "while he is away")
+		alias := fmt.Sprintf("#grüße-世界:%s", alice.user.Homeserver())
+		bob.enters("join", alias, nil)
+		bob.becomes(room, "join")
+		alice.says(room, "welcome back")
+		bob.hears(room, "before", "after", "hello", "while he is away", "welcome back")
+		bob.cannot(http.StatusForbidden, "POST", client+"/join/"+url.PathEscape("#none:"+alice.user.Homeserver()), object{})
+	})
+}
+
+// TestAJoinGoesOnWhenTheClientHasGone: the node that is asked is off; the client is told after 20 s that it is under way, the asking node dies too, and when both are
+// back the room shows.
+func TestAJoinGoesOnWhenTheClientHasGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := neighbours(t, []string{"alice", "bob"})
+		alice, bob := nodes[0], nodes[1]
+		room := alice.creates(object{"preset": "public_chat"})
+		alice.stop()
+		began := time.Now()
+		for range 2 { // the second waits for what the first asked
+			bob.cannot(http.StatusGatewayTimeout, "POST", client+"/join/"+room+"?via="+alice.user.Homeserver(), object{})
+		}
+		if took := time.Since(began); took != 40*time.Second {
+			t.Errorf("the client waited %v", took)
+		}
+		bob.stop()
+		bob.rebuild()
+		bob.start()
+		alice.rebuild()
+		alice.start()
+		bob.becomes(room, "join")
+		alice.knows(room, bob.user, "join")
+
+		// What is not wanted any more is given up.
+		other := alice.creates(object{"preset": "public_chat"})
+		alice.stop()
+		bob.cannot(http.StatusGatewayTimeout, "POST", client+"/join/"+other+"?via="+alice.user.Homeserver(), object{})
+		bob.does(other, "leave", nil)
+		alice.rebuild()
+		alice.start()
+		time.Sleep(soon)
+		bob.look(0)
+		if bob.standing[other] != "" {
+			t.Errorf("bob is in a room that he gave up: %s", bob.standing[other])
+		}
 	})
 }
