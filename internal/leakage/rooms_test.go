@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"tarn/crypto/onionid"
 	"tarn/dag"
@@ -152,6 +153,16 @@ func (r *rooms) Ingest(_ context.Context, _ matrix.ServerName, id matrix.RoomID,
 }
 
 func (r *rooms) IngestSnapshot(context.Context, matrix.ServerName, *room.Snapshot) error { return nil }
+
+func (r *rooms) TakeQuestion(matrix.ServerName, room.Ask) error { return nil }
+
+func (r *rooms) TakeAnswer(context.Context, matrix.ServerName, room.Answer) error { return nil }
+
+func (r *rooms) PackAnswer(matrix.ServerName, []byte) (room.Answer, error) {
+	return room.Answer{}, nil
+}
+
+func (r *rooms) Tend(time.Time, time.Duration) error { return nil }
 
 func (r *rooms) IngestReceipts(matrix.ServerName, matrix.RoomID, []room.Receipt) error { return nil }
 
