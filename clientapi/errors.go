@@ -101,6 +101,7 @@ var classes = []struct {
 	{media.ErrNotOwner, 403, matrix.ErrcodeForbidden, "this place belongs to another user"},
 	{media.ErrNotYet, 504, matrix.ErrcodeNotYetUploaded, "the file was not uploaded yet: try again"},
 	{media.ErrPending, 429, matrix.ErrcodeLimitExceeded, "too many uploads were announced and not made"},
+	{media.ErrHuge, 413, matrix.ErrcodeTooLarge, "the picture is too large for a thumbnail"},
 	{media.ErrNoThumbnail, 400, matrix.ErrcodeUnknown, "no thumbnail can be made of this file"},
 
 	{store.ErrDiskFull, http.StatusInsufficientStorage, matrix.ErrcodeUnknown, "the node's disk is full"},

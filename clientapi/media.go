@@ -95,31 +95,28 @@ const (
 	maxMediaWait = time.Minute
 )
 
-// find checks who asks for what, and gives the time to wait.
-func (a *API) findMedia(c *call) (ctx context.Context, cancel context.CancelFunc, err error) {
+// openMedia checks who asks for what, and waits for the file if it is still to come.
+func (a *API) openMedia(c *call) (*media.File, error) {
 	if c.who.User == "" && !a.cfg.OpenMedia {
-		return nil, nil, notFound("this server gives files only to who is logged in: use /_matrix/client/v1/media")
+		return nil, notFound("this server gives files only to who is logged in: use /_matrix/client/v1/media")
 	}
 	if server := c.path("server"); server != string(a.cfg.Server) {
-		return nil, nil, notFound("files of other servers are not here: this node does not fetch them")
+		return nil, notFound("files of other servers are not here: this node does not fetch them")
 	}
 	ms, err := c.queryInt("timeout_ms", mediaWait.Milliseconds())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	ctx, stop := c.drain()
+	defer stop()
 	ctx, done := context.WithTimeout(ctx, min(max(time.Duration(ms), 0), maxMediaWait/time.Millisecond)*time.Millisecond)
-	return ctx, func() { done(); stop() }, nil
+	defer done()
+	return a.cfg.Media.Get(ctx, c.path("media"))
 }
 
 // download: GET /media/download/{serverName}/{mediaId}[/{fileName}].
 func (a *API) download(c *call) (any, error) {
-	ctx, cancel, err := a.findMedia(c)
-	if err != nil {
-		return nil, err
-	}
-	defer cancel()
-	f, err := a.cfg.Media.Get(ctx, c.path("media"))
+	f, err := a.openMedia(c)
 	if err != nil {
 		return nil, err
 	}
@@ -131,8 +128,8 @@ func (a *API) download(c *call) (any, error) {
 	return written{}, nil
 }
 
-// thumbnail: GET /media/thumbnail/{serverName}/{mediaId}. "animated" is honoured in the one way that is always allowed:
-// a still picture.
+// thumbnail: GET /media/thumbnail/{serverName}/{mediaId}. Thumbnails that are made are still; with animated=true the file itself may be
+// given where it is small enough.
 func (a *API) thumbnail(c *call) (any, error) {
 	var size [2]int
 	for i, name := range []string{"width", "height"} {
@@ -149,12 +146,17 @@ func (a *API) thumbnail(c *call) (any, error) {
 	if method != "" && method != "scale" && method != "crop" {
 		return nil, invalid("method must be scale or crop")
 	}
-	ctx, cancel, err := a.findMedia(c)
+	animated := c.query("animated")
+	if animated != "" && animated != "true" && animated != "false" {
+		return nil, invalid("animated must be true or false")
+	}
+	whole, err := a.openMedia(c)
 	if err != nil {
 		return nil, err
 	}
-	defer cancel()
-	f, err := a.cfg.Media.Thumbnail(ctx, c.path("media"), size[0], size[1], method == "crop")
+	ctx, stop := c.drain()
+	defer stop()
+	f, err := a.cfg.Media.Thumbnail(ctx, whole, size[0], size[1], method == "crop", animated == "true")
 	if err != nil {
 		return nil, err
 	}

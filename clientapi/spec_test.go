@@ -23,10 +23,11 @@ import (
 //	alice POST /path {"a":1} = 403 M_FORBIDDEN
 //	                          who asks (nobody: without a token; alice2: her second device), the method, the path under
 //	                          /_matrix/client/v3 or from /_matrix on, [Header: value] perhaps, the body (JSON, or after ! whatever
-//	                          it is), the status and the errcode
+//	                          it is, which may be made: specFileOf), the status and the errcode
 //	  .a.b is "x"             of the answer: is, not, has, lacks, len, absent, present, matches; $ is the whole of it; keys with dots
 //	                          stand in quotes; [type=x] is the first of a list whose type is x
 //	  header Name is "x"     of a header; raw is "x": of the whole answer as it is
+//	  picture is "png 3 2 1"  of an answer that is a picture: its kind, width, height and pictures (of an animation)
 //	  name := .a.b            keeps it as $name, and of an mxc:// URI the last part as $name.id
 //
 // $name is a variable anywhere: in a path escaped, in JSON as it is. $server, $alice and so on are there from the beginning,
@@ -194,7 +195,7 @@ func (s *specRun) request(t *testing.T, text string) error {
 		rest = rest[len(m[0]):]
 	}
 	if raw, ok := strings.CutPrefix(rest, "!"); ok {
-		raw = strings.ReplaceAll(raw, `\0`, "\x00")
+		raw = specFileOf(strings.ReplaceAll(raw, `\0`, "\x00"))
 		body = &raw
 	} else if rest != "" {
 		filled := s.fill(rest, same)
@@ -304,6 +305,9 @@ func (s *specRun) check(text string) error {
 		op, rest, _ = strings.Cut(rest, " ")
 	} else if r, ok := strings.CutPrefix(text, "raw "); ok {
 		o = s.last.raw
+		op, rest, _ = strings.Cut(r, " ")
+	} else if r, ok := strings.CutPrefix(text, "picture "); ok {
+		o = specPicture(s.last.raw)
 		op, rest, _ = strings.Cut(r, " ")
 	} else {
 		m := regexp.MustCompile(`^(\$|(?:\."[^"]*"|\.[^.\[ ]+|\[[a-z_]+=[^\]]*\])+) (\w+) ?(.*)$`).FindStringSubmatch(text)

@@ -80,7 +80,7 @@ func TestDeletingAPlaceMakesRoomForAnother(t *testing.T) {
 func TestDeletingAPictureTakesItsThumbnails(t *testing.T) {
 	s := fresh(t, Options{})
 	id := put(t, s, asPNG(t, flag(64, 64)))
-	f, err := s.Thumbnail(t.Context(), id, 32, 32, true)
+	f, err := s.Thumbnail(t.Context(), file(t, s, id), 32, 32, true, false)
 	if err != nil {
 		t.Fatal(err)
 	}

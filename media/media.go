@@ -56,8 +56,10 @@ var (
 	ErrNotYet = errors.New("media: the file was not uploaded yet")
 	// ErrPending: the user has maxPending places without a file.
 	ErrPending = errors.New("media: too many places wait for their file")
-	// ErrNoThumbnail: the file is no picture that can be decoded within bounds.
+	// ErrNoThumbnail: the file is no picture that can be decoded.
 	ErrNoThumbnail = errors.New("media: no thumbnail can be made of this file")
+	// ErrHuge: to decode the picture would take too much memory.
+	ErrHuge = errors.New("media: the picture is too large")
 	// ErrCut: the upload ended before its announced length.
 	ErrCut = errors.New("media: the upload did not arrive whole")
 	errRow = errors.New("media: a row is damaged")

@@ -13,8 +13,13 @@ import (
 	xdraw "golang.org/x/image/draw"
 )
 
-// picture is what the decoders do not tell of a JPEG.
+// picture is what is known of one before it is decoded.
 type picture struct {
+	format string // as image.Decode calls it
+	w, h   int    // upright
+	// mayMove: of a kind that can be animated.
+	mayMove bool
+	// Of a JPEG, what the decoder does not tell:
 	progressive bool
 	orientation int // of EXIF, 1 to 8; 0: not told
 }
@@ -57,6 +62,28 @@ func inspect(r *bufio.Reader) (p picture, err error) {
 		}
 		if _, err := r.Discard(size); err != nil {
 			return p, readerError(err)
+		}
+	}
+}
+
+// animatedPNG looks for the chunk that makes a PNG an animated one: before its first data (W3C PNG, third edition, "acTL").
+func animatedPNG(r *bufio.Reader) (bool, error) {
+	if _, err := r.Discard(8); err != nil { // the signature
+		return false, readerError(err)
+	}
+	for {
+		var head [8]byte
+		if _, err := io.ReadFull(r, head[:]); err != nil {
+			return false, readerError(err)
+		}
+		switch string(head[4:]) {
+		case "acTL":
+			return true, nil
+		case "IDAT":
+			return false, nil
+		}
+		if _, err := r.Discard(int(binary.BigEndian.Uint32(head[:])&0x7fffffff) + 4); err != nil { // and its checksum
+			return false, readerError(err)
 		}
 	}
 }

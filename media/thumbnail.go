@@ -29,28 +29,44 @@ const (
 	maxSide      = 1 << 15   // pixels
 )
 
-// sizes are the thumbnails that are made (C-S API, "Thumbnails": these are what servers should have at least). A client
-// gets the smallest that is not smaller than what it asked for.
-var sizes = []struct {
+// size of a thumbnail, and how it comes about.
+type size struct {
 	w, h int
 	crop bool
-}{{32, 32, true}, {96, 96, true}, {320, 240, false}, {640, 480, false}, {800, 600, false}}
+}
 
-// Thumbnail gives a picture of the file id, about w by h pixels: crop fills them, otherwise the picture fits into them. It
-// is never greater than the file's picture, never animated, and has none of its metadata. Get's errors, and
-// ErrNoThumbnail.
-func (s *Store) Thumbnail(ctx context.Context, id string, w, h int, crop bool) (*File, error) {
-	f, err := s.Get(ctx, id)
+// sizes are the thumbnails that are made (C-S API, "Thumbnails": these are what servers should have at least), and one for
+// screens of twice the points.
+var sizes = []size{{32, 32, true}, {96, 96, true}, {320, 240, false}, {640, 480, false}, {800, 600, false}, {1600, 1200, false}}
+
+// Thumbnail gives a picture of the file f, which it closes or gives back, for a place of w by h pixels: with crop it fills the place, otherwise it fits into it.
+// It is the smallest of sizes that needs no enlarging there. If there is none, or the file's picture is no greater than the place, it is
+// the file itself ("servers should return the original content rather than thumbnail it"), but never an animated one unless moving
+// says that it may be: then a still picture of the same size. ErrNoThumbnail, ErrHuge.
+func (s *Store) Thumbnail(ctx context.Context, f *File, w, h int, crop, moving bool) (*File, error) {
+	keep := false
+	defer func() {
+		if !keep {
+			f.Close()
+		}
+	}()
+	about, err := examine(f.File)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	w, h, crop = pick(w, h, crop)
+	z, found := pick(about.w, about.h, size{w, h, crop})
+	if !found && (moving || !about.mayMove) {
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return nil, err
+		}
+		keep, f.Meta = true, Meta{Type: "image/" + about.format, Name: "thumbnail." + about.format}
+		return f, nil
+	}
 	way := "scale"
-	if crop {
+	if z.crop {
 		way = "crop"
 	}
-	name := fmt.Sprintf("%s-%dx%d-%s", f.Hash, w, h, way)
+	name := fmt.Sprintf("%s-%dx%d-%s", f.Hash, z.w, z.h, way)
 	if t, err := s.cached(name); !errors.Is(err, fs.ErrNotExist) {
 		return t, err
 	}
@@ -63,7 +79,7 @@ func (s *Store) Thumbnail(ctx context.Context, id string, w, h int, crop bool) (
 	if t, err := s.cached(name); !errors.Is(err, fs.ErrNotExist) {
 		return t, err // made meanwhile
 	}
-	b, err := makeThumbnail(f.File, w, h, crop)
+	b, err := makeThumbnail(f.File, about, z)
 	if err != nil {
 		return nil, err
 	}
@@ -76,18 +92,24 @@ func (s *Store) Thumbnail(ctx context.Context, id string, w, h int, crop bool) (
 	return s.cached(name)
 }
 
-// pick chooses the size that is made.
-func pick(w, h int, crop bool) (int, int, bool) {
-	for _, z := range sizes {
-		if z.crop == crop && z.w >= w && z.h >= h {
-			return z.w, z.h, crop
+// pick chooses the size to make for a picture of pw by ph pixels; false: the picture itself, in its own size.
+func pick(pw, ph int, want size) (size, bool) {
+	if pw > want.w || ph > want.h {
+		for _, z := range sizes {
+			switch {
+			case z.crop != want.crop && z.crop:
+			case z.crop == want.crop:
+				if z.w >= want.w && z.h >= want.h {
+					return z, true
+				}
+			default: // greater than any crop: the client cuts it itself, from what is large enough both ways
+				if gw, gh := fit(pw, ph, z.w, z.h); gw >= min(pw, want.w) && gh >= min(ph, want.h) {
+					return z, true
+				}
+			}
 		}
 	}
-	if crop { // greater than any crop: the client cuts it itself
-		return pick(w, h, false)
-	}
-	z := sizes[len(sizes)-1]
-	return z.w, z.h, z.crop
+	return size{pw, ph, false}, false
 }
 
 // cached opens a thumbnail that was made before.
@@ -109,29 +131,51 @@ func (s *Store) cached(name string) (*File, error) {
 	return &File{File: f, Meta: m, Size: fi.Size(), Hash: name}, nil
 }
 
-// makeThumbnail decodes, shrinks and encodes. It is the door for hostile files: whatever they are, it takes bounded memory,
-// does not panic, and says ErrNoThumbnail.
-func makeThumbnail(r io.ReadSeeker, w, h int, crop bool) (out []byte, err error) {
+// examine reads a picture's header. It is the first door for hostile files: whatever they are, it takes little memory, does not panic,
+// and says ErrNoThumbnail, or ErrHuge of what would take too much memory.
+func examine(r io.ReadSeeker) (p picture, err error) {
 	defer func() {
-		if p := recover(); p != nil { // decoders have had such faults
-			out, err = nil, fmt.Errorf("%w: the decoder failed", ErrNoThumbnail)
+		if x := recover(); x != nil { // decoders have had such faults
+			err = fmt.Errorf("%w: the decoder failed", ErrNoThumbnail)
 		}
 	}()
-	about, err := inspect(bufio.NewReader(io.LimitReader(r, 16<<20)))
-	if err != nil {
-		return nil, err
+	if p, err = inspect(bufio.NewReader(io.LimitReader(r, 16<<20))); err != nil {
+		return p, err
 	}
 	if _, err := r.Seek(0, io.SeekStart); err != nil {
-		return nil, err
+		return p, err
 	}
 	c, format, err := image.DecodeConfig(bufio.NewReader(r))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNoThumbnail, err)
+		return p, fmt.Errorf("%w: %w", ErrNoThumbnail, err)
 	}
-	if c.Width <= 0 || c.Height <= 0 || c.Width > maxSide || c.Height > maxSide ||
-		int64(c.Width)*int64(c.Height)*decodeCost(format, c.ColorModel, about) > decodeMemory {
-		return nil, fmt.Errorf("%w: %d by %d pixels", ErrNoThumbnail, c.Width, c.Height)
+	if c.Width <= 0 || c.Height <= 0 {
+		return p, fmt.Errorf("%w: %d by %d pixels", ErrNoThumbnail, c.Width, c.Height)
 	}
+	if c.Width > maxSide || c.Height > maxSide || int64(c.Width)*int64(c.Height)*decodeCost(format, c.ColorModel, p) > decodeMemory {
+		return p, fmt.Errorf("%w: %d by %d pixels", ErrHuge, c.Width, c.Height)
+	}
+	p.format, p.w, p.h, p.mayMove = format, c.Width, c.Height, format == "gif" || format == "webp"
+	if p.turned() {
+		p.w, p.h = p.h, p.w
+	}
+	if format == "png" {
+		if _, err := r.Seek(0, io.SeekStart); err != nil {
+			return p, err
+		}
+		p.mayMove, err = animatedPNG(bufio.NewReader(io.LimitReader(r, 16<<20)))
+	}
+	return p, err
+}
+
+// makeThumbnail decodes, shrinks and encodes a file that examine found good. It is the second door: its memory is bounded by what examine
+// let in.
+func makeThumbnail(r io.ReadSeeker, about picture, z size) (out []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			out, err = nil, fmt.Errorf("%w: the decoder failed", ErrNoThumbnail)
+		}
+	}()
 	if _, err := r.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
@@ -139,7 +183,7 @@ func makeThumbnail(r io.ReadSeeker, w, h int, crop bool) (out []byte, err error)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoThumbnail, err)
 	}
-	small := turn(shrink(img, w, h, crop, about.turned()), about.orientation)
+	small := turn(shrink(img, z.w, z.h, z.crop, about.turned()), about.orientation)
 	var b bytes.Buffer
 	if small.Opaque() {
 		err = jpeg.Encode(&b, small, &jpeg.Options{Quality: 85})

@@ -12,6 +12,7 @@ import (
 	"image/gif"
 	"image/jpeg"
 	"image/png"
+	"io"
 	"testing"
 )
 
@@ -57,7 +58,7 @@ func asJPEG(t testing.TB, img image.Image, orientation int) []byte {
 
 func thumb(t testing.TB, s *Store, id string, w, h int, crop bool) image.Image {
 	t.Helper()
-	f, err := s.Thumbnail(t.Context(), id, w, h, crop)
+	f, err := s.Thumbnail(t.Context(), file(t, s, id), w, h, crop, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,6 +79,15 @@ func put(t testing.TB, s *Store, b []byte) string {
 	return id
 }
 
+func file(t testing.TB, s *Store, id string) *File {
+	t.Helper()
+	f, err := s.Get(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
 func TestThumbnailSizes(t *testing.T) {
 	s := fresh(t, Options{})
 	wide := put(t, s, asPNG(t, flag(1200, 600)))
@@ -91,21 +101,24 @@ func TestThumbnailSizes(t *testing.T) {
 	}{
 		{wide, 32, 32, true, 32, 32},
 		{wide, 33, 1, true, 96, 96},
-		{wide, 97, 97, true, 320, 160}, // greater than any crop: the whole
+		{wide, 97, 97, true, 320, 160},   // greater than any crop: the whole
+		{wide, 200, 200, true, 640, 320}, // 320 by 160 would be too low
 		{wide, 100, 100, false, 320, 160},
 		{wide, 320, 240, false, 320, 160},
 		{wide, 321, 1, false, 640, 320},
-		{wide, 5000, 5000, false, 800, 400},
-		{tiny, 320, 240, false, 20, 10}, // "MUST NOT upscale"
-		{tiny, 96, 96, true, 10, 10},
+		{wide, 801, 1, false, 1200, 600},
+		{wide, 5000, 5000, false, 1200, 600}, // the file
+		{tiny, 320, 240, false, 20, 10},      // "MUST NOT upscale"
+		{tiny, 96, 96, true, 20, 10},
+		{tiny, 15, 15, true, 10, 10},
 		{line, 320, 240, false, 320, 1},
 	} {
 		if got := thumb(t, s, c.id, c.w, c.h, c.crop).Bounds().Size(); got != image.Pt(c.ow, c.oh) {
 			t.Errorf("%dx%d crop %v: %v, want %dx%d", c.w, c.h, c.crop, got, c.ow, c.oh)
 		}
 	}
-	if n := files(t, s, "thumbs"); n != 8 {
-		t.Errorf("%d thumbnails are kept", n) // wide: 5, tiny: 2, line: 1
+	if n := files(t, s, "thumbs"); n != 7 {
+		t.Errorf("%d thumbnails are kept", n) // wide: 5, tiny: 1, line: 1
 	}
 }
 
@@ -155,8 +168,46 @@ func TestThumbnailsShowThePicture(t *testing.T) {
 	}
 	clear := flag(64, 64)
 	clear.Pix[3] = 0
-	if f, err := s.Thumbnail(t.Context(), put(t, s, asPNG(t, clear)), 32, 32, true); err != nil || f.Type != "image/png" {
+	if f, err := s.Thumbnail(t.Context(), file(t, s, put(t, s, asPNG(t, clear))), 32, 32, true, false); err != nil || f.Type != "image/png" {
 		t.Errorf("what is clear must stay so: %v %v", f, err)
+	}
+}
+
+// TestOnlyStillPicturesUnlessAsked: a small file is given as it is; if it may be animated, only to who wants that.
+func TestOnlyStillPicturesUnlessAsked(t *testing.T) {
+	s := fresh(t, Options{})
+	var anim bytes.Buffer
+	frame := func() *image.Paletted {
+		return image.NewPaletted(image.Rect(0, 0, 20, 20), color.Palette{color.Black, color.White})
+	}
+	if err := gif.EncodeAll(&anim, &gif.GIF{Image: []*image.Paletted{frame(), frame()}, Delay: []int{1, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	still := asPNG(t, flag(20, 20))
+	apng := append([]byte(nil), still[:33]...) // up to the end of IHDR
+	chunk := binary.BigEndian.AppendUint32(nil, 8)
+	chunk = append(chunk, "acTL\x00\x00\x00\x01\x00\x00\x00\x00"...)
+	chunk = binary.BigEndian.AppendUint32(chunk, crc32.ChecksumIEEE(chunk[4:]))
+	apng = append(append(apng, chunk...), still[33:]...)
+	for name, c := range map[string]struct {
+		raw         []byte
+		quiet, loud bool // whether the file itself is given
+	}{"gif": {anim.Bytes(), false, true}, "apng": {apng, false, true}, "png": {still, true, true}, "jpeg": {asJPEG(t, flag(20, 20), 0), true, true}} {
+		id := put(t, s, c.raw)
+		for moving, want := range map[bool]bool{false: c.quiet, true: c.loud} {
+			f, err := s.Thumbnail(t.Context(), file(t, s, id), 32, 32, false, moving)
+			if err != nil {
+				t.Fatal(name, err)
+			}
+			got, err := io.ReadAll(f)
+			f.Close()
+			if err != nil || bytes.Equal(got, c.raw) != want || int64(len(got)) != f.Size {
+				t.Errorf("%s, moving %v: %d bytes of %d, %v", name, moving, len(got), len(c.raw), err)
+			}
+			if c, _, err := image.DecodeConfig(bytes.NewReader(got)); err != nil || c.Width != 20 || c.Height != 20 {
+				t.Errorf("%s, moving %v: %v %v", name, moving, c, err)
+			}
+		}
 	}
 }
 
@@ -173,17 +224,23 @@ func TestHostilePicturesAreRefusedBeforeMemoryIsTaken(t *testing.T) {
 	i := bytes.Index(progressive, []byte{0xff, 0xc0})
 	progressive[i+1] = 0xc2
 	for name, b := range map[string][]byte{
-		"many pixels":  bomb(30000, 30000),
-		"a long line":  bomb(1<<31-1, 1),
-		"a high line":  bomb(1, 1<<20),
-		"progressive":  progressive, // 12 megapixels of it would take 240 MB
+		"many pixels": bomb(30000, 30000),
+		"a long line": bomb(1<<31-1, 1),
+		"a high line": bomb(1, 1<<20),
+		"progressive": progressive, // 12 megapixels of it would take 240 MB
+	} {
+		if _, err := s.Thumbnail(t.Context(), file(t, s, put(t, s, b)), 32, 32, true, false); !errors.Is(err, ErrHuge) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, b := range map[string][]byte{
 		"no picture":   []byte("hello"),
 		"empty":        {},
 		"svg":          []byte(`<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>`),
 		"cut":          asPNG(t, flag(100, 100))[:60],
 		"damaged JPEG": append([]byte{0xff, 0xd8, 0xff, 0xe1, 0xff, 0xff}, make([]byte, 10)...),
 	} {
-		if _, err := s.Thumbnail(t.Context(), put(t, s, b), 32, 32, true); !errors.Is(err, ErrNoThumbnail) {
+		if _, err := s.Thumbnail(t.Context(), file(t, s, put(t, s, b)), 32, 32, true, false); !errors.Is(err, ErrNoThumbnail) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -202,9 +259,13 @@ func FuzzThumbnail(f *testing.F) {
 	f.Add(b.Bytes(), false)
 	f.Add([]byte("RIFF\x1a\x00\x00\x00WEBPVP8L\x0d\x00\x00\x00\x2f\x00\x00\x00\x10\x07\x10\x11\x11\x88\x88\xfe\x07\x00"), true)
 	f.Fuzz(func(t *testing.T, raw []byte, crop bool) {
-		out, err := makeThumbnail(bytes.NewReader(raw), 96, 96, crop)
+		about, err := examine(bytes.NewReader(raw))
+		var out []byte
+		if err == nil {
+			out, err = makeThumbnail(bytes.NewReader(raw), about, size{96, 96, crop})
+		}
 		if err != nil {
-			if !errors.Is(err, ErrNoThumbnail) {
+			if !errors.Is(err, ErrNoThumbnail) && !errors.Is(err, ErrHuge) {
 				t.Fatal(err)
 			}
 			return
@@ -238,7 +299,11 @@ func BenchmarkThumbnail12MP(b *testing.B) {
 	raw := asJPEG(b, flag(4000, 3000), 0)
 	b.SetBytes(int64(len(raw)))
 	for b.Loop() {
-		if _, err := makeThumbnail(bytes.NewReader(raw), 800, 600, false); err != nil {
+		about, err := examine(bytes.NewReader(raw))
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := makeThumbnail(bytes.NewReader(raw), about, size{800, 600, false}); err != nil {
 			b.Fatal(err)
 		}
 	}
