@@ -28,8 +28,8 @@ type dehydratedRow struct {
 // First the device, then its keys, each in a transaction: a crash between them leaves a device without keys, for which nobody
 // encrypts, until the client, which got no answer, tries again.
 func (a *Accounts) Dehydrate(user matrix.UserID, device matrix.DeviceID, name string, data json.RawMessage, up KeyUpload) (changed bool, err error) {
-	if !goodDeviceID(device) || device == AllDevices {
-		return false, ErrBadDevice
+	if err := CheckDeviceID(device); err != nil {
+		return false, err
 	}
 	if up.Device == nil {
 		return false, fmt.Errorf("%w: a dehydrated device needs device_keys", ErrBadKeys)

@@ -64,6 +64,14 @@ func (a *Accounts) SetDeviceName(user matrix.UserID, device matrix.DeviceID, nam
 	})
 }
 
+// CheckDeviceID: ErrBadDevice of an id that no session may have.
+func CheckDeviceID(d matrix.DeviceID) error {
+	if !goodDeviceID(d) || d == AllDevices {
+		return ErrBadDevice
+	}
+	return nil
+}
+
 // goodDeviceID: what can stand in a path and a log line.
 func goodDeviceID(d matrix.DeviceID) bool {
 	if len(d) == 0 || len(d) > MaxDeviceID || !utf8.ValidString(string(d)) {

@@ -95,8 +95,8 @@ func (a *Accounts) NewSession(user matrix.UserID, l Login) (Session, error) {
 	if l.Device == "" {
 		l.Device = newDeviceID()
 	}
-	if !goodDeviceID(l.Device) || l.Device == AllDevices {
-		return Session{}, ErrBadDevice
+	if err := CheckDeviceID(l.Device); err != nil {
+		return Session{}, err
 	}
 	s := Session{User: user, Device: l.Device}
 	fresh := a.newPair(l.Refresh, &s)

@@ -131,6 +131,11 @@ func (a *API) arrived(user matrix.UserID, r matrix.RoomID) {
 }
 
 func (a *API) setMembership(c *call, r matrix.RoomID, target matrix.UserID, membership, reason string) error {
+	if membership == matrix.MemberInvite {
+		if err := a.mayInvite(target); err != nil {
+			return err
+		}
+	}
 	ctx, cancel := c.commit()
 	defer cancel()
 	_, err := a.rooms.SetMembership(ctx, r, c.who.User, target, membership, reason, false)

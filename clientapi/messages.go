@@ -143,8 +143,12 @@ func (a *API) messages(c *call) (any, error) {
 			return nil, err
 		}
 	}
+	ignored, err := a.ignored(c.who.User)
+	if err != nil {
+		return nil, err
+	}
 	page, err := a.rooms.Messages(c.who.User, r, from, back, limit, func(e room.Entry) bool {
-		return !stop.at(e.ID()) && (filter.all() || filter.keepsEntry(e))
+		return !stop.at(e.ID()) && (filter.all() || filter.keepsEntry(e)) && !unheard(ignored, e.Event)
 	})
 	if err != nil {
 		return nil, err
@@ -249,9 +253,13 @@ func (a *API) context(c *call) (any, error) {
 	if filter.Limit != nil {
 		limit = min(limit, *filter.Limit)
 	}
+	ignored, err := a.ignored(c.who.User)
+	if err != nil {
+		return nil, err
+	}
 	var keep func(room.Entry) bool
-	if !filter.all() {
-		keep = filter.keepsEntry
+	if !filter.all() || len(ignored) > 0 {
+		keep = func(e room.Entry) bool { return (filter.all() || filter.keepsEntry(e)) && !unheard(ignored, e.Event) }
 	}
 	before, after, ev, state, err := a.rooms.Context(c.who.User, r, id, limit, keep)
 	if err != nil {

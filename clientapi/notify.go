@@ -5,6 +5,7 @@ package clientapi
 import (
 	"encoding/json/jsontext"
 	"encoding/json/v2"
+	"net/http"
 	"slices"
 
 	"tarn/matrix"
@@ -80,9 +81,51 @@ func (a *API) ignored(user matrix.UserID) (map[matrix.UserID]bool, error) {
 	return out, nil
 }
 
+// dataInvites is the account data by which a user lets nobody invite them (C-S API, "Invite permission").
+const dataInvites = "m.invite_permission_config"
+
+// closed says whether the user takes no invites.
+func (a *API) closed(user matrix.UserID) (bool, error) {
+	raw, err := a.accounts.Data(user, "", dataInvites)
+	if err != nil {
+		return false, ignoreMissing(err)
+	}
+	var q struct {
+		Default string `json:"default_action"`
+	}
+	_ = json.Unmarshal(raw, &q) // a client may have written anything there
+	return q.Default == "block", nil
+}
+
+// mayInvite refuses invites of this node's users who take none. Of another node's its own node decides.
+func (a *API) mayInvite(users ...matrix.UserID) error {
+	for _, u := range users {
+		if !a.local(u) {
+			continue
+		}
+		no, err := a.closed(u)
+		if err != nil {
+			return err
+		}
+		if no {
+			return &Error{Status: http.StatusForbidden, Code: matrix.ErrcodeInviteBlocked, Text: "this user takes no invites"}
+		}
+	}
+	return nil
+}
+
 // unheard says whether an event is not to be shown: "Servers must still send state events sent by ignored users to clients."
 func unheard(ignored map[matrix.UserID]bool, e *matrix.Event) bool {
 	return ignored[e.Sender()] && e.StateKey() == nil
+}
+
+// heard leaves out what is not to be shown: a page may have fewer events than it could.
+func (a *API) heard(c *call, events []room.Entry) ([]room.Entry, error) {
+	ignored, err := a.ignored(c.who.User)
+	if err != nil || len(ignored) == 0 {
+		return events, err
+	}
+	return slices.DeleteFunc(events, func(e room.Entry) bool { return unheard(ignored, e.Event) }), nil
 }
 
 // hush takes what ignored users did out of a change; all: it is an invite of one, which is not shown at all.
@@ -107,6 +150,24 @@ func (s *slide) hush(ch *room.Change) error {
 	}
 	ch.Timeline = slices.DeleteFunc(ch.Timeline, func(e room.Entry) bool { return unheard(s.judge.mute, e.Event) })
 	return nil
+}
+
+// unwanted says whether an invite is not to be shown.
+func (s *slide) unwanted(x *room.Standing) (bool, error) {
+	if x.Membership != matrix.MemberInvite {
+		return false, nil
+	}
+	if err := s.judge.load(); err != nil || s.judge.mute[x.By] {
+		return true, err
+	}
+	if s.noInvites == nil {
+		no, err := s.a.closed(s.c.who.User)
+		if err != nil {
+			return true, err
+		}
+		s.noInvites = &no
+	}
+	return *s.noInvites, nil
 }
 
 // counting puts the unread counts into a /sync answer (C-S API, "Receiving notifications").

@@ -86,6 +86,22 @@ func (a *API) searchPeople(c *call) (any, error) {
 	return out, err
 }
 
+// mutualRooms: GET /v1/mutual_rooms?user_id= (v1.19; MSC2666 before). All at once: there are no batches, and so no from.
+func (a *API) mutualRooms(c *call) (any, error) {
+	other := c.query("user_id")
+	name, server, found := strings.Cut(other, ":")
+	switch {
+	case !strings.HasPrefix(name, "@") || !found || server == "":
+		return nil, invalid("user_id is missing, or none")
+	case other == string(c.who.User):
+		return nil, invalid("these are your own rooms: ask /joined_rooms")
+	case c.query("from") != "" || c.query("batch_token") != "":
+		return nil, invalid("from was never given out")
+	}
+	rooms, err := a.rooms.Mutual(c.who.User, matrix.UserID(other))
+	return map[string]any{"joined": rooms, "count": len(rooms)}, err
+}
+
 // turnServer: GET /voip/turnServer. There is none (spec v1.15, MSC4166: 404 M_NOT_FOUND).
 func (a *API) turnServer(*call) (any, error) {
 	return nil, notFound("this node has no TURN server")

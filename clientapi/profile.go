@@ -177,35 +177,57 @@ func (a *API) findProfile(c *call) (account.Profile, error) {
 	return account.Profile{}, unknown
 }
 
+// textField is a value that must be there and be a string; null, which elder clients send, clears the field.
+func textField(name string, given jsontext.Value) (s string, err error) {
+	switch given.Kind() {
+	case 0:
+		return "", missing(name)
+	case 'n':
+		return "", nil
+	case '"':
+		err = json.Unmarshal(given, &s)
+		return s, err
+	}
+	return "", badJSON(name + " must be a string")
+}
+
 // setDisplayName: PUT /profile/{userId}/displayname.
 func (a *API) setDisplayName(c *call) (any, error) {
 	var q struct {
-		Value string `json:"displayname"`
+		Given jsontext.Value `json:"displayname"`
 	}
 	if err := c.decode(&q); err != nil {
 		return nil, err
 	}
-	if len(q.Value) > account.MaxName {
+	name, err := textField(fieldName, q.Given)
+	if err != nil {
+		return nil, err
+	}
+	if len(name) > account.MaxName {
 		return nil, invalid("displayname is longer than %d bytes", account.MaxName)
 	}
-	return empty{}, a.setProfile(c, func(p *account.Profile) { p.DisplayName = q.Value })
+	return empty{}, a.setProfile(c, func(p *account.Profile) { p.DisplayName = name })
 }
 
 // setAvatarURL: PUT /profile/{userId}/avatar_url.
 func (a *API) setAvatarURL(c *call) (any, error) {
 	var q struct {
-		Value string `json:"avatar_url"`
+		Given jsontext.Value `json:"avatar_url"`
 	}
 	if err := c.decode(&q); err != nil {
 		return nil, err
 	}
-	if len(q.Value) > account.MaxAvatarURL {
+	uri, err := textField(fieldAvatar, q.Given)
+	if err != nil {
+		return nil, err
+	}
+	if len(uri) > account.MaxAvatarURL {
 		return nil, invalid("avatar_url is longer than %d bytes", account.MaxAvatarURL)
 	}
-	if q.Value != "" && !strings.HasPrefix(q.Value, "mxc://") {
+	if uri != "" && !strings.HasPrefix(uri, "mxc://") {
 		return nil, invalid("avatar_url must be an mxc:// URI")
 	}
-	return empty{}, a.setProfile(c, func(p *account.Profile) { p.AvatarURL = q.Value })
+	return empty{}, a.setProfile(c, func(p *account.Profile) { p.AvatarURL = uri })
 }
 
 // setProfile stores the profile, then shows it in every room that the user is in ("Events on Change of Profile

@@ -36,8 +36,10 @@ func (a *API) registerUser(c *call) (any, error) {
 	if err := c.decode(&q); err != nil {
 		return nil, err
 	}
-	if len(q.Device) > account.MaxDeviceID { // before the token is spent
-		return nil, account.ErrBadDevice
+	if q.Device != "" { // before the token is spent
+		if err := account.CheckDeviceID(q.Device); err != nil {
+			return nil, err
+		}
 	}
 	// "The server must check the user name before the client goes through the stages": so that a token is not spent in vain.
 	if q.Username != "" {

@@ -100,6 +100,9 @@ func (a *API) relations(c *call) (any, error) {
 	if err != nil {
 		return nil, hidden(err)
 	}
+	if page.Events, err = a.heard(c, page.Events); err != nil {
+		return nil, err
+	}
 	out := relationsAnswer{Prev: c.query("from")}
 	if page.More {
 		out.Next = token(page.End)
@@ -137,6 +140,9 @@ func (a *API) threads(c *call) (any, error) {
 	}
 	page, err := a.rooms.Threads(c.who.User, r, participated, from, limit)
 	if err != nil {
+		return nil, err
+	}
+	if page.Events, err = a.heard(c, page.Events); err != nil {
 		return nil, err
 	}
 	out := relationsAnswer{}

@@ -69,6 +69,9 @@ func (a *API) createRoom(c *call) (any, error) {
 		}
 		invites = append(invites, u)
 	}
+	if err := a.mayInvite(invites...); err != nil {
+		return nil, err
+	}
 	id, err := a.rooms.Create(c.r.Context(), room.Create{
 		Creator: c.who.User, Version: q.Version, Preset: q.Preset, Public: q.Visibility == "public",
 		Name: q.Name, Topic: q.Topic, Alias: q.Alias, Invite: invites, Direct: q.Direct,

@@ -206,6 +206,8 @@ var table = []route{
 	{"GET", old, "/user/{user}/rooms/{room}/tags", user, 0, (*API).tags},
 	{"PUT", old, "/user/{user}/rooms/{room}/tags/{tag}", user, smallBody, (*API).setTag},
 	{"DELETE", old, "/user/{user}/rooms/{room}/tags/{tag}", user, 0, (*API).deleteTag},
+	{"GET", v1, "/mutual_rooms", user, 0, (*API).mutualRooms},
+	{"GET", root, "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms", user, 0, (*API).mutualRooms},
 	{"POST", old, "/user_directory/search", user, smallBody, (*API).searchPeople},
 	{"GET", old, "/pushers", user, 0, (*API).pushers},
 	{"POST", old, "/pushers/set", user, smallBody, (*API).setPusher},

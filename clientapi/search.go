@@ -137,8 +137,14 @@ func (a *API) search(c *call) (any, error) {
 			ask.Rooms = append(ask.Rooms, matrix.RoomID(id))
 		}
 	}
-	if !r.Filter.all() {
-		ask.Keep = r.Filter.keepsEntry
+	ignored, err := a.ignored(c.who.User)
+	if err != nil {
+		return nil, err
+	}
+	if !r.Filter.all() || len(ignored) > 0 {
+		ask.Keep = func(e room.Entry) bool {
+			return (r.Filter.all() || r.Filter.keepsEntry(e)) && !unheard(ignored, e.Event)
+		}
 	}
 	hits, err := a.rooms.Search(c.who.User, ask)
 	if err != nil {
@@ -201,6 +207,11 @@ func (a *API) searchResult(c *call, h *room.Hit, around [2]int, profiles bool) (
 		return out, err
 	}
 	x := &searchContext{Start: token(before.End), End: token(after.End)}
+	for _, events := range []*[]room.Entry{&before.Events, &after.Events} {
+		if *events, err = a.heard(c, *events); err != nil {
+			return out, err
+		}
+	}
 	if x.Before, err = clientEvents(before.Events, true); err != nil {
 		return out, err
 	}

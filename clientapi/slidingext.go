@@ -5,6 +5,7 @@ package clientapi
 import (
 	"encoding/json/jsontext"
 	"errors"
+	"slices"
 
 	"tarn/account"
 	"tarn/matrix"
@@ -130,6 +131,10 @@ func (s *slide) receipts() error {
 		if err != nil {
 			return err
 		}
+		if err := s.judge.load(); err != nil {
+			return err
+		}
+		list = slices.DeleteFunc(list, func(r room.Receipt) bool { return s.judge.mute[r.User] })
 		if first {
 			kept := make([]room.Receipt, 0, len(list))
 			for _, r := range list {
@@ -165,6 +170,10 @@ func (s *slide) typing() error {
 		if at <= sent.Typing {
 			continue
 		}
+		if err := s.judge.load(); err != nil {
+			return err
+		}
+		users = slices.DeleteFunc(slices.Clone(users), func(u matrix.UserID) bool { return s.judge.mute[u] })
 		if len(users) > 0 || sent.Typing != 0 {
 			out.Rooms[id] = dataEvent{"m.typing", map[string]any{"user_ids": append([]matrix.UserID{}, users...)}}
 		}

@@ -169,6 +169,7 @@ type slide struct {
 	out       *slideAnswer
 	now       sliding.State // what the client has with the answer
 	timelines map[matrix.RoomID]map[matrix.EventID]bool
+	noInvites *bool // whether the user takes none; nil: not looked up yet
 }
 
 func (s *slide) run() error {
@@ -209,6 +210,11 @@ func (s *slide) plan() error {
 	listed := make([]sliding.Listed, 0, len(all))
 	for i := range all {
 		x := &all[i]
+		if no, err := s.unwanted(x); err != nil {
+			return err
+		} else if no {
+			continue
+		}
 		s.standings[x.Room] = x
 		switch x.Membership {
 		case matrix.MemberLeave:

@@ -143,9 +143,16 @@ func specFile(t *testing.T, file string) (cases int) {
 
 var specVar = regexp.MustCompile(`\$[a-z0-9_]+(\.[a-z0-9]+)?`)
 
+var specJSONOf = regexp.MustCompile(`\$json\.(\d+)\.([a-z0-9.]+)`)
+
 // fill puts the variables in.
 func (s *specRun) fill(text string, escape func(string) string) string {
 	text = specSigned.ReplaceAllStringFunc(text, s.signed)
+	text = specJSONOf.ReplaceAllStringFunc(text, func(v string) string { // a string of so many bytes, under a name
+		m := specJSONOf.FindStringSubmatch(v)
+		n, _ := strconv.Atoi(m[1])
+		return specJSON(obj{m[2]: strings.Repeat("x", n)})
+	})
 	return specVar.ReplaceAllStringFunc(text, func(v string) string {
 		name := v[1:]
 		value, found := s.vars[name]

@@ -85,6 +85,9 @@ func (a *API) joinByState(c *call, r matrix.RoomID, slot matrix.StateKey, conten
 		return "", false, err
 	}
 	if slot.Key != string(c.who.User) {
+		if q.Membership == matrix.MemberInvite {
+			return "", false, a.mayInvite(matrix.UserID(slot.Key))
+		}
 		return "", false, nil
 	}
 	switch q.Membership {

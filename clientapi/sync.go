@@ -131,6 +131,10 @@ func (a *API) syncOnce(c *call, q syncQuery, upTo store.Pos) (*syncAnswer, error
 	if err != nil {
 		return nil, err
 	}
+	closed, err := a.closed(c.who.User)
+	if err != nil {
+		return nil, err
+	}
 	if len(ignored) > 0 {
 		o.KeepTimeline = func(e room.Entry) bool { return f.Timeline.keepsEntry(e) && !unheard(ignored, e.Event) }
 	}
@@ -141,7 +145,7 @@ func (a *API) syncOnce(c *call, q syncQuery, upTo store.Pos) (*syncAnswer, error
 		if ch.Newly && q.since > 0 {
 			newly[ch.Room] = true
 		}
-		if len(ignored) > 0 && hush(ignored, ch) {
+		if closed && ch.Membership == matrix.MemberInvite || len(ignored) > 0 && hush(ignored, ch) {
 			return nil
 		}
 		if err := out.add(ch, q.filter, q.after); err != nil {

@@ -44,6 +44,7 @@ const (
 	ErrcodeNotYetUploaded         Errcode = "M_NOT_YET_UPLOADED"
 	ErrcodeCannotOverwriteMedia   Errcode = "M_CANNOT_OVERWRITE_MEDIA"
 	ErrcodeDuplicateAnnotation    Errcode = "M_DUPLICATE_ANNOTATION"
+	ErrcodeInviteBlocked          Errcode = "M_INVITE_BLOCKED"
 	ErrcodeThreepidDenied         Errcode = "M_THREEPID_DENIED"
 	ErrcodeProfileTooLarge        Errcode = "M_PROFILE_TOO_LARGE"
 	ErrcodeKeyTooLarge            Errcode = "M_KEY_TOO_LARGE"

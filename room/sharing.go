@@ -57,6 +57,19 @@ func shares(rd snapshot, user, other matrix.UserID) (bool, error) {
 	return false, nil
 }
 
+// Mutual lists the rooms that a local user and another are joined to both.
+func (r *Rooms) Mutual(user, other matrix.UserID) ([]matrix.RoomID, error) {
+	out := []matrix.RoomID{}
+	err := r.eachJoined(user, func(q *reading) error {
+		m, err := q.member(other)
+		if m == matrix.MemberJoin {
+			out = append(out, q.row.id)
+		}
+		return err
+	})
+	return out, err
+}
+
 // eachJoined calls fn for the rooms that a local user is joined to.
 func (r *Rooms) eachJoined(user matrix.UserID, fn func(*reading) error) error {
 	return r.view(func(rd snapshot) error {

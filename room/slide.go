@@ -16,10 +16,11 @@ import (
 type Standing struct {
 	Room       matrix.RoomID
 	Membership string
-	At         store.Pos // of the change to it
-	Kicked     bool      // left, by somebody else's doing
-	Bump       store.Pos // of the newest event that lists are sorted by; at least At
-	Last       store.Pos // the room has nothing newer for this user
+	At         store.Pos     // of the change to it
+	Kicked     bool          // left, by somebody else's doing
+	By         matrix.UserID // who invited them, of an invite
+	Bump       store.Pos     // of the newest event that lists are sorted by; at least At
+	Last       store.Pos     // the room has nothing newer for this user
 	Facts
 }
 
@@ -85,6 +86,15 @@ func (r *Rooms) standingOf(rd snapshot, user matrix.UserID, x numbered) (Standin
 	case matrix.MemberInvite, matrix.MemberKnock:
 		if x.row.state != 0 {
 			state = x.row.state
+		}
+		if s.Membership == matrix.MemberInvite {
+			e, err := q.held(x.row.event)
+			if err != nil {
+				return s, err
+			}
+			if e != nil {
+				s.By = e.ev.Sender()
+			}
 		}
 	case matrix.MemberLeave, matrix.MemberBan:
 		e, err := q.held(x.row.event)
