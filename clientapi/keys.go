@@ -459,5 +459,5 @@ func (a *API) deactivate(c *call) (any, error) {
 	for _, u := range neighbours {
 		a.stream.Notify(string(u))
 	}
-	return map[string]string{"id_server_unbind_result": "no-support"}, nil
+	return map[string]string{"id_server_unbind_result": "success"}, nil
 }

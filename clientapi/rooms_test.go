@@ -268,7 +268,7 @@ func TestProfilesAreShownInRooms(t *testing.T) {
 	if m["displayname"] != "Alice ✿" || m["avatar_url"] != "mxc://x/y" || m["membership"] != "join" {
 		t.Errorf("the room shows %v", m)
 	}
-	alice.do("PUT", me+"/displayname", obj{}).ok()
+	alice.do("PUT", me+"/displayname", obj{"displayname": nil}).ok()
 	if m := bob.content(r, "m.room.member/"+esc(alice.user)); m["displayname"] != nil {
 		t.Errorf("the room still shows %v", m)
 	}

@@ -244,6 +244,9 @@ func furnish(t *testing.T, factor int) *house {
 	h.fill["GET /register/m.login.registration_token/validity"] = "?token=x"
 	h.fill["GET /keys/changes"] = "?from=" + since + "&to=" + since
 	h.fill["GET /sync"] = "?timeout=0"
+	for _, path := range []string{"/mutual_rooms", "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms"} {
+		h.fill["GET "+path] = "?user_id=" + url.QueryEscape(string(bob.user))
+	}
 	for _, what := range []string{"PUT /room_keys/keys", "PUT /room_keys/keys/{room}", "PUT /room_keys/keys/{room}/{session}", "GET /room_keys/keys", "GET /room_keys/keys/{room}",
 		"GET /room_keys/keys/{room}/{session}", "DELETE /room_keys/keys", "DELETE /room_keys/keys/{room}", "DELETE /room_keys/keys/{room}/{session}"} {
 		h.fill[what] = "?version=" + backup
