@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"image"
 	"image/png"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
