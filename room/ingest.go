@@ -194,6 +194,16 @@ func (in *ingest) offer(p *plan, h hash, c *candidate) (ok bool, err error) {
 			p.pending[h] = nil
 		}
 	}
+	if c.spoilt && !c.parked {
+		// The whole one may be waiting already: it is not given up for this.
+		x, err := p.pendingEvent(h)
+		if err != nil {
+			return false, err
+		}
+		if _, gone := p.pending[h]; x != nil && !x.spoilt && !gone {
+			c.ev, c.from, c.spoilt, c.parked = x.ev, x.from, false, true
+		}
+	}
 	e, err := p.held(h)
 	if err != nil {
 		return false, err
@@ -270,7 +280,7 @@ func (in *ingest) await(p *plan, h hash, c *candidate, missing []matrix.EventID)
 			return err
 		}
 		if x != nil && p.pending[m] == nil {
-			in.todo[m] = &candidate{ev: x.ev, from: x.from, parked: true}
+			in.todo[m] = &candidate{ev: x.ev, from: x.from, spoilt: x.spoilt, parked: true}
 			in.work = append(in.work, m)
 		}
 	}
@@ -296,7 +306,7 @@ func (in *ingest) unpark(p *plan, h hash) error {
 			return err
 		}
 		if x != nil {
-			in.todo[w] = &candidate{ev: x.ev, from: x.from, parked: true}
+			in.todo[w] = &candidate{ev: x.ev, from: x.from, spoilt: x.spoilt, parked: true}
 			in.work = append(in.work, w)
 		}
 	}
@@ -320,7 +330,7 @@ func (in *ingest) rest(p *plan) error {
 				missing[m.id()] = true
 			}
 		}
-		rows = append(rows, &pendingRow{c.ev, c.from, slices.Clone(c.awaited)})
+		rows = append(rows, &pendingRow{c.ev, c.from, slices.Clone(c.awaited), c.spoilt})
 	}
 	slices.SortFunc(rows, func(a, b *pendingRow) int { return byDepth(a.ev, b.ev) })
 	if len(missing) > 0 {

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -252,6 +253,29 @@ func TestSpoiltEventIsReplacedByTheWholeOne(t *testing.T) {
 			t.Fatalf("%v %v", e, err)
 		}
 		b.open()
+	}
+	same(t, room, a, b)
+}
+
+// Also when the two come while their parent is missing, in any order, over a restart.
+func TestSpoiltEventThatWaitsIsReplacedByTheWholeOne(t *testing.T) {
+	a, b, room := pair(t)
+	for i, order := range []string{"spoilt parent whole", "whole spoilt parent", "spoilt whole parent", "spoilt whole spoilt parent"} {
+		parent := a.say(room, "the parent")
+		id := a.say(room, "what was written")
+		ev, err := matrix.Parse("12", a.raw(room, id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, what := range strings.Fields(order) {
+			b.ingest(a, room, map[string][]byte{"parent": a.raw(room, parent), "whole": ev.Raw(), "spoilt": ev.Redact().Raw()}[what])
+			if i%2 == 0 {
+				b.open()
+			}
+		}
+		if e, err := b.Event(b.user, room, id); err != nil || e.ContentString("body") != "what was written" {
+			t.Errorf("%s: %v %v", order, e, err)
+		}
 	}
 	same(t, room, a, b)
 }

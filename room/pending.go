@@ -24,11 +24,22 @@ type pendingRow struct {
 	ev      *matrix.Event
 	from    matrix.ServerName // who delivered it
 	awaited []hash            // not held when it was looked at last
+	spoilt  bool              // as held.spoilt
 }
 
-// encode: form 1, from, depth, awaited, canonical event bytes.
+// Forms of a row.
+const (
+	pendingWhole  = 1
+	pendingSpoilt = 2
+)
+
+// encode: form, from, depth, awaited, canonical event bytes.
 func (x *pendingRow) encode() []byte {
-	b := appendText([]byte{1}, string(x.from))
+	form := byte(pendingWhole)
+	if x.spoilt {
+		form = pendingSpoilt
+	}
+	b := appendText([]byte{form}, string(x.from))
 	b = binary.AppendUvarint(b, uint64(x.ev.Depth()))
 	b = binary.AppendUvarint(b, uint64(len(x.awaited)))
 	for _, h := range x.awaited {
@@ -46,7 +57,7 @@ type parked struct {
 
 func decodePending(v []byte) (from matrix.ServerName, depth int64, awaited []hash, raw []byte, err error) {
 	d := decoder{b: v}
-	if d.byte() != 1 {
+	if form := d.byte(); form != pendingWhole && form != pendingSpoilt {
 		d.bad = true
 	}
 	from, depth = matrix.ServerName(d.text()), int64(d.uvarint())
@@ -74,7 +85,7 @@ func (q *reading) pendingEvent(h hash) (*pendingRow, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pendingRow{ev: ev, from: from, awaited: awaited}, nil
+	return &pendingRow{ev: ev, from: from, awaited: awaited, spoilt: v[0] == pendingSpoilt}, nil
 }
 
 // waitersFor lists the events that wait for one.
@@ -150,14 +161,15 @@ func (p *plan) park(rows []*pendingRow) error {
 	if err != nil {
 		return err
 	}
-	all = slices.DeleteFunc(all, func(x parked) bool { _, gone := p.pending[x.h]; return gone })
 	for _, x := range rows {
-		h := mustHash(x.ev.ID())
 		if len(x.awaited) > maxAwaited {
 			x.awaited = x.awaited[:maxAwaited]
 		}
-		p.pending[h] = x
-		all = append(all, parked{h, x.from, x.ev.Depth()})
+		p.pending[mustHash(x.ev.ID())] = x
+	}
+	all = slices.DeleteFunc(all, func(x parked) bool { _, anew := p.pending[x.h]; return anew })
+	for _, x := range rows {
+		all = append(all, parked{mustHash(x.ev.ID()), x.from, x.ev.Depth()})
 	}
 	for _, h := range evict(all, func(s matrix.ServerName) bool { return p.census.known[s] > 0 }) {
 		p.pending[h] = nil
