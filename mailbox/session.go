@@ -134,19 +134,20 @@ func (s *Session) Connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	hello := Hello{Geometry: s.layout().Geometry, Push: s.params.Push, Frame: s.params.Frame}
-	if s.params.Token != nil {
-		hello.Token = s.params.Token()
-	}
-	var up [UpSize]byte
-	reply, err := SealHello(&up, hello, key, SessionInfo(onion, epoch), epoch)
-	if err != nil {
-		return err
-	}
 	// A circuit of its own, and a fresh one each time: nothing else of this node may be seen to be its.
 	conn, err := s.dial.Dial(ctx, s.courier.addr.dial(), "session-"+rand.Text())
 	if err != nil {
 		return fmt.Errorf("mailbox: connect: %w", err)
+	}
+	hello := Hello{Geometry: s.layout().Geometry, Push: s.params.Push, Frame: s.params.Frame}
+	if s.params.Token != nil {
+		hello.Token = s.params.Token() // not before the courier is reached: it is good once
+	}
+	var up [UpSize]byte
+	reply, err := SealHello(&up, hello, key, SessionInfo(onion, epoch), epoch)
+	if err != nil {
+		conn.Close()
+		return err
 	}
 	down, err := exchange(ctx, conn, &up)
 	if err != nil {

@@ -194,7 +194,7 @@ func BenchmarkHello(b *testing.B) {
 	must(b, err) // of an unknown geometry: opened and refused, so that no places are used up
 	began := cpu(b)
 	for b.Loop() {
-		if co.Courier().Hello(epoch, &up, &down) != nil {
+		if co.Courier().Hello(epoch, &up, &down, func(open func()) { open() }) != nil {
 			b.Fatal("taken")
 		}
 	}

@@ -211,6 +211,9 @@ func TestSessionsAreBounded(t *testing.T) {
 				t.Errorf("with a token: %v", err)
 			}
 		}
+		if _, err := open(3); !errors.Is(err, mailbox.ErrBusy) || tokens[3] {
+			t.Errorf("with a token, while there is no place: %v; it is spent: %v", err, tokens[3])
+		}
 		if _, err := open(1); !errors.Is(err, mailbox.ErrBusy) {
 			t.Errorf("with a spent token: %v", err)
 		}

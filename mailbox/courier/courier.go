@@ -262,13 +262,16 @@ func (s *Server) Status() Status {
 }
 
 // Hello is front.Courier's.
-func (s *Server) Hello(epoch uint32, up *[mailbox.UpSize]byte, down *[mailbox.DownSize]byte) (serve func(net.Conn)) {
+func (s *Server) Hello(epoch uint32, up *[mailbox.UpSize]byte, down *[mailbox.DownSize]byte, opening func(func())) (serve func(net.Conn)) {
 	key := s.cfg.Keys.Get(epoch)
 	if key == nil {
 		mailbox.ClearAnswer(down, mailbox.ClearStale, nil)
 		return nil
 	}
-	h, reply, err := mailbox.OpenHello(up, key, mailbox.SessionInfo(s.self[:], epoch))
+	var h mailbox.Hello
+	var reply *sealed.Reply
+	var err error
+	opening(func() { h, reply, err = mailbox.OpenHello(up, key, mailbox.SessionInfo(s.self[:], epoch)) })
 	switch {
 	case reply == nil:
 		mailbox.ClearAnswer(down, mailbox.ClearRefused, nil)
@@ -290,7 +293,9 @@ func (s *Server) Hello(epoch uint32, up *[mailbox.UpSize]byte, down *[mailbox.Do
 		mailbox.SealAnswer(down, reply, mailbox.StatusRate, nil)
 		return nil
 	}
-	x := s.enter(h.Token != nil && s.cfg.Redeem != nil && s.cfg.Redeem(h.Token), rate)
+	// A token is spent when there is a place for it, as far as can be told: two that come at once for the last one both lose theirs.
+	paid := h.Token != nil && s.cfg.Redeem != nil && s.hasPlace(true, rate) && s.cfg.Redeem(h.Token)
+	x := s.enter(paid, rate)
 	if x == nil {
 		mailbox.SealAnswer(down, reply, mailbox.StatusBusy, nil)
 		return nil
@@ -303,8 +308,32 @@ func (s *Server) Hello(epoch uint32, up *[mailbox.UpSize]byte, down *[mailbox.Do
 	return x.serve
 }
 
-// enter gives a session its place, and its frames; nil: there is none. A newcomer can have the place of a session that is idle,
-// that of the one that is worth least; one with a token only loses it to another with a token.
+// hasPlace tells whether enter would give a session of that kind its place now.
+func (s *Server) hasPlace(token bool, rate float64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.placeLocked(token, rate, time.Now())
+	return ok
+}
+
+// placeLocked finds a place for a session, that of least if it is not nil; s.mu is held. A newcomer can have the place of a session
+// that is idle, that of the one that is worth least; one with a token only loses it to another with a token.
+func (s *Server) placeLocked(token bool, rate float64, now time.Time) (least *session, ok bool) {
+	full := len(s.sessions) >= s.cfg.MaxSessions || !token && len(s.sessions)-s.tokens >= s.cfg.MaxSessions-s.cfg.Reserved
+	missing := s.rate + rate - s.cfg.TotalRate // frames a second that somebody would have to give up
+	if !full && missing <= 0 {
+		return nil, true
+	}
+	var worth value
+	for y := range s.sessions {
+		if v, idle := y.value(now); idle && (token || !y.token) && y.granted >= missing && (least == nil || v.less(worth)) {
+			least, worth = y, v
+		}
+	}
+	return least, least != nil
+}
+
+// enter gives a session its place, and its frames; nil: there is none.
 func (s *Server) enter(token bool, rate float64) *session {
 	now := time.Now()
 	x := newSession(s, token, rate, now)
@@ -313,19 +342,11 @@ func (s *Server) enter(token bool, rate float64) *session {
 	if s.ctx.Err() != nil {
 		return nil
 	}
-	full := len(s.sessions) >= s.cfg.MaxSessions || !token && len(s.sessions)-s.tokens >= s.cfg.MaxSessions-s.cfg.Reserved
-	missing := s.rate + rate - s.cfg.TotalRate // frames a second that somebody would have to give up
-	if full || missing > 0 {
-		var least *session
-		var worth value
-		for y := range s.sessions {
-			if v, idle := y.value(now); idle && (token || !y.token) && y.granted >= missing && (least == nil || v.less(worth)) {
-				least, worth = y, v
-			}
-		}
-		if least == nil {
-			return nil
-		}
+	least, ok := s.placeLocked(token, rate, now)
+	if !ok {
+		return nil
+	}
+	if least != nil {
 		least.end()
 		s.leaveLocked(least)
 	}

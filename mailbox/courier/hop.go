@@ -37,8 +37,9 @@ func since(x payer) time.Time {
 
 // hops are the layered halves of one link: other couriers hand them over.
 type hops struct {
-	s     *Server
-	began time.Time
+	s       *Server
+	began   time.Time
+	opening func(func())
 
 	mu      sync.Mutex // guards all below
 	pending int
@@ -60,9 +61,9 @@ func (h *hops) asks(n int) bool {
 }
 
 // Carry is front.Courier's.
-func (s *Server) Carry() func(epoch uint32, box []byte, answer func([]byte)) {
+func (s *Server) Carry(opening func(func())) func(epoch uint32, box []byte, answer func([]byte)) {
 	now := time.Now()
-	h := &hops{s: s, began: now, dials: bucket{rate: 1 / sessionDialEvery.Seconds(), burst: hopDials, left: hopDials, at: now}}
+	h := &hops{s: s, began: now, opening: opening, dials: bucket{rate: 1 / sessionDialEvery.Seconds(), burst: hopDials, left: hopDials, at: now}}
 	return h.carry
 }
 
@@ -87,7 +88,9 @@ func (h *hops) carry(epoch uint32, box []byte, answer func([]byte)) {
 		refuse(mailbox.ClearBusy)
 		return
 	}
-	p, err := mailbox.PeelHalf(key, s.self[:], epoch, box)
+	var p mailbox.PeeledHalf
+	var err error
+	h.opening(func() { p, err = mailbox.PeelHalf(key, s.self[:], epoch, box) })
 	if err != nil {
 		h.leave()
 		h.release(size)

@@ -3,7 +3,9 @@
 package courier_test
 
 import (
+	"context"
 	"errors"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,6 +90,39 @@ func TestAFloodOfHellosLeavesSessionsAlone(t *testing.T) {
 		}
 		if _, err := open(&toks[1]); !errors.Is(err, mailbox.ErrBusy) {
 			t.Errorf("with a token that was spent: %v", err)
+		}
+	})
+}
+
+// unreachable is a network that fails for a while.
+type unreachable struct {
+	mailbox.Dialer
+	down bool
+}
+
+func (u *unreachable) Dial(ctx context.Context, addr, isolation string) (net.Conn, error) {
+	if u.down {
+		return nil, errors.New("no way there")
+	}
+	return u.Dialer.Dial(ctx, addr, isolation)
+}
+
+// A session token is not used up by a courier that is not reached.
+func TestNoTokenIsTakenForACourierThatIsNotReached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		way, taken := &unreachable{Dialer: w.mesh}, 0
+		s := mailbox.NewSession(w.courier.Address(), way, mailbox.SessionParams{Token: func() *[mailbox.TokenSize]byte { taken++; return nil }})
+		defer s.Close()
+		_, err := s.Courier().Descriptor(t.Context())
+		must(t, err)
+		way.down = true
+		if err := s.Connect(t.Context()); err == nil || taken != 0 {
+			t.Errorf("%v; %d tokens were taken", err, taken)
+		}
+		way.down = false
+		if err := s.Connect(t.Context()); err != nil || taken != 1 {
+			t.Errorf("%v; %d tokens were taken", err, taken)
 		}
 	})
 }

@@ -29,6 +29,7 @@ import (
 	"sync"
 	"time"
 
+	"tarn/crypto/sealed"
 	"tarn/mailbox"
 )
 
@@ -62,12 +63,13 @@ type Courier interface {
 	Attach(local func(epoch uint32, box []byte, describe func(onion [32]byte) ([]byte, error)) []byte)
 	// Run works until ctx ends. It is called once. Hello is called only meanwhile.
 	Run(ctx context.Context) error
-	// Hello answers the hello of a session, whose key is of that epoch. serve, unless it is nil, is called after the answer
+	// Hello answers the hello of a session, whose key is of that epoch. What is sealed is opened within opening, which waits for
+	// its turn. serve, unless it is nil, is called after the answer
 	// was written, and lasts as long as the session; it ends when the connection is closed. Concurrent.
-	Hello(epoch uint32, up *[mailbox.UpSize]byte, down *[mailbox.DownSize]byte) (serve func(net.Conn))
-	// Carry is called for each link. What it returns takes the link's halves that have layers; it does not block, and
-	// calls answer once at most, at once or later, from any goroutine.
-	Carry() func(epoch uint32, box []byte, answer func([]byte))
+	Hello(epoch uint32, up *[mailbox.UpSize]byte, down *[mailbox.DownSize]byte, opening func(func())) (serve func(net.Conn))
+	// Carry is called for each link. What it returns takes the link's halves that have layers, which it peels within opening; it
+	// does not wait for anything else, and calls answer once at most, at once or later, from any goroutine.
+	Carry(opening func(func())) func(epoch uint32, box []byte, answer func([]byte))
 }
 
 // Config says what a Server is. A zero value is replaced by the default.
@@ -129,14 +131,24 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	// Opening is what a stranger can make a mailbox work at most for his bytes. However many come, half of the processors is
-	// left for sessions, links and the disk, and what is to be done for those does not stand behind hundreds of openings.
-	opening := make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
-	s := &Server{cfg: cfg, opening: opening, conns: newConns(cfg.MaxConns, cfg.Timeout), links: newLinks(cfg.MaxLinks), pace: newPace(cfg.AnswerTime), buffers: sync.Pool{New: func() any { return new(buffers) }}}
+	s := &Server{cfg: cfg, opening: make(chan struct{}, openingPlaces()), conns: newConns(cfg.MaxConns, cfg.Timeout), links: newLinks(cfg.MaxLinks), pace: newPace(cfg.AnswerTime), buffers: sync.Pool{New: func() any { return new(buffers) }}}
 	if cfg.Courier != nil {
 		cfg.Courier.Attach(s.Half)
 	}
 	return s, nil
+}
+
+// openingPlaces is how many sealed things are opened at once for those who connect, and as many again for what links and the
+// courier's own sessions bring. Opening is what a stranger can make a mailbox work most for his bytes. However many come, what else
+// there is to do (frames, the disk) stands beside so many openings, not behind hundreds; and neither kind of stranger waits for
+// the other.
+func openingPlaces() int { return max(1, runtime.GOMAXPROCS(0)/2) }
+
+// open runs fn when it has its turn among what those who connect want opened.
+func (s *Server) open(fn func()) {
+	s.opening <- struct{}{}
+	defer func() { <-s.opening }()
+	fn()
 }
 
 // Run serves ln, with the roles, until ctx ends or ln fails or a role does. It returns when every connection has ended
@@ -266,9 +278,7 @@ func (s *Server) answer(b *buffers) (goOn func(net.Conn)) {
 		s.exchange(b, h.Epoch)
 		return nil
 	case h.Kind == mailbox.KindSession && s.cfg.Courier != nil:
-		s.opening <- struct{}{}
-		defer func() { <-s.opening }()
-		return s.cfg.Courier.Hello(h.Epoch, &b.up, &b.down)
+		return s.cfg.Courier.Hello(h.Epoch, &b.up, &b.down, s.open)
 	case h.Kind == mailbox.KindLink: // for a store, or for a courier that is not the first
 		return s.welcomeLink(b)
 	}
@@ -283,9 +293,12 @@ func (s *Server) exchange(b *buffers, epoch uint32) {
 		mailbox.ClearAnswer(&b.down, mailbox.ClearStale, nil)
 		return
 	}
-	s.opening <- struct{}{}
-	r, reply, err := mailbox.OpenRequest(&b.up, key, mailbox.RequestInfo(s.cfg.Keys.Onion(), epoch))
-	<-s.opening
+	var r mailbox.Request
+	var reply *sealed.Reply
+	var err error
+	s.open(func() {
+		r, reply, err = mailbox.OpenRequest(&b.up, key, mailbox.RequestInfo(s.cfg.Keys.Onion(), epoch))
+	})
 	if reply == nil {
 		mailbox.ClearAnswer(&b.down, mailbox.ClearRefused, nil)
 		return

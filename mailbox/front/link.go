@@ -4,10 +4,12 @@ package front
 
 import (
 	"bufio"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
 
+	"tarn/crypto/sealed"
 	"tarn/mailbox"
 )
 
@@ -16,14 +18,21 @@ const (
 	linkFlight  = 64               // requests of one link that are not answered yet
 	linkWork    = 128              // requests of all links that are worked on at once
 	linkIdle    = 30 * time.Minute // a link that brings nothing for so long is ended
-	linkEvict   = time.Minute      // one that has brought nothing for so long loses its place to a newcomer
+	linkWindow  = time.Minute      // in which it is counted what a link brings
+	linkGrace   = linkWindow       // a newcomer that has brought something keeps its place for so long
 	linkTimeout = time.Minute      // for writing one answer
 )
 
 // links bounds the links, and what is worked on for them.
+//
+// When all places are taken, a newcomer gets that of the link which has brought least in the last minute or two, by lot among
+// equals: what counts are halves that could be opened, for bytes of the right length cost nothing. A courier dials when it has
+// a half to hand over, so an honest newcomer has brought one within moments; then it keeps its place for a minute at least. Who
+// will keep all places from others must bring as much on each link as those whom he shuts out, or open so many anew each minute.
 type links struct {
 	most    int
-	working chan struct{}
+	working chan struct{} // places of requests that are worked on
+	opening chan struct{} // of these, of those that are being opened, or peeled
 
 	mu  sync.Mutex // guards all
 	all map[*link]struct{}
@@ -31,34 +40,68 @@ type links struct {
 
 // link is the connection of a courier.
 type link struct {
-	conn net.Conn  // nil until the welcome is out
-	used time.Time // when the last request came; guarded by links.mu
+	began time.Time
+
+	// Guarded by links.mu.
+	conn        net.Conn  // nil until the welcome is out
+	lost        bool      // another has its place
+	since       time.Time // when the window began
+	now, before int       // halves that were opened in it, and in the one before
+}
+
+// brought is how many halves came that could be opened, since two windows ago at most; links.mu is held.
+func (l *link) brought(now time.Time) int {
+	switch gone := now.Sub(l.since); {
+	case gone >= 2*linkWindow:
+		l.since, l.now, l.before = now, 0, 0
+	case gone >= linkWindow:
+		l.since, l.now, l.before = l.since.Add(linkWindow), 0, l.now
+	}
+	return l.now + l.before
 }
 
 func newLinks(most int) links {
-	return links{most: most, working: make(chan struct{}, linkWork), all: map[*link]struct{}{}}
+	return links{most: most, working: make(chan struct{}, linkWork), opening: make(chan struct{}, openingPlaces()), all: map[*link]struct{}{}}
 }
 
-// enter gives a newcomer a place, if need be that of the link which has been idle for longest; nil: there is none.
+// enter gives a newcomer a place, if need be that of another; nil: there is none.
 func (k *links) enter(now time.Time) *link {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.all) >= k.most {
-		var oldest *link
+		var least *link
+		brought, n := 0, 0
 		for l := range k.all {
-			if l.conn != nil && (oldest == nil || l.used.Before(oldest.used)) {
-				oldest = l
+			b := l.brought(now)
+			switch {
+			case b > 0 && now.Sub(l.began) < linkGrace:
+			case least == nil || b < brought:
+				least, brought, n = l, b, 1
+			case b == brought:
+				if n++; rand.IntN(n) == 0 {
+					least = l
+				}
 			}
 		}
-		if oldest == nil || now.Sub(oldest.used) < linkEvict {
+		if least == nil {
 			return nil
 		}
-		oldest.conn.Close()
-		delete(k.all, oldest)
+		least.lost = true
+		if least.conn != nil {
+			least.conn.Close()
+		}
+		delete(k.all, least)
 	}
-	l := &link{used: now}
+	l := &link{began: now, since: now}
 	k.all[l] = struct{}{}
 	return l
+}
+
+// open runs fn when it has its turn among what is opened for links.
+func (k *links) open(fn func()) {
+	k.opening <- struct{}{}
+	defer func() { <-k.opening }()
+	fn()
 }
 
 func (k *links) leave(l *link) {
@@ -67,11 +110,15 @@ func (k *links) leave(l *link) {
 	delete(k.all, l)
 }
 
-// touch notes that a request came.
-func (k *links) touch(l *link, now time.Time) {
+// answered notes an answer to a half: it counts if the half could be opened.
+func (k *links) answered(l *link, answer []byte) {
+	if mailbox.Clear(answer[0]) != mailbox.ClearSealed {
+		return
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	l.used = now
+	l.brought(time.Now())
+	l.now++
 }
 
 // welcomeLink answers a courier that wants to hand over requests: with the descriptor, which it needs anyway.
@@ -92,7 +139,9 @@ func (s *Server) welcomeLink(b *buffers) (goOn func(net.Conn)) {
 // Requests are worked on side by side: one that waits for the disk does not hold up the others.
 func (s *Server) serveLink(l *link, c net.Conn) {
 	s.links.mu.Lock()
-	l.conn = c
+	if l.conn = c; l.lost {
+		c.Close()
+	}
 	s.links.mu.Unlock()
 	var (
 		wg      sync.WaitGroup
@@ -112,7 +161,7 @@ func (s *Server) serveLink(l *link, c net.Conn) {
 	}
 	var carry func(epoch uint32, box []byte, answer func([]byte))
 	if s.cfg.Courier != nil {
-		carry = s.cfg.Courier.Carry()
+		carry = s.cfg.Courier.Carry(s.links.open)
 	}
 	r := bufio.NewReaderSize(c, mailbox.MaxLinkMessage)
 	for {
@@ -122,12 +171,14 @@ func (s *Server) serveLink(l *link, c net.Conn) {
 			return
 		}
 		came := time.Now()
-		s.links.touch(l, came)
 		if _, layers, _ := mailbox.HalfShape(len(m.Data)); layers > 0 {
 			if carry == nil {
 				write(m, mailbox.RefuseHalf(len(m.Data), mailbox.ClearRefused))
 			} else {
-				carry(m.Epoch, m.Data, func(answer []byte) { write(m, answer) })
+				carry(m.Epoch, m.Data, func(answer []byte) {
+					s.links.answered(l, answer)
+					write(m, answer)
+				})
 			}
 			continue
 		}
@@ -137,6 +188,7 @@ func (s *Server) serveLink(l *link, c net.Conn) {
 			s.links.working <- struct{}{}
 			answer, op := s.half(m.Epoch, m.Data, nil)
 			<-s.links.working
+			s.links.answered(l, answer)
 			time.Sleep(s.pace.wait(came, op))
 			write(m, answer)
 		})
@@ -157,7 +209,10 @@ func (s *Server) half(epoch uint32, box []byte, describe func(onion [32]byte) ([
 	if key == nil {
 		return mailbox.RefuseHalf(len(box), mailbox.ClearStale), 0
 	}
-	r, reply, err := mailbox.OpenHalf(box, key, mailbox.RequestInfo(s.cfg.Keys.Onion(), epoch))
+	var r mailbox.Request
+	var reply *sealed.Reply
+	var err error
+	s.links.open(func() { r, reply, err = mailbox.OpenHalf(box, key, mailbox.RequestInfo(s.cfg.Keys.Onion(), epoch)) })
 	switch {
 	case reply == nil:
 		return mailbox.RefuseHalf(len(box), mailbox.ClearRefused), 0

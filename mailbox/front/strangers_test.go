@@ -23,7 +23,12 @@ type slowCourier struct {
 
 func (c *slowCourier) Attach(func(uint32, []byte, func([32]byte) ([]byte, error)) []byte) {}
 
-func (c *slowCourier) Hello(uint32, *[mailbox.UpSize]byte, *[mailbox.DownSize]byte) func(net.Conn) {
+func (c *slowCourier) Hello(_ uint32, _ *[mailbox.UpSize]byte, _ *[mailbox.DownSize]byte, opening func(func())) func(net.Conn) {
+	opening(c.open)
+	return nil
+}
+
+func (c *slowCourier) open() {
 	add := func(n int) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -33,7 +38,6 @@ func (c *slowCourier) Hello(uint32, *[mailbox.UpSize]byte, *[mailbox.DownSize]by
 	add(1)
 	time.Sleep(time.Millisecond)
 	add(-1)
-	return nil
 }
 
 // A crowd of hellos is worked on by half of the processors, one after another; all are answered, and who brings halves over
@@ -69,6 +73,44 @@ func TestACrowdOfStrangersLeavesHalfOfTheProcessors(t *testing.T) {
 		}
 		if took := time.Since(began); took != hellos/time.Duration(places)*time.Millisecond && hellos%places == 0 {
 			t.Errorf("%d hellos took %v", hellos, took)
+		}
+	})
+}
+
+func (c *slowCourier) Carry(opening func(func())) func(uint32, []byte, func([]byte)) {
+	return func(_ uint32, box []byte, answer func([]byte)) {
+		opening(c.open)
+		answer(mailbox.RefuseHalf(len(box), mailbox.ClearRefused))
+	}
+}
+
+// The same of a crowd that brings layers over links. Who takes no answers holds up nobody else.
+func TestACrowdOfLayersLeavesHalfOfTheProcessors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		crowd := &slowCourier{}
+		plain := newTestServer(t)
+		cfg := plain.cfg
+		cfg.Courier = crowd
+		s, err := New(cfg)
+		must(t, err)
+		var all sync.WaitGroup
+		defer all.Wait()
+		const crowded = 50
+		for i := range crowded {
+			here, there := net.Pipe()
+			defer here.Close()
+			all.Go(func() { s.serveLink(s.links.enter(time.Now()), there) })
+			b := mailbox.AppendLinkMessage(nil, mailbox.LinkMessage{Kind: mailbox.LinkKindOf(mailbox.HalfSize(false, 1)), Tag: 1, Data: make([]byte, mailbox.HalfSize(false, 1))})
+			all.Go(func() { here.Write(b) })
+			if i > 0 { // the first reads nothing
+				all.Go(func() { mailbox.ReadLinkMessage(here, true) })
+			}
+		}
+		time.Sleep(crowded * time.Millisecond)
+		synctest.Wait()
+		places := max(1, runtime.GOMAXPROCS(0)/2)
+		if crowd.most != places || crowd.now != 0 {
+			t.Errorf("%d were peeled at once, want %d; %d are", crowd.most, places, crowd.now)
 		}
 	})
 }

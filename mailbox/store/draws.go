@@ -122,7 +122,7 @@ func (d *desk) issue(q mailbox.Request) (mailbox.Status, error) {
 		return mailbox.StatusAccount, nil
 	case err != nil:
 		return bookStatus(err), err
-	case token.Check(i.Blinded) != nil:
+	case d.keys.elements(i.Blinded) != nil:
 		return mailbox.StatusRefused, nil
 	}
 	w := draw{hash: sha256.Sum256(slices.Concat(q.ID[:], q.Box)), request: slices.Concat(q.ID[:], trimZeros(q.Box))}

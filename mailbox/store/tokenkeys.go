@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,6 +25,8 @@ import (
 type tokenKeys struct {
 	dir string // "" keeps nothing
 
+	checking chan struct{} // places of those whose elements or tokens are being looked at: anybody can send some
+
 	mu   sync.Mutex            // guards keys
 	keys map[uint32]*token.Key // by day; those of session tokens by day | mailbox.SessionEpoch, from the same seed
 }
@@ -31,7 +34,7 @@ type tokenKeys struct {
 const tokenKeySuffix = ".key"
 
 func openTokenKeys(dir string) (*tokenKeys, error) {
-	t := &tokenKeys{dir: dir, keys: map[uint32]*token.Key{}}
+	t := &tokenKeys{dir: dir, keys: map[uint32]*token.Key{}, checking: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 	if dir == "" {
 		return t, nil
 	}
@@ -143,12 +146,21 @@ func accepted(now time.Time) []uint32 {
 // valid is the day of a token; ok is false if no accepted key of that kind (0 or mailbox.SessionEpoch) made it. All keys are tried,
 // whatever is found.
 func (t *tokenKeys) valid(tok *token.Token, kind uint32, now time.Time) (day uint32, ok bool) {
+	t.checking <- struct{}{}
+	defer func() { <-t.checking }()
 	for _, d := range accepted(now) {
 		if k := t.get(d | kind); k != nil && k.Valid(tok) {
 			day, ok = d, true
 		}
 	}
 	return day, ok
+}
+
+// elements checks what is to be evaluated.
+func (t *tokenKeys) elements(blinded []byte) error {
+	t.checking <- struct{}{}
+	defer func() { <-t.checking }()
+	return token.Check(blinded)
 }
 
 // expire destroys the keys whose time is over, and has the spent tokens of each forgotten afterwards.
