@@ -351,3 +351,23 @@ func TestProfile(t *testing.T) {
 		t.Errorf("%v", p)
 	}
 }
+
+// eachKV runs a benchmark in memory, and on a disk.
+func eachKV(b *testing.B, run func(*testing.B, store.KV)) {
+	for name, openKV := range map[string]func() store.KV{
+		"memory": store.OpenMemory,
+		"badger": func() store.KV {
+			kv, err := store.OpenBadger(b.TempDir(), store.Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			return kv
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			kv := openKV()
+			defer kv.Close()
+			run(b, kv)
+		})
+	}
+}

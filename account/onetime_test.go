@@ -178,44 +178,31 @@ func TestNewIdentityKeysDropTheOldOneTimeKeys(t *testing.T) {
 }
 
 func BenchmarkClaim(b *testing.B) {
-	for name, openKV := range map[string]func() store.KV{
-		"memory": store.OpenMemory,
-		"badger": func() store.KV {
-			kv, err := store.OpenBadger(b.TempDir(), store.Options{})
+	eachKV(b, func(b *testing.B, kv store.KV) {
+		n := open(b, kv, Options{NoRateLimit: true})
+		p := n.phone(b, n.addUser(b, "alice"), "PHONE")
+		p.publish()
+		up := KeyUpload{OneTime: map[string]json.RawMessage{}}
+		b.ReportAllocs()
+		next := 0
+		for b.Loop() {
+			id, err := p.claim()
 			if err != nil {
 				b.Fatal(err)
 			}
-			return kv
-		},
-	} {
-		b.Run(name, func(b *testing.B) {
-			kv := openKV()
-			defer kv.Close()
-			n := open(b, kv, Options{NoRateLimit: true})
-			p := n.phone(b, n.addUser(b, "alice"), "PHONE")
-			p.publish()
-			up := KeyUpload{OneTime: map[string]json.RawMessage{}}
-			b.ReportAllocs()
-			next := 0
-			for b.Loop() {
-				id, err := p.claim()
-				if err != nil {
-					b.Fatal(err)
-				}
-				if id != "" {
-					continue
-				}
-				b.StopTimer()
-				clear(up.OneTime)
-				for range 500 {
-					up.OneTime[fmt.Sprint("signed_curve25519:", next)] = p.signedKey()
-					next++
-				}
-				if _, _, err := n.UploadKeys(p.user, p.device, up); err != nil && !errors.Is(err, ErrKeysDiffer) {
-					b.Fatal(err)
-				}
-				b.StartTimer()
+			if id != "" {
+				continue
 			}
-		})
-	}
+			b.StopTimer()
+			clear(up.OneTime)
+			for range 500 {
+				up.OneTime[fmt.Sprint("signed_curve25519:", next)] = p.signedKey()
+				next++
+			}
+			if _, _, err := n.UploadKeys(p.user, p.device, up); err != nil && !errors.Is(err, ErrKeysDiffer) {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+		}
+	})
 }

@@ -42,7 +42,8 @@ type NamedKey struct {
 	Key  json.RawMessage `json:"key"`
 }
 
-// KeyGeneration grows with every change of what Published gives, and of how many one-time keys there are, once it can be read.
+// KeyGeneration grows after every write that may have changed what Published gives, or added one-time keys (and after others), not when such keys are
+// given. It grows once that can be read: who reads it before what it counts misses nothing.
 func (a *Accounts) KeyGeneration() uint64 { return a.generation.Load() }
 
 // Published reads a local user's keys, as others may see them: no names of devices. Who has no keys, or is deactivated, has

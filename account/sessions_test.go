@@ -288,28 +288,15 @@ func TestSessionsAgreeWithAModel(t *testing.T) {
 }
 
 func BenchmarkAuthenticate(b *testing.B) {
-	for name, openKV := range map[string]func() store.KV{
-		"memory": store.OpenMemory,
-		"badger": func() store.KV {
-			kv, err := store.OpenBadger(b.TempDir(), store.Options{})
-			if err != nil {
+	eachKV(b, func(b *testing.B, kv store.KV) {
+		n := open(b, kv, Options{})
+		user := n.addUser(b, "alice")
+		s := n.login(b, user, Login{})
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := n.Authenticate(s.AccessToken); err != nil {
 				b.Fatal(err)
 			}
-			return kv
-		},
-	} {
-		b.Run(name, func(b *testing.B) {
-			kv := openKV()
-			defer kv.Close()
-			n := open(b, kv, Options{})
-			user := n.addUser(b, "alice")
-			s := n.login(b, user, Login{})
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := n.Authenticate(s.AccessToken); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
+		}
+	})
 }

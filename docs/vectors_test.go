@@ -118,7 +118,7 @@ func decapsulate(t *testing.T, seed, ct []byte, epoch uint32) []byte {
 	return ss
 }
 
-// turnedRoot is SPEC §5.4 and, with other labels, §7.9.
+// turnedRoot is SPEC §5.4 and, with other labels, §7.10.
 func turnedRoot(transcript, info string, secret, shared []byte, epoch uint32, initiatorOffers bool, public, ct []byte) []byte {
 	who := byte(0)
 	if initiatorOffers {

@@ -341,7 +341,7 @@ func (e *Engine) deliverReply(a *accept) job {
 					return txn.Set(store.Key(tableAccept, a.link.Voucher[:]), next.marshal())
 				})
 				if err != nil {
-					e.log.Warn("making a contact", "err", err)
+					e.warn("making a contact", err)
 					a.due = now.Add(e.jitter(p.Frame))
 					return
 				}

@@ -356,3 +356,9 @@ func (e *Engine) reroute() {
 func (e *Engine) exp(mean time.Duration) time.Duration {
 	return time.Duration(e.rng.ExpFloat64() * float64(mean))
 }
+
+// warn says that something went wrong. Why is for the debug level: errors may name servers.
+func (e *Engine) warn(what string, err error) {
+	e.log.Warn(what)
+	e.log.Debug(what, "err", err)
+}

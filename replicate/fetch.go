@@ -345,8 +345,7 @@ func (e *Engine) openBox(st *depot, t *todo, got *[mailbox.BoxSize]byte) error {
 		return errBadBox // absent, replaced, or garbage
 	}
 	if err := e.receive(st, c, t, mailbox.BoxID(slot.ID), plaintext); err != nil {
-		e.log.Warn("a received box could not be kept; it is fetched again")
-		e.log.Debug("keeping a received box", "err", err)
+		e.warn("a received box could not be kept; it is fetched again", err)
 		return err
 	}
 	delete(st.todo, t.handle)

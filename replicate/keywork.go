@@ -121,8 +121,7 @@ func (e *Engine) tellKeys(c *contact) {
 	case e.contacts[c.name] != c, c.keys.turn != turn, errors.Is(err, errMoved): // it is still due
 	case err != nil:
 		c.keys.after = now.Add(tellLater)
-		e.log.Warn("telling a contact of keys")
-		e.log.Debug("telling a contact of keys", "err", err)
+		e.warn("telling a contact of keys", err)
 	default:
 		c.keys = keyState{accounts: accounts, rooms: rooms, compared: true, turn: turn, next: next, held: c.keys.held}
 	}

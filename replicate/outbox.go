@@ -154,8 +154,7 @@ func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
 	}
 	f, err := e.fill(c, now)
 	if err != nil {
-		e.log.Warn("a box for a contact could not be filled")
-		e.log.Debug("filling a box", "err", err)
+		e.warn("a box for a contact could not be filled", err)
 		return job{}, false
 	}
 	if !f.eliciting {

@@ -19,7 +19,7 @@ import (
 
 // A node that was restored from a backup has forgotten which indices it used since: it must not seal one more box in the
 // streams that it knows. So it asks each contact for new ones, in a box whose id both can derive for every day, and the
-// contact answers in another. SPEC §7.9.
+// contact answers in another. SPEC §7.10.
 //
 // Write order. MarkRestored is durable before the engine is made; New makes a request for each contact, durable before
 // the mark goes; from then on the contact's row in tableRecovery forbids sealing (asking), until the Update that keeps
@@ -228,7 +228,7 @@ func (e *Engine) putRecovery(c *contact, w *where, now time.Time) (job, bool) {
 		}
 	}
 	if err != nil {
-		e.log.Warn("laying a recovery elsewhere", "err", err)
+		e.warn("laying a recovery elsewhere", err)
 		return job{}, false
 	}
 	return e.putJob(c, r.box, (*[mailbox.BoxSize]byte)(r.bytes), w), true

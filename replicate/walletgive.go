@@ -134,7 +134,7 @@ func (e *Engine) give(c *contact, p *purse, x *chunk, k tokensOf) bool {
 			txn.Delete(chunkKey(tableChunk, p.address, x)))
 	})
 	if err != nil {
-		e.log.Warn("giving tokens to a contact", "err", err)
+		e.warn("giving tokens to a contact", err)
 		return false
 	}
 	c.tokens[k]++

@@ -117,7 +117,7 @@ func (e *Engine) leave(c *contact, p *purse, x *chunk, k tokensOf) bool {
 			txn.Delete(chunkKey(tableChunk, p.address, x)))
 	})
 	if err != nil {
-		e.log.Warn("leaving tokens for a contact", "err", err)
+		e.warn("leaving tokens for a contact", err)
 		return false
 	}
 	c.left[k] = &leftBox{}

@@ -2,6 +2,7 @@
 
 // Starts a real node without Tor, gives clients a fetch that notes what they ask for, and waits for things to come true.
 
+import assert from "node:assert/strict";
 import { spawn, execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
@@ -143,4 +144,23 @@ function template(path) {
             return p;
         })
         .join("/");
+}
+
+/** perform plays, says what was asked for, and ends the process. optional are endpoints that may be missing; tidy ends what the play
+ *  used beside the node, and hears what went wrong, if anything. */
+export async function perform(name, play, { node, trace, optional, tidy }) {
+    let failure;
+    try {
+        await play();
+        assert.deepEqual(trace.faults(optional), [], "no endpoint that is needed is missing, and none fails");
+    } catch (err) {
+        failure = err;
+    }
+    await tidy(failure);
+    say("What was asked for, and answered:");
+    trace.print();
+    if (failure) say(failure, "\nThe node's log:\n" + node.log());
+    await node.stop();
+    say(failure ? `FAILED: ${name}` : `ok: ${name}`);
+    process.exit(failure ? 1 : 0);
 }

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { extname, join } from "node:path";
-import { say, startNode, Trace } from "./harness.mjs";
+import { perform, say, startNode, Trace } from "./harness.mjs";
 import esbuild from "esbuild";
 import { chromium } from "playwright-core";
 
@@ -191,22 +191,14 @@ async function play() {
     step("a log-out");
 }
 
-let failure;
-try {
-    await play();
-    assert.deepEqual(trace.faults(optional), [], "no endpoint that is needed is missing, and none fails");
-} catch (err) {
-    failure = err;
-    for (const [i, p] of pages.entries()) {
-        if (process.env.SHOTS) await p.screenshot({ path: join(process.env.SHOTS, `hydrogen-${i}.png`) });
-        say(p.faults.slice(0, 20).join("\n"));
-    }
-}
-await browser.close();
-web.stop();
-say("What was asked for, and answered:");
-trace.print();
-if (failure) say(failure, "\nThe node's log:\n" + node.log());
-await node.stop();
-say(failure ? "FAILED: hydrogen" : "ok: hydrogen");
-process.exit(failure ? 1 : 0);
+await perform("hydrogen", play, {
+    node, trace, optional,
+    tidy: async (failure) => {
+        for (const [i, p] of failure ? pages.entries() : []) {
+            if (process.env.SHOTS) await p.screenshot({ path: join(process.env.SHOTS, `hydrogen-${i}.png`) });
+            say(p.faults.slice(0, 20).join("\n"));
+        }
+        await browser.close();
+        web.stop();
+    },
+});

@@ -3,7 +3,7 @@
 // matrix-js-sdk with the Rust crypto, as Element Web uses it: two people on one node, end-to-end encrypted.
 
 import assert from "node:assert/strict";
-import { say, startNode, Trace, until } from "./harness.mjs"; // first: it quiets the SDK
+import { perform, say, startNode, Trace, until } from "./harness.mjs"; // first: it quiets the SDK
 import * as sdk from "matrix-js-sdk";
 import { CryptoEvent } from "matrix-js-sdk/lib/crypto-api/index.js";
 
@@ -305,20 +305,4 @@ async function play() {
     step("a dehydrated device takes keys for one that comes later");
 }
 
-let failure;
-try {
-    await play();
-    const faults = trace.faults(optional);
-    assert.deepEqual(faults, [], "no endpoint that is needed is missing, and none fails");
-} catch (err) {
-    failure = err;
-}
-for (const c of clients) c.stopClient();
-say("What was asked for, and answered:");
-trace.print();
-if (failure) {
-    say(failure, "\nThe node's log:\n" + node.log());
-}
-await node.stop();
-say(failure ? "FAILED: matrix-js-sdk" : "ok: matrix-js-sdk");
-process.exit(failure ? 1 : 0);
+await perform("matrix-js-sdk", play, { node, trace, optional, tidy: () => clients.forEach((c) => c.stopClient()) });

@@ -4,7 +4,7 @@
 // that the Rust SDK of Element X keeps, asked as it was seen to ask (facts/client-endpoints.txt §5).
 
 import assert from "node:assert/strict";
-import { say, startNode, Trace, until } from "./harness.mjs"; // first: it quiets the SDK
+import { perform, say, startNode, Trace, until } from "./harness.mjs"; // first: it quiets the SDK
 import * as sdk from "matrix-js-sdk";
 import { SlidingSync, SlidingSyncEvent } from "matrix-js-sdk/lib/sliding-sync.js";
 
@@ -130,17 +130,4 @@ async function play() {
     step("kill -9 of the node: connections begin anew");
 }
 
-let failure;
-try {
-    await play();
-    assert.deepEqual(trace.faults(optional), [], "no endpoint that is needed is missing, and none fails");
-} catch (err) {
-    failure = err;
-}
-for (const c of clients) c.stopClient();
-say("What was asked for, and answered:");
-trace.print();
-if (failure) say(failure, "\nThe node's log:\n" + node.log());
-await node.stop();
-say(failure ? "FAILED: sliding sync" : "ok: sliding sync");
-process.exit(failure ? 1 : 0);
+await perform("sliding sync", play, { node, trace, optional, tidy: () => clients.forEach((c) => c.stopClient()) });
