@@ -147,7 +147,7 @@ type Engine struct {
 	passRng    *rand.Rand                  // for the times of their draws alone; guarded by mu
 	peering    uint64                      // grows with each setPeers
 	passes     map[mailbox.Address]*passes // session tokens of our couriers; guarded by mu
-	erasedDay  uint32                      // on which the wallet was thrown away: what is given again of days up to it may have been shown; guarded by mu
+	erased     time.Time                   // when the wallet was thrown away: what is given again of days up to that one's may have been shown; guarded by mu
 }
 
 // routes are the stores that slots go to, sorted, so that a seed gives the same ones again.

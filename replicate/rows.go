@@ -38,7 +38,7 @@ const (
 	tableRestored = store.TableContact + 0x12 // nothing: the database was restored from a backup, and the recoveries are not begun
 	tableTold     = store.TableContact + 0x13 // peer, user → toldRow: what the contact was told of a user's keys
 	tableHanded   = store.TableContact + 0x14 // peer, user, device → handedRow: which one-time keys it was given
-	tableErased   = store.TableContact + 0x15 // nothing → uvarint: the day on which the wallet was thrown away
+	tableErased   = store.TableContact + 0x15 // nothing → uvarint: when the wallet was thrown away, Unix seconds
 	tableLeft     = store.TableContact + 0x16 // peer, store, day → leftRow: tokens to be left for the contact, or that they are there
 	tableTokenBox = store.TableContact + 0x17 // voucher → linkPurse: the first tokens for who follows a link of ours
 	tablePurse    = store.TableContact + 0x18 // store → account: ours, with it

@@ -299,6 +299,9 @@ func (e *Engine) acceptStatus(a *accept, now time.Time) ContactStatus {
 		s.State, s.Reason = Failed, a.reason
 	case a.state == acceptReplying:
 		s.Reason = "Found; our answer waits for its turn."
+		if d := e.depots[a.link.Store]; d != nil && !e.canPay(d, now) && e.mayBeShown(mailbox.Epoch(now)) {
+			s.Reason = "Found; as this node was restored from a backup today, there are tokens for our answer tomorrow (UTC)."
+		}
 	case !now.Before(a.link.Expiry):
 		s.State, s.Reason = Failed, "The link has expired; ask for a new one."
 	case a.tries == 0:

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
-	"math"
 	"slices"
 	"sync"
 	"time"
@@ -41,6 +40,7 @@ type chunk struct {
 	next   int  // the next to be shown; next <= used
 	given  bool // by a contact, not drawn by us: it is not handed on
 	held   bool // for the contact that follows a link of ours
+	left   bool // found in a box that a contact left for us: its tokens have their times
 }
 
 // loaded is a chunk's secret part, in memory while it is spent from.
@@ -97,6 +97,7 @@ func chunkRow(c *chunk, seed [32]byte, outputs []byte) []byte {
 	w.u8(rowVersion)
 	w.flag(c.given)
 	w.flag(c.held)
+	w.flag(c.left)
 	w.raw(seed[:])
 	w.bytes(outputs)
 	return w.b
@@ -105,7 +106,7 @@ func chunkRow(c *chunk, seed [32]byte, outputs []byte) []byte {
 func parseChunk(b []byte) (c chunk, seed [32]byte, outputs []byte, err error) {
 	r := reader{b: b}
 	r.version()
-	c.given, c.held, seed = r.flag(), r.flag(), r.key32()
+	c.given, c.held, c.left, seed = r.flag(), r.flag(), r.flag(), r.key32()
 	outputs = r.bytes(token.Chunk * token.OutputSize)
 	if c.n = len(outputs) / token.OutputSize; c.n == 0 || len(outputs)%token.OutputSize != 0 {
 		r.bad = true
@@ -145,11 +146,11 @@ func (e *Engine) loadWallet(r store.Reader) error {
 	}
 	switch v, err := r.Get(store.Key(tableErased)); {
 	case err == nil:
-		day, n := binary.Uvarint(v)
-		if n <= 0 || day > math.MaxUint32 {
+		at, n := binary.Uvarint(v)
+		if n <= 0 || at > maxUnix {
 			return ErrRow
 		}
-		e.erasedDay = uint32(day)
+		e.erased = time.Unix(int64(at), 0)
 	case !errors.Is(err, store.ErrNotFound):
 		return err
 	}
@@ -161,18 +162,19 @@ func (d *depot) wantsTokens() bool {
 	return d.descriptor != nil && d.descriptor.policy.Deposit == mailbox.DepositTokens
 }
 
-// left is how many tokens of the day there are to spend.
-func (p *purse) left(day uint32) (n int) {
-	for _, c := range p.chunks[day] {
+// left is how many tokens of today there are to spend now.
+func (p *purse) left(now time.Time) (n int) {
+	for _, c := range p.chunks[mailbox.Epoch(now)] {
 		if !c.held {
-			n += c.n - c.next
+			n += max(0, c.end(now)-c.next)
 		}
 	}
 	return n
 }
 
-// spend is a token of the day, marked as used on the disk. Cover leaves a chunk for what people say. The caller holds mu.
-func (e *Engine) spend(p *purse, day uint32, cover bool) (shown, bool) {
+// spend is a token of today, marked as used on the disk. Cover leaves a chunk for what people say. The caller holds mu.
+func (e *Engine) spend(p *purse, now time.Time, cover bool) (shown, bool) {
+	day := mailbox.Epoch(now)
 	p.mu.Lock()
 	for n := len(p.back); n > 0; n = len(p.back) {
 		s := p.back[n-1]
@@ -183,12 +185,12 @@ func (e *Engine) spend(p *purse, day uint32, cover bool) (shown, bool) {
 		}
 	}
 	p.mu.Unlock()
-	if cover && p.left(day) <= keepForReal {
+	if cover && p.left(now) <= keepForReal {
 		return shown{}, false
 	}
 	var c *chunk
 	for _, x := range p.chunks[day] {
-		if x.next < x.n && !x.held && (c == nil || x.given && !c.given || x.given == c.given && x.next > c.next) {
+		if x.next < x.end(now) && !x.held && (c == nil || x.given && !c.given || x.given == c.given && x.next > c.next) {
 			c = x // those of contacts first, and those that are begun
 		}
 	}
@@ -212,7 +214,7 @@ func (e *Engine) spend(p *purse, day uint32, cover bool) (shown, bool) {
 		p.current.serial = c.serial
 	}
 	if c.next == c.used {
-		used := min(c.used+reserveStep, c.n)
+		used := min(c.used+reserveStep, c.end(now))
 		if err := e.kv.Update(func(txn store.Txn) error {
 			return txn.Set(chunkKey(tableUsed, p.address, c), binary.AppendUvarint(nil, uint64(used)))
 		}); err != nil {
@@ -233,7 +235,7 @@ func (e *Engine) pay(j job, now time.Time) job {
 		return j
 	}
 	p := e.purse(j.store.address)
-	s, ok := e.spend(p, mailbox.Epoch(now), j.cover)
+	s, ok := e.spend(p, now, j.cover)
 	do := j.do
 	if !ok {
 		j.deposit = false
@@ -445,14 +447,14 @@ func randomSerial() uint64 {
 
 // canPay tells whether a box could be left at the store now. The caller holds mu.
 func (e *Engine) canPay(d *depot, now time.Time) bool {
-	return !d.wantsTokens() || e.purse(d.address).left(mailbox.Epoch(now)) > 0
+	return !d.wantsTokens() || e.purse(d.address).left(now) > 0
 }
 
 // eraseWallet throws away all tokens, of a database that was restored from a backup: they may have been shown with boxes since, or
 // given to a contact, and a store that sees one with two boxes knows that both are of one node. Contacts' come again from
 // where they leave them (walletleft.go), ours are drawn anew: with a new account where a proof of work makes one, for the old one
 // has drawn of these days already; the others draw what their cap has left. As only tokens of the day are spent, those of later days
-// were not shown: what comes again of them, in boxes of before, is taken.
+// were not shown: what comes again of them, in boxes of before, is taken. Of the day itself only what is left for us (end, of a chunk) is.
 func (e *Engine) eraseWallet(txn store.Txn, now time.Time) error {
 	for _, table := range []byte{tableTokenBox, tableChunk, tableUsed, tableDrawn, tableDraw, tableTokens, tableLeft} {
 		if err := txn.Scan([]byte{table}, nil, func(k, _ []byte) (bool, error) {
@@ -461,7 +463,7 @@ func (e *Engine) eraseWallet(txn store.Txn, now time.Time) error {
 			return err
 		}
 	}
-	if err := txn.Set(store.Key(tableErased), binary.AppendUvarint(nil, uint64(mailbox.Epoch(now)))); err != nil {
+	if err := txn.Set(store.Key(tableErased), binary.AppendUvarint(nil, uint64(now.Unix()))); err != nil {
 		return err
 	}
 	for a, p := range e.purses {
@@ -476,7 +478,7 @@ func (e *Engine) eraseWallet(txn store.Txn, now time.Time) error {
 
 // walletErased does the same in memory, once that is durable.
 func (e *Engine) walletErased(now time.Time) {
-	e.erasedDay = mailbox.Epoch(now)
+	e.erased = now
 	old := e.purses
 	e.purses, e.linkPurses = map[mailbox.Address]*purse{}, map[[32]byte]*linkPurse{}
 	for a, p := range old {

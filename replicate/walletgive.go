@@ -153,7 +153,7 @@ func (e *Engine) takeTokens(c *contact, data []byte) (effect, error) {
 	defer e.mu.Unlock()
 	today := mailbox.Epoch(time.Now())
 	a := mailbox.Address{Onion: t.Store}
-	if t.Day < today || t.Day <= e.erasedDay || t.Day > today+takeAhead || !slices.Contains(c.stores, a) {
+	if t.Day < today || e.mayBeShown(t.Day) || t.Day > today+takeAhead || !slices.Contains(c.stores, a) {
 		return effect{}, nil // too late, or of no use
 	}
 	x := &chunk{serial: serialOf(t.Seed), day: t.Day, n: len(t.Outputs) / token.OutputSize, given: true}

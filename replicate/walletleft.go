@@ -24,16 +24,34 @@ import (
 // needed or not: neither the mailbox nor a courier learns from them who is away.
 //
 // The chunk of a box is in no record: a node that lost its wallet may have spent from those, and would show a token with two
-// boxes.
+// boxes. It may have spent from that box, too, and read it a second time after it was restored from a backup, perhaps not for the first time on that day,
+// of which the backup knows nothing. So each of the box's tokens has a time of its day before which nobody shows it (end), and who was restored shows
+// those alone whose time was not yet.
 const (
 	leaveAhead   = 7                        // days ahead of today for which a box is left
 	labelLeftID  = "tarn/1 left tokens id"  // ‖ 1 if the initiator leaves it, else 0 ‖ day 4 ‖ key of the mailbox: HKDF info
 	labelLeftKey = "tarn/1 left tokens key" // as well
 
+	daySeconds = 24 * 60 * 60
+
 	soughtAtOnce = 2             // contacts whose boxes are looked for at a time: their mailboxes get a share of all reads
 	looks        = 4             // times that one is looked for at each,
 	lookPause    = 3 * time.Hour // and then not for so long
 )
+
+// end is the first of a chunk's tokens that are not to be shown yet.
+func (c *chunk) end(now time.Time) int {
+	if !c.left {
+		return c.n
+	}
+	since := now.Unix() - int64(c.day)*daySeconds
+	return int(max(0, min(since*int64(c.n)/daySeconds+1, int64(c.n))))
+}
+
+// mayBeShown tells whether tokens of that day, unless they have their times, may have been shown before the wallet was thrown away.
+func (e *Engine) mayBeShown(day uint32) bool {
+	return !e.erased.IsZero() && day <= mailbox.Epoch(e.erased)
+}
 
 // leftPlace is where the tokens of a day lie.
 func leftPlace(secret [32]byte, initiator bool, day uint32, at mailbox.Address) (place, error) {
@@ -282,7 +300,7 @@ func (e *Engine) fetchLeft(c *contact, d *depot, at place, day uint32) job {
 			if err == nil {
 				var content []byte
 				if content, err = at.openRandom(got); err == nil {
-					err = e.keepTokens(d.address, day, content)
+					err = e.keepTokens(d.address, day, content, true)
 				}
 			}
 			if err != nil {

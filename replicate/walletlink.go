@@ -323,7 +323,7 @@ func (e *Engine) depositedOne(in *invite, now time.Time) {
 // lacksTokens tells whether who follows the link needs the box of tokens at that store now.
 func (e *Engine) lacksTokens(a *accept, d *depot, now time.Time) bool {
 	return a.state == acceptReplying && a.link.Store == d.address && a.tokens != [32]byte{} && !a.busy && !a.tokensAfter.After(now) &&
-		d.wantsTokens() && !e.canPay(d, now)
+		d.wantsTokens() && !e.canPay(d, now) && !e.mayBeShown(mailbox.Epoch(now))
 }
 
 // fetchTokens reads today's.
@@ -343,7 +343,7 @@ func (e *Engine) fetchTokens(a *accept) job {
 			if err == nil {
 				var content []byte
 				if content, err = at.open(got); err == nil {
-					err = e.keepTokens(a.link.Store, day, content)
+					err = e.keepTokens(a.link.Store, day, content, false)
 				}
 			}
 			if err != nil { // not deposited yet, or the store does not answer
@@ -358,8 +358,9 @@ func (e *Engine) fetchTokens(a *accept) job {
 	}
 }
 
-// keepTokens keeps a day's chunk that was found in a box. What of it may have been shown before stays marked.
-func (e *Engine) keepTokens(a mailbox.Address, day uint32, content []byte) error {
+// keepTokens keeps a day's chunk that was found in a box, one that a contact left for us or one beside a link. What of it may have been shown before
+// stays marked; after a restore on that day that is what of it had its time then, or all.
+func (e *Engine) keepTokens(a mailbox.Address, day uint32, content []byte, left bool) error {
 	c, err := parseLinkTokens(content)
 	if err != nil {
 		return err
@@ -368,12 +369,17 @@ func (e *Engine) keepTokens(a mailbox.Address, day uint32, content []byte) error
 		return fmt.Errorf("%w: tokens of another day", ErrPayload)
 	}
 	p := e.purse(a)
-	x := &chunk{serial: serialOf(c.seed), day: day, n: len(c.outputs) / token.OutputSize, given: true}
+	x := &chunk{serial: serialOf(c.seed), day: day, n: len(c.outputs) / token.OutputSize, given: true, left: left}
+	if e.mayBeShown(day) {
+		x.used = x.end(e.erased)
+		x.next = x.used
+	}
 	if slices.ContainsFunc(p.chunks[day], func(y *chunk) bool { return y.serial == x.serial }) {
 		return nil
 	}
 	if err := e.kv.Update(func(txn store.Txn) error {
-		return txn.Set(chunkKey(tableChunk, a, x), chunkRow(x, c.seed, c.outputs))
+		return errors.Join(txn.Set(chunkKey(tableChunk, a, x), chunkRow(x, c.seed, c.outputs)),
+			txn.Set(chunkKey(tableUsed, a, x), binary.AppendUvarint(nil, uint64(x.used))))
 	}); err != nil {
 		return err
 	}

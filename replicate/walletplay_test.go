@@ -13,6 +13,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"pgregory.net/rapid"
+
+	"tarn/crypto/token"
 	"tarn/mailbox"
 	"tarn/store"
 	"tarn/store/storetest"
@@ -331,6 +334,47 @@ func TestAfterALongSilence(t *testing.T) {
 	}
 }
 
+// Two restores from one backup on one day, after each of which the node spends of the tokens that its contact left for it: the second time it knows
+// nothing of the first.
+func TestAWalletThatIsRestoredTwiceShowsNoTokenTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a, b, da, db := tokenPair(t)
+		da.cap, db.cap = 720, 720
+		a.profile, b.profile = slow(), slow()
+		w.store(0).bucket, w.store(1).bucket = 10*time.Second, 10*time.Second
+		defer w.stopAll()
+		a.start()
+		b.start()
+		w.contact(a, b)
+		talk(t, w, a, b, 2, 2*time.Hour)
+		talk(t, w, b, a, 2, 2*time.Hour)
+		backup, bodies := b.backup(), len(b.rooms.bodies(lounge))
+		time.Sleep(4 * time.Hour)
+		for range 2 {
+			b.restore(backup)
+			b.rooms.forget(bodies)
+			paid := da.paid
+			talk(t, w, b, a, 1, 8*time.Hour)
+			time.Sleep(time.Hour)
+			w.store(0).set(func(*fakeStore) {
+				if da.paid == paid {
+					t.Error("nothing was paid for")
+				}
+			})
+		}
+		if time.Since(playStart) > 24*time.Hour {
+			t.Errorf("it took %v: not on one day", time.Since(playStart))
+		}
+		for i, d := range []*fakeDesk{da, db} {
+			w.store(byte(i)).set(func(*fakeStore) {
+				if d.twice != 0 || d.unpaid != 0 {
+					t.Errorf("store %d: %d tokens with two boxes, %d boxes unpaid", i, d.twice, d.unpaid)
+				}
+			})
+		}
+	})
+}
+
 // A node that was restored from a backup shows no token that it may have shown since: it draws anew, reads the tokens that its
 // contact left for it, and so can even ask for new streams.
 func TestARestoredWalletShowsNoTokenTwice(t *testing.T) {
@@ -370,4 +414,22 @@ func TestARestoredWalletShowsNoTokenTwice(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Each token of a chunk that is left has its second, and who is restored at one begins after it.
+func TestTokensThatAreLeftHaveTheirTimes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := chunk{day: rapid.Uint32Range(1, 50_000).Draw(t, "day"), n: rapid.IntRange(1, token.Chunk).Draw(t, "tokens"), left: true}
+		begin := time.Unix(int64(c.day)*86400, 0)
+		j, s := rapid.IntRange(0, c.n-1).Draw(t, "j"), rapid.IntRange(0, 86399).Draw(t, "second")
+		if may, shall := j < c.end(begin.Add(time.Duration(s)*time.Second)), j*86400 <= s*c.n; may != shall {
+			t.Fatalf("token %d of %d at second %d: %v", j, c.n, s, may)
+		}
+		if n := c.end(begin.Add(24 * time.Hour)); n != c.n {
+			t.Fatalf("at the end of the day %d of %d", n, c.n)
+		}
+		if c.left = false; c.end(begin) != c.n {
+			t.Fatal("others have no time")
+		}
+	})
 }

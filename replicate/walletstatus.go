@@ -24,13 +24,14 @@ type TokenStatus struct {
 func (e *Engine) Tokens() (out []TokenStatus, cut []onionid.Name) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	today := mailbox.Epoch(time.Now())
+	now := time.Now()
+	today := mailbox.Epoch(now)
 	for _, d := range e.depots {
 		if !d.wantsTokens() {
 			continue
 		}
 		p := e.purse(d.address)
-		s := TokenStatus{Address: d.address, Own: d.own, Today: p.left(today), Problem: p.trouble}
+		s := TokenStatus{Address: d.address, Own: d.own, Today: p.left(now), Problem: p.trouble}
 		if p.account != nil {
 			s.Account = p.account.secret.ID().String()
 		}
