@@ -49,27 +49,61 @@ type sending struct {
 }
 
 // queue holds the sends to a room that wait for its lock. Whoever gets it sends for all: one transaction, one sync.
+//
+// Of people who talk at once one half would wait for the sync of the other's, and then the other way round: twice as many syncs
+// as there need be, and each waits for two. So whoever gets the lock waits a little, if there were more of them a moment ago.
 type queue struct {
 	mu      sync.Mutex // for moments
 	waiting []*sending
+	full    chan struct{} // closed when as many wait as there were; nil: nobody waits for that
+
+	talking  int           // how many sent or waited when the last transaction was durable
+	patience time.Duration // how long to wait for as many again
 }
 
-// maxTogether bounds how many sends share a transaction.
-const maxTogether = 64
+const (
+	maxTogether = 64                   // sends that share a transaction
+	maxPatience = 2 * time.Millisecond // that a send waits for company
+)
 
 func (q *queue) push(s *sending) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.waiting = append(q.waiting, s)
+	if q.full != nil && len(q.waiting) >= q.talking {
+		close(q.full)
+		q.full = nil
+	}
 }
 
+// take gives the next transaction's. The caller holds the room's lock.
 func (q *queue) take() []*sending {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if len(q.waiting) < min(q.talking, maxTogether) && q.patience > 0 {
+		full := make(chan struct{})
+		q.full = full
+		q.mu.Unlock()
+		enough := time.NewTimer(q.patience)
+		select {
+		case <-full:
+		case <-enough.C:
+		}
+		enough.Stop()
+		q.mu.Lock()
+		q.full = nil
+	}
 	n := min(len(q.waiting), maxTogether)
 	out := slices.Clone(q.waiting[:n])
 	q.waiting = slices.Delete(q.waiting, 0, n)
 	return out
+}
+
+// sent notes that n were sent in one transaction, and how long that took. The caller holds the room's lock.
+func (q *queue) sent(n int, took time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.talking, q.patience = n+len(q.waiting), min(took/2, maxPatience)
 }
 
 // Send builds, signs, authorises and stores an event: ONE transaction writes event, heads, state, stream position,
@@ -89,7 +123,9 @@ func (r *Rooms) Send(ctx context.Context, n NewEvent) (matrix.EventID, error) {
 	l.lock.Lock()
 	defer l.lock.Unlock()
 	for !s.done {
-		r.sendAll(l, l.queue.take())
+		all, begun := l.queue.take(), time.Now()
+		r.sendAll(l, all)
+		l.queue.sent(len(all), time.Since(begun))
 	}
 	return s.id, s.err
 }
