@@ -56,6 +56,9 @@ const (
 	tableHeard       // (server, full user)   -> heardRow: which to-device messages of another server's user came
 	tableInboxOf     // (user, device, server, position) -> nothing: rows of tableInbox that came from that server
 	tableHandedUpTo  // (server)              -> a serial, 8 bytes: batches up to it are old, whatever tableHandedState says; server "": of all
+
+	tableThread // (0, user, room, thread's root) -> threadRow;
+	//             (1, user, position) -> Key(0, room, root): the index of it
 )
 
 type userRow struct {

@@ -133,7 +133,8 @@ func (a *Accounts) Deactivate(user matrix.UserID) error {
 			return err
 		}
 		for _, prefix := range [][]byte{store.Key(tableProfile, name), store.Key(tableData, name), store.Key(tableDataPos, name), store.Key(tableFilter, name),
-			store.Key(tableCross, name), store.Key(tableSignature, user), store.Key(tableBackup, name), store.Key(tableBackupKey, name)} {
+			store.Key(tableCross, name), store.Key(tableSignature, user), store.Key(tableBackup, name), store.Key(tableBackupKey, name),
+			store.Key(tableThread, threadByRoot, name), store.Key(tableThread, threadByAge, name)} {
 			if err := drop(txn, prefix); err != nil {
 				return err
 			}

@@ -52,8 +52,23 @@ func (j *judging) outcome(e *matrix.Event, facts func() (room.PushFacts, error))
 	}
 	return j.judge.Judge(e, func() (push.Facts, error) {
 		f, err := facts()
-		return push.Facts(f), err
+		return push.Facts{Members: f.Members, DisplayName: f.DisplayName, Power: f.Power, Threads: j.thread}, err
 	})
+}
+
+// thread is push.Facts.Threads.
+func (j *judging) thread(r matrix.RoomID, root matrix.EventID) (push.Following, error) {
+	if has, err := j.a.accounts.HasThreads(j.user); err != nil || !has {
+		return push.NeverAsked, err
+	}
+	t, err := j.a.accounts.Thread(j.user, r, root)
+	if ignoreMissing(err) != nil {
+		return push.NeverAsked, err
+	}
+	if t.Subscribed {
+		return push.Subscribed, nil
+	}
+	return push.Unsubscribed, nil
 }
 
 // decide is a room.Judge.

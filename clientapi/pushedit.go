@@ -206,6 +206,8 @@ func (a *API) setPushRule(c *call) (any, error) {
 	}
 	rule := push.Rule{ID: id, Enabled: true, Actions: actions}
 	switch kind {
+	case "postcontent": // MSC4306: clients MUST NOT be able to create custom rules with this push rule kind
+		return nil, invalid("there are no rules of one's own of this kind")
 	case "content":
 		if q.Pattern == "" {
 			return nil, missing("pattern")

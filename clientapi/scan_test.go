@@ -245,6 +245,7 @@ func furnish(t *testing.T, factor int) *house {
 	h.fill["GET /register/m.login.registration_token/validity"] = "?token=x"
 	h.fill["GET /keys/changes"] = "?from=" + since + "&to=" + since
 	h.fill["GET /sync"] = "?timeout=0"
+	h.fill["GET "+threadsPath] = "?dir=b"
 	for _, path := range []string{"/mutual_rooms", "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms"} {
 		h.fill["GET "+path] = "?user_id=" + url.QueryEscape(string(bob.user))
 	}

@@ -51,11 +51,12 @@ type slideRoom struct {
 }
 
 type slideExtensions struct {
-	ToDevice *slideToDevice `json:"to_device,omitzero"`
-	E2EE     *slideE2EE     `json:"e2ee,omitzero"`
-	Data     *slideData     `json:"account_data,omitzero"`
-	Receipts *slideEvents   `json:"receipts,omitzero"`
-	Typing   *slideEvents   `json:"typing,omitzero"`
+	ToDevice *slideToDevice   `json:"to_device,omitzero"`
+	E2EE     *slideE2EE       `json:"e2ee,omitzero"`
+	Data     *slideData       `json:"account_data,omitzero"`
+	Receipts *slideEvents     `json:"receipts,omitzero"`
+	Typing   *slideEvents     `json:"typing,omitzero"`
+	Threads  *followedThreads `json:"io.element.msc4308.thread_subscriptions,omitzero"` // nil: nothing changed
 }
 
 type slideToDevice struct {
@@ -82,7 +83,7 @@ func (s *slideAnswer) nothing() bool {
 	x := &s.Extensions
 	return !s.newCounts && len(s.Rooms) == 0 && (x.ToDevice == nil || len(x.ToDevice.Events) == 0) && (x.E2EE == nil || x.E2EE.Lists == nil) &&
 		(x.Data == nil || len(x.Data.Global)+len(x.Data.Rooms) == 0) && (x.Receipts == nil || len(x.Receipts.Rooms) == 0) &&
-		(x.Typing == nil || len(x.Typing.Rooms) == 0)
+		(x.Typing == nil || len(x.Typing.Rooms) == 0) && x.Threads == nil
 }
 
 // slidingSync: POST /_matrix/client/unstable/org.matrix.simplified_msc3575/sync. It waits as /sync does, and like it leaves
@@ -187,7 +188,7 @@ func (s *slide) run() error {
 			return err
 		}
 	}
-	for _, f := range []func() error{s.toDevice, s.encryption, s.data, s.receipts, s.typing} {
+	for _, f := range []func() error{s.toDevice, s.encryption, s.data, s.receipts, s.typing, s.threads} {
 		if err := f(); err != nil {
 			return err
 		}

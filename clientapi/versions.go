@@ -11,6 +11,7 @@ func (a *API) versions(*call) (any, error) {
 		"versions": []string{"r0.5.0", "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7",
 			"v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16"},
 		"unstable_features": map[string]bool{
+			"org.matrix.msc4306":                      true, // threads.go; Element X asks for it
 			"org.matrix.msc3814":                      true, // dehydrated.go
 			"org.matrix.simplified_msc3575":           true, // slidingsync.go; Element X asks for it
 			"uk.half-shot.msc2666.query_mutual_rooms": true, // people.go; Element Web asks for it

@@ -16,7 +16,19 @@ type Facts struct {
 	Members     int    // joined
 	DisplayName string // the user's, in the room; "": none
 	Power       *matrix.PowerLevels
+	Threads     func(room matrix.RoomID, root matrix.EventID) (Following, error) // nil: no subscriptions to threads
 }
+
+// Following is what a thread is to a user.
+type Following byte
+
+// What Facts.Threads answers. A user who never subscribed to any thread has clients that know nothing of it: then none of the rules about
+// it counts, or they would hear of no thread at all.
+const (
+	NeverAsked Following = iota
+	Subscribed
+	Unsubscribed
+)
 
 // Outcome is what an event means to the user.
 type Outcome struct {
@@ -49,6 +61,7 @@ type condition struct {
 	op      string
 	number  int64
 	key     string
+	thread  Following
 }
 
 // NewJudge makes rules ready. Disabled ones, and those with a condition that is not understood, are left out: they never match. What
@@ -119,6 +132,14 @@ func read(c Condition) (out condition, ok bool) {
 		if c.Key == "" {
 			return out, false
 		}
+	case "io.element.msc4306.thread_subscription", "thread_subscription":
+		if c.Subscribed == nil {
+			return out, false
+		}
+		out.thread = Unsubscribed
+		if *c.Subscribed {
+			out.thread = Subscribed
+		}
 	default:
 		return out, false // "Unrecognised conditions MUST NOT match any events"
 	}
@@ -182,6 +203,16 @@ func (v *view) words() []rune { return v.text.read().folded }
 func (v *view) mentions() bool {
 	_, ok := v.body()["m.mentions"]
 	return ok
+}
+
+// thread is the root of the thread that the event is part of; "": of none.
+func (v *view) thread() matrix.EventID {
+	to, _ := v.body()["m.relates_to"].(map[string]any)
+	root, _ := to["event_id"].(string)
+	if to["rel_type"] != matrix.RelThread {
+		return ""
+	}
+	return matrix.EventID(root)
 }
 
 // property finds what a path leads to.
@@ -263,6 +294,9 @@ func (v *view) holds(c *condition) (bool, error) {
 		list, _ := x.([]any)
 		return slices.ContainsFunc(list, func(x any) bool { return same(x, c.value) }), nil
 	}
+	if c.thread != NeverAsked && v.thread() == "" {
+		return false, nil
+	}
 	if v.facts == nil {
 		f, err := v.ask()
 		if err != nil {
@@ -286,6 +320,12 @@ func (v *view) holds(c *condition) (bool, error) {
 			return n >= c.number, nil
 		}
 		return n == c.number, nil
+	case "io.element.msc4306.thread_subscription", "thread_subscription":
+		if v.facts.Threads == nil {
+			return false, nil
+		}
+		now, err := v.facts.Threads(v.e.Room(), v.thread())
+		return now == c.thread, err
 	default: // sender_notification_permission
 		return v.facts.Power != nil && v.facts.Power.User(v.e.Sender()) >= v.facts.Power.Notification(c.key), nil
 	}

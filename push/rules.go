@@ -34,7 +34,9 @@ type Condition struct {
 	Pattern *string        `json:"pattern,omitzero"`
 	Value   jsontext.Value `json:"value,omitzero"` // null is a value, too
 	Is      string         `json:"is,omitzero"`
-	Rest    jsontext.Value `json:",unknown"` // what conditions that are not known here have: a client gets its rule back as it wrote it
+	// Subscribed is of thread_subscription (MSC4306).
+	Subscribed *bool          `json:"subscribed,omitzero"`
+	Rest       jsontext.Value `json:",unknown"` // what conditions that are not known here have: a client gets its rule back as it wrote it
 }
 
 // plain is the JSON of a string or a boolean.
@@ -48,15 +50,17 @@ func plain(v any) jsontext.Value {
 
 // Rules is a user's "global" set: the kinds in the order in which they are asked.
 type Rules struct {
-	Override  []Rule `json:"override"`
-	Content   []Rule `json:"content"`
-	Room      []Rule `json:"room"`
-	Sender    []Rule `json:"sender"`
-	Underride []Rule `json:"underride"`
+	Override []Rule `json:"override"`
+	Content  []Rule `json:"content"`
+	// PostContent are the server's own rules about threads: between content and room, of conditions of any kind (MSC4306). Nobody adds to them.
+	PostContent []Rule `json:"postcontent"`
+	Room        []Rule `json:"room"`
+	Sender      []Rule `json:"sender"`
+	Underride   []Rule `json:"underride"`
 }
 
 // Kinds are the names that Rules.Kind knows, in order.
-var Kinds = []string{"override", "content", "room", "sender", "underride"}
+var Kinds = []string{"override", "content", "postcontent", "room", "sender", "underride"}
 
 // Kind finds the rules of a kind; nil: there is no such kind.
 func (s *Rules) Kind(name string) *[]Rule {
@@ -65,6 +69,8 @@ func (s *Rules) Kind(name string) *[]Rule {
 		return &s.Override
 	case "content":
 		return &s.Content
+	case "postcontent":
+		return &s.PostContent
 	case "room":
 		return &s.Room
 	case "sender":
@@ -101,6 +107,9 @@ func Default(user matrix.UserID) Rules {
 	is := func(key string, value any) Condition {
 		return Condition{Kind: "event_property_is", Key: key, Value: plain(value)}
 	}
+	thread := func(subscribed bool) Condition {
+		return Condition{Kind: "io.element.msc4306.thread_subscription", Subscribed: &subscribed}
+	}
 	mayNotify := Condition{Kind: "sender_notification_permission", Key: "room"}
 	pair := Condition{Kind: "room_member_count", Is: "2"}
 	rule := func(id string, actions []any, conditions ...Condition) Rule {
@@ -132,6 +141,10 @@ func Default(user matrix.UserID) Rules {
 			rule(".m.rule.suppress_edits", nil, is(`content.m\.relates_to.rel_type`, "m.replace")),
 		},
 		Content: []Rule{name},
+		PostContent: []Rule{
+			rule(".io.element.msc4306.rule.unsubscribed_thread", nil, thread(false)),
+			rule(".io.element.msc4306.rule.subscribed_thread", []any{"notify", sound}, thread(true)),
+		},
 		Underride: []Rule{
 			rule(".m.rule.call", []any{"notify", tweak("sound", "ring")}, match("type", "m.call.invite")),
 			rule(".m.rule.encrypted_room_one_to_one", []any{"notify", sound}, pair, match("type", "m.room.encrypted")),

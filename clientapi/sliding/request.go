@@ -87,6 +87,10 @@ type Extensions struct {
 	AccountData RoomExtension `json:"account_data"`
 	Receipts    RoomExtension `json:"receipts"`
 	Typing      RoomExtension `json:"typing"`
+	Threads     struct {
+		Enabled bool  `json:"enabled"`
+		Limit   int64 `json:"limit"`
+	} `json:"io.element.msc4308.thread_subscriptions"`
 }
 
 // RoomExtension is one that tells something of each room.
