@@ -238,7 +238,7 @@ func (r *Rooms) stand(s *seeking) error {
 		p.users[s.User] = userChange{userRow{membership: ev.Membership(), event: h}, h}
 		p.topics[s.User] = true
 		if s.Kind == AskKnock {
-			p.stripped = &strippedState{s.User, object(s.With.Stripped)}
+			p.stripped = &strippedState{s.User, object(strippedRow{s.By, s.With.Stripped})}
 		}
 		return nil
 	})
@@ -256,21 +256,31 @@ type strippedState struct {
 	raw  []byte
 }
 
-// strippedOf reads it: nil if there is none.
-func (q *reading) strippedOf(u matrix.UserID) ([]json.RawMessage, error) {
+// strippedRow is its row: By has the knock.
+type strippedRow struct {
+	By     matrix.ServerName `json:"by"`
+	Events [][]byte          `json:"events"`
+}
+
+func (q *reading) strippedRow(u matrix.UserID) (row strippedRow, err error) {
 	v, err := q.rd.Get(strippedKey(q.n, u))
 	if isNotFound(err) {
-		return nil, nil
+		return row, nil
 	}
+	if err == nil && json.Unmarshal(v, &row) != nil {
+		err = fmt.Errorf("%w: stripped state", errRow)
+	}
+	return row, err
+}
+
+// strippedOf reads what was shown: nil if there is none.
+func (q *reading) strippedOf(u matrix.UserID) ([]json.RawMessage, error) {
+	row, err := q.strippedRow(u)
 	if err != nil {
 		return nil, err
 	}
-	var raws [][]byte
-	if err := json.Unmarshal(v, &raws); err != nil {
-		return nil, fmt.Errorf("%w: stripped state", errRow)
-	}
 	var out []json.RawMessage
-	for _, raw := range raws {
+	for _, raw := range row.Events {
 		var e struct {
 			Type     string          `json:"type"`
 			StateKey *string         `json:"state_key"`

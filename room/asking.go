@@ -184,15 +184,15 @@ func (r *Rooms) beginSeeking(k Seek) (*seeking, error) {
 		if s := serverOf(matrix.UserID(k.Room)); s != "" {
 			via = append(via, s)
 		}
-		known, err := r.Servers(k.Room)
-		if err != nil && !errors.Is(err, ErrUnknownRoom) {
+		known, err := r.residents(k.User, k.Room)
+		if err != nil {
 			return nil, err
 		}
 		via = append(via, known...)
 	}
 	r.askMu.Lock()
 	defer r.askMu.Unlock()
-	via = r.askable(via)
+	via = r.askable(append(via, r.lookups.hints[k.Room]...))
 	for _, s := range r.seeking {
 		if s.User != k.User || s.Kind != kind || (k.Alias == "" || s.Alias != k.Alias) && (k.Room == "" || s.Room != k.Room) {
 			continue
@@ -218,6 +218,25 @@ func (r *Rooms) beginSeeking(k Seek) (*seeking, error) {
 	}
 	r.seeking = append(r.seeking, s)
 	return s, nil
+}
+
+// residents are the servers that this node has seen in a room, or that took a user's knock there.
+func (r *Rooms) residents(user matrix.UserID, room matrix.RoomID) (out []matrix.ServerName, err error) {
+	err = r.read(room, func(q *reading) error {
+		t, err := q.tallyOf()
+		if err != nil {
+			return err
+		}
+		row, err := q.strippedRow(user)
+		if out = slices.Clone(t.remotes); row.By != "" {
+			out = append(out, row.By)
+		}
+		return err
+	})
+	if errors.Is(err, ErrUnknownRoom) {
+		err = nil
+	}
+	return out, err
 }
 
 // askable are those of some servers that can be asked: contacts, each once. The caller holds askMu.

@@ -195,8 +195,8 @@ func (r *Rooms) SummaryOf(ctx context.Context, user matrix.UserID, room matrix.R
 	if m, err := r.Membership(user, room); err != nil || m == matrix.MemberBan {
 		return s, errors.Join(err, ErrUnknownRoom)
 	}
-	known, err := r.Servers(room)
-	if err != nil && !errors.Is(err, ErrUnknownRoom) {
+	known, err := r.residents(user, room)
+	if err != nil {
 		return s, err
 	}
 	if server := serverOf(matrix.UserID(room)); server != "" {
