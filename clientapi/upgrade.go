@@ -17,7 +17,7 @@ import (
 // carried are the types of state that a new version of a room takes over (C-S API, "Server behaviour" of room upgrades).
 // Bans and the rooms of a space are, too; the members are not: they follow the tombstone.
 var carried = []string{matrix.TypePowerLevels, matrix.TypeJoinRules, matrix.TypeHistoryVisibility, matrix.TypeGuestAccess, matrix.TypeName,
-	matrix.TypeTopic, matrix.TypeAvatar, matrix.TypeEncryption, "m.room.server_acl"}
+	matrix.TypeTopic, matrix.TypeAvatar, matrix.TypeEncryption, matrix.TypeServerACL}
 
 // upgrade: POST /rooms/{roomId}/upgrade.
 //

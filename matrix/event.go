@@ -34,6 +34,7 @@ const (
 	TypeMessage           = "m.room.message"
 	TypeEncrypted         = "m.room.encrypted"
 	TypeSpaceChild        = "m.space.child"
+	TypeServerACL         = "m.room.server_acl"
 )
 
 // The memberships.

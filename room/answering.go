@@ -3,6 +3,7 @@
 package room
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -169,6 +170,9 @@ const (
 func (q *reading) mayEnter(from matrix.ServerName, u matrix.UserID, kind byte) (door, matrix.UserID, error) {
 	if !q.row.active {
 		return 0, "", ErrUnknownRoom
+	}
+	if denied, err := q.denied(from); denied || err != nil {
+		return 0, "", cmp.Or(err, ErrUnknownRoom)
 	}
 	was, err := q.member(u)
 	if err != nil {
@@ -389,7 +393,10 @@ func (p *plan) insertSent(from matrix.ServerName, q Ask) (item answerItem, err e
 		return item, ErrForbidden
 	}
 	// The author's server is not in the room, or not yet: it sends the event to nobody but us, whatever its contacts say.
-	to := p.r.contacts(remotes(p.census, p.r.server()))
+	to, err := p.admitted(p.current, p.r.contacts(remotes(p.census, p.r.server())))
+	if err != nil {
+		return item, err
+	}
 	if _, err := p.put(ev, in); err != nil {
 		return item, err
 	}
@@ -412,6 +419,9 @@ func (r *Rooms) PackAnswer(to matrix.ServerName, data []byte) (Answer, error) {
 		return a, nil
 	}
 	err := r.read(i.Room, func(q *reading) (err error) {
+		if denied, err := q.denied(to); denied || err != nil {
+			return cmp.Or(err, ErrUnknownRoom)
+		}
 		if !q.row.active {
 			return ErrUnknownRoom
 		}

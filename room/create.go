@@ -232,7 +232,7 @@ func powerLevels(c Create, kind preset) json.RawMessage {
 		"events": map[string]int64{
 			matrix.TypeName: 50, matrix.TypeAvatar: 50, matrix.TypeCanonicalAlias: 50,
 			matrix.TypePowerLevels: 100, matrix.TypeHistoryVisibility: 100, matrix.TypeEncryption: 100,
-			"m.room.server_acl": 100, matrix.TypeTombstone: tombstone,
+			matrix.TypeServerACL: 100, matrix.TypeTombstone: tombstone,
 		},
 		"notifications": map[string]int64{"room": 50},
 	})

@@ -188,6 +188,11 @@ func (r *Rooms) directory(server matrix.ServerName, fn func(Listing) bool) error
 			if err != nil {
 				return err
 			}
+			if denied, err := q.denied(server); err != nil {
+				return err
+			} else if denied && server != "" {
+				continue
+			}
 			l, ok, err := q.listing()
 			if err != nil {
 				return err

@@ -179,6 +179,9 @@ func (r *Rooms) IngestReceipts(from matrix.ServerName, room matrix.RoomID, rs []
 	}
 	var good []Receipt
 	err = r.read(room, func(q *reading) error {
+		if denied, err := q.denied(from); denied || err != nil {
+			return err
+		}
 		for _, rc := range rs {
 			if rc.Type != readPublic || serverOf(rc.User) != from || from == r.server() || len(rc.User) > matrix.MaxID {
 				continue
@@ -219,9 +222,17 @@ func (r *Rooms) storeReceipts(l *live, room matrix.RoomID, rs []Receipt, ours bo
 		}
 	}
 	var t *tally
+	var to []matrix.ServerName
 	var places map[matrix.EventID]seq
 	err := r.read(room, func(q *reading) (err error) {
 		if t, err = q.tallyOf(); err != nil {
+			return err
+		}
+		s, err := q.state(q.row.current)
+		if err != nil {
+			return err
+		}
+		if to, err = q.admitted(s, r.contacts(t.remotes)); err != nil {
 			return err
 		}
 		places = map[matrix.EventID]seq{}
@@ -285,7 +296,7 @@ func (r *Rooms) storeReceipts(l *live, room matrix.RoomID, rs []Receipt, ours bo
 		if len(record) > 0 { // what has no form for other nodes (an overlong thread) stays here
 			data := append([]byte{ReceiptsRecord}, record...)
 			// They are not signed, so nobody passes them on: who is no contact does not learn of them.
-			for _, s := range r.contacts(t.remotes) {
+			for _, s := range to {
 				if err := store.Enqueue(txn, string(s), store.ItemRecord, data); err != nil {
 					return nil, err
 				}

@@ -92,6 +92,10 @@ type ingest struct {
 // verify parses the events and checks their signatures, before any lock is taken.
 func (in *ingest) verify(events [][]byte) error {
 	return in.r.read(in.room, func(q *reading) error {
+		if denied, err := q.denied(in.from); denied || err != nil {
+			in.out.Bad += len(events)
+			return err
+		}
 		keys := in.r.keysWith(map[string]onionid.Certificate{})
 		for _, raw := range events {
 			ev, err := matrix.Parse(q.row.version, raw)
@@ -364,12 +368,16 @@ func (p *plan) accept(ev *matrix.Event, from matrix.ServerName, awaited bool) (*
 	if in.Status == dag.Rejected && p.stranger(ev) {
 		return nil, nil, nil
 	}
+	denied, err := p.soften(ev, &in)
+	if err != nil {
+		return nil, nil, err
+	}
 	to, err := p.recipients(ev, from, in.Before)
 	if err != nil {
 		return nil, nil, err
 	}
 	e, err := p.put(ev, in)
-	if err == nil && in.Status != dag.Rejected {
+	if err == nil && in.Status != dag.Rejected && !denied {
 		p.outbox = append(p.outbox, to...)
 	}
 	return e, nil, err

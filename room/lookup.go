@@ -3,6 +3,7 @@
 package room
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -193,7 +194,7 @@ func (r *Rooms) SummaryOf(ctx context.Context, user matrix.UserID, room matrix.R
 		return s, err
 	}
 	if m, err := r.Membership(user, room); err != nil || m == matrix.MemberBan {
-		return s, errors.Join(err, ErrUnknownRoom)
+		return s, cmp.Or(err, ErrUnknownRoom)
 	}
 	known, err := r.residents(user, room)
 	if err != nil {
@@ -491,6 +492,9 @@ func (q *reading) shownTo(server matrix.ServerName) (*Summary, error) {
 	state, err := q.state(q.row.current)
 	if err != nil {
 		return nil, err
+	}
+	if denied, err := q.deniedIn(state, server); denied || err != nil {
+		return nil, cmp.Or(err, ErrUnknownRoom)
 	}
 	var s Summary
 	if s.Listing, err = q.describe(state); err != nil {

@@ -77,6 +77,10 @@ func (p *plan) recipients(ev *matrix.Event, from matrix.ServerName, before dag.S
 			return nil, err
 		}
 	}
+	to, err := p.admitted(p.current, to)
+	if err != nil {
+		return nil, err
+	}
 	data := itemData(p.row.id, ev.ID())
 	out := make([]delivery, 0, len(to)+1)
 	for _, s := range to {
@@ -90,6 +94,9 @@ func (p *plan) recipients(ev *matrix.Event, from matrix.ServerName, before dag.S
 	server := serverOf(target)
 	if server == p.r.server() || server == author || server == from || p.census.servers[server] > 0 {
 		return out, nil
+	}
+	if denied, err := p.deniedIn(p.current, server); denied || err != nil {
+		return out, err
 	}
 	if author != p.r.server() {
 		// Its author sends it to a contact. Others may be the only ones who can tell that a standing came to its end; who is

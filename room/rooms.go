@@ -56,6 +56,9 @@ type Rooms struct {
 
 	typing typing
 
+	aclMu sync.Mutex // guards acls, for moments
+	acls  map[matrix.EventID]*acl
+
 	// askMu guards what is asked for and what contacts ask (asking.go, answering.go), and the rows of it. Held over an Update, never over a room's lock.
 	askMu   sync.Mutex
 	seeking []*seeking

@@ -3,6 +3,7 @@
 package room
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -167,6 +168,9 @@ func (r *Rooms) RawFor(server matrix.ServerName, room matrix.RoomID, id matrix.E
 		if e == nil {
 			return ErrUnknownEvent
 		}
+		if denied, err := q.denied(server); denied || err != nil {
+			return cmp.Or(err, ErrUnknownEvent)
+		}
 		may, err := q.mayHave(server, e)
 		if err != nil {
 			return err
@@ -210,7 +214,7 @@ func (r *Rooms) Heads(room matrix.RoomID) ([]matrix.EventID, error) {
 	return out, err
 }
 
-// Shared lists the rooms that have joined members of both this node and server.
+// Shared lists the rooms that have joined members of both this node and server, and do not deny it.
 func (r *Rooms) Shared(server matrix.ServerName) ([]matrix.RoomID, error) {
 	var out []matrix.RoomID
 	err := r.view(func(rd snapshot) error {
@@ -231,7 +235,11 @@ func (r *Rooms) Shared(server matrix.ServerName) ([]matrix.RoomID, error) {
 			if err != nil {
 				return err
 			}
-			if q.row.active {
+			denied, err := q.denied(server)
+			if err != nil {
+				return err
+			}
+			if q.row.active && !denied {
 				out = append(out, q.row.id)
 			}
 		}

@@ -67,6 +67,9 @@ func (q *reading) snapshot(id matrix.EventID) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	if denied, err := q.denied(serverOf(matrix.UserID(*e.ev.StateKey()))); denied || err != nil {
+		return nil, cmp.Or(err, ErrUnknownEvent)
+	}
 	ended := e.ev.Membership() == matrix.MemberLeave || e.ev.Membership() == matrix.MemberBan
 	if ended { // what it leans on, no more (ended.go)
 		if state, err = q.leanedOn(e.ev, state); err != nil {
@@ -459,6 +462,11 @@ func (r *Rooms) checkSnapshot(from matrix.ServerName, s *Snapshot) (*checked, er
 	}
 	if !c.resident && invite {
 		return nil, badSnapshot("it comes from a server that is not in the room")
+	}
+	if id, ok := c.state[matrix.StateKey{Type: matrix.TypeServerACL}]; ok {
+		if a := readACL(good[id].Content()); !a.allows(c.event.Server()) || !a.allows(from) {
+			return nil, badSnapshot("the room denies the server")
+		}
 	}
 	if err := dag.Allowed(good, s.Version, c.state, c.event); err != nil {
 		return nil, badSnapshot("it is not allowed: %w", err)

@@ -264,3 +264,53 @@ func TestAnUpgradedRoomIsFollowed(t *testing.T) {
 		alice.knows(up.Replacement, bob.user, "join")
 	})
 }
+
+// TestAServerACLBetweenNodes: what the denied server says the others' clients do not see, nor it what they say; it is not let in again, until it is.
+func TestAServerACLBetweenNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := neighbours(t, []string{"alice", "bob", "carol"})
+		alice, bob, carol := nodes[0], nodes[1], nodes[2]
+		room := alice.creates(object{"preset": "public_chat"})
+		for _, w := range []*watcher{bob, carol} {
+			w.enters("join", room, alice)
+			w.becomes(room, "join")
+			alice.knows(room, w.user, "join")
+		}
+		bob.knows(room, carol.user, "join")
+		alice.says(room, "all")
+		bob.hears(room, "all")
+		carol.hears(room, "all")
+		acl := func(deny ...any) {
+			t.Helper()
+			alice.call("PUT", client+"/rooms/"+room+"/state/m.room.server_acl/", object{"allow": []any{"*"}, "deny": deny, "allow_ip_literals": false}, nil)
+		}
+		acl(carol.user.Homeserver()[:10] + "*")
+		bob.until("the ACL", func() bool { return bob.state(room, "m.room.server_acl", "") != nil })
+		carol.says(room, "from outside")
+		alice.says(room, "without carol")
+		bob.says(room, "indeed")
+		alice.until("bob's word", func() bool { return slices.Contains(alice.texts[room], "indeed") })
+		bob.until("alice's word", func() bool { return slices.Contains(bob.texts[room], "without carol") })
+		time.Sleep(soon) // summaries of heads, and what was asked for again
+		for _, w := range nodes {
+			w.look(0)
+		}
+		for _, w := range []*watcher{alice, bob} {
+			if slices.Contains(w.texts[room], "from outside") {
+				t.Errorf("%s sees what a denied server says", w.name)
+			}
+		}
+		if slices.Contains(carol.texts[room], "without carol") || slices.Contains(carol.texts[room], "indeed") {
+			t.Errorf("the denied server hears %q", carol.texts[room])
+		}
+		carol.does(room, "leave", nil)
+		carol.cannot(http.StatusForbidden, "POST", client+"/join/"+room+"?via="+alice.user.Homeserver()+"&via="+bob.user.Homeserver(), object{})
+		acl()
+		bob.until("the other ACL", func() bool { return bob.state(room, "m.room.server_acl", "")["deny"] == nil })
+		carol.enters("join", room, alice)
+		carol.becomes(room, "join")
+		carol.says(room, "back")
+		alice.until("carol's word", func() bool { return slices.Contains(alice.texts[room], "back") })
+		bob.until("carol's word", func() bool { return slices.Contains(bob.texts[room], "back") })
+	})
+}
