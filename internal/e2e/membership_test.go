@@ -372,7 +372,7 @@ func TestAJoinGoesOnWhenTheClientHasGone(t *testing.T) {
 		bob.does(other, "leave", nil)
 		alice.rebuild()
 		alice.start()
-		time.Sleep(soon)
+		time.Sleep(20 * time.Second)
 		bob.look(0)
 		if bob.standing[other] != "" {
 			t.Errorf("bob is in a room that he gave up: %s", bob.standing[other])
