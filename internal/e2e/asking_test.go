@@ -291,7 +291,7 @@ func TestAServerACLBetweenNodes(t *testing.T) {
 		bob.says(room, "indeed")
 		alice.until("bob's word", func() bool { return slices.Contains(alice.texts[room], "indeed") })
 		bob.until("alice's word", func() bool { return slices.Contains(bob.texts[room], "without carol") })
-		time.Sleep(30 * time.Second) // summaries of heads, and what was asked for again
+		time.Sleep(15 * time.Second) // summaries of heads, and what was asked for again
 		for _, w := range nodes {
 			w.look(0)
 		}
