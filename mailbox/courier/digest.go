@@ -18,6 +18,7 @@ const (
 	maxLevel     = 2                // the highest level whose pages are pushed
 	wantedFor    = 10 * time.Minute // a level that no session was pushed for so long is not read any more
 	lingers      = 10 * time.Minute // a store that no session follows is read for so long still
+	followAgain  = time.Minute      // after a store could not be followed; and how long one has that is not reached
 	fetchTimeout = time.Minute
 	fetchPause   = 30 * time.Second // after a failure
 	maxCatchUp   = 3                // pages that are read after a stall; older ones are not
@@ -30,7 +31,8 @@ type follower struct {
 	slack  time.Duration // mailbox.Slack of its clock; readDigest's own
 
 	// Guarded by Server.mu.
-	sessions int
+	sessions int           // that follow it
+	began    time.Time     // when the first came
 	idle     time.Time     // since when there are none
 	bucket   time.Duration // 0: not known yet
 	pages    [maxLevel + 1][]page
@@ -43,60 +45,77 @@ type page struct {
 	part  []byte
 }
 
-// follow makes the session follow these stores from now on.
+// follow makes the session follow these stores from now on. It is called by the session's reader alone, with each frame: a store
+// that could not be followed, or whose place another got, is tried again.
 func (x *session) follow(stores [][32]byte) {
 	x.mu.Lock()
-	old := x.follows
-	if slices.Equal(old, stores) || x.over {
-		x.mu.Unlock()
+	if !slices.Equal(x.follows, stores) {
+		x.follows = slices.Clone(stores)
+		x.pushed = nil
+	}
+	x.mu.Unlock()
+	now, s := time.Now(), x.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for t, f := range x.counted {
+		if s.follows[t] != f || !slices.Contains(stores, t) {
+			f.leave(now)
+			delete(x.counted, t)
+		}
+	}
+	if now.Sub(x.refused) < followAgain {
 		return
 	}
-	x.follows = slices.Clone(stores)
-	x.pushed = nil
-	x.mu.Unlock()
 	for _, t := range stores {
-		x.s.followStore(t)
-	}
-	for _, t := range old {
-		x.s.unfollow(t)
-	}
-}
-
-func (s *Server) followStore(t [32]byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f := s.follows[t]
-	if f == nil {
-		f = &follower{target: t}
-		if t == s.self || len(s.follows) < s.cfg.MaxLinks || s.dropFollowerLocked() {
-			f.wanted[0] = time.Now()
-			if s.spawnLocked(func() { s.readDigest(f) }) {
-				s.follows[t] = f
-			}
+		if x.counted[t] != nil {
+			continue
+		}
+		if f := s.followerLocked(t, now); f != nil {
+			f.sessions++
+			x.counted[t] = f
+		} else {
+			x.refused = now
 		}
 	}
-	f.sessions++
 }
 
-// dropFollowerLocked forgets a store that is followed and was never reached, if there is one; s.mu is held. Who is followed
-// in earnest was asked for its descriptor before.
-func (s *Server) dropFollowerLocked() bool {
-	for t, f := range s.follows {
-		if f.bucket == 0 && t != s.self && !s.provenLocked(t) {
-			delete(s.follows, t)
-			return true
-		}
-	}
-	return false
-}
-
-func (s *Server) unfollow(t [32]byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// followerLocked is who reads that store's digest; nil: it has no place. s.mu is held.
+func (s *Server) followerLocked(t [32]byte, now time.Time) *follower {
 	if f := s.follows[t]; f != nil {
-		if f.sessions--; f.sessions <= 0 {
-			f.sessions, f.idle = 0, time.Now()
+		return f
+	}
+	if t != s.self && len(s.follows) >= s.cfg.MaxLinks && !s.dropFollowerLocked(now) {
+		return nil
+	}
+	f := &follower{target: t, began: now}
+	f.wanted[0] = now
+	if !s.spawnLocked(func() { s.readDigest(f) }) {
+		return nil
+	}
+	s.follows[t] = f
+	return f
+}
+
+// dropFollowerLocked forgets a store that is followed and was not reached though there was time for it, if there is one, one that
+// no session follows any more first; s.mu is held. Who is followed in earnest was asked for its descriptor before.
+func (s *Server) dropFollowerLocked(now time.Time) bool {
+	var drop *follower
+	for t, f := range s.follows {
+		if f.bucket == 0 && t != s.self && now.Sub(f.began) >= followAgain && !s.provenLocked(t) && (drop == nil || f.sessions == 0) {
+			drop = f
 		}
+	}
+	if drop == nil {
+		return false
+	}
+	delete(s.follows, drop.target)
+	return true
+}
+
+// leave says that a session does not follow it any more; Server.mu is held.
+func (f *follower) leave(now time.Time) {
+	if f.sessions--; f.sessions == 0 {
+		f.idle = now
 	}
 }
 

@@ -27,6 +27,9 @@ type session struct {
 	done chan struct{} // closed by end
 	once sync.Once
 
+	counted map[[32]byte]*follower // those that count it; guarded by Server.mu
+	refused time.Time              // when a store could not be followed; the reader's
+
 	mu       sync.Mutex // guards all below
 	conn     net.Conn
 	over     bool
@@ -48,7 +51,7 @@ type session struct {
 func newSession(s *Server, token bool, rate float64, now time.Time) *session {
 	frames := maxFrames * busier(rate)
 	return &session{
-		s: s, token: token, began: now, granted: rate, open: map[uint32]struct{}{}, due: make(chan uint32, frames), room: make(chan struct{}, frames), done: make(chan struct{}), last: now,
+		s: s, token: token, began: now, granted: rate, open: map[uint32]struct{}{}, counted: map[[32]byte]*follower{}, due: make(chan uint32, frames), room: make(chan struct{}, frames), done: make(chan struct{}), last: now,
 		rate:  bucket{rate: spare * rate, burst: float64(s.cfg.Burst), left: float64(s.cfg.Burst), at: now},
 		dials: bucket{rate: 1 / sessionDialEvery.Seconds(), burst: sessionDials, left: sessionDials, at: now},
 	}
@@ -159,13 +162,9 @@ func (x *session) leave() {
 	}
 	x.held -= n
 	x.gets, x.receipts = nil, nil
-	follows := x.follows
-	x.follows = nil
 	x.mu.Unlock()
 	s.held.release(n)
-	for _, t := range follows {
-		s.unfollow(t)
-	}
+	x.follow(nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.leaveLocked(x)
