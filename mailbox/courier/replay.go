@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -28,9 +29,13 @@ import (
 // power loss, forgets none that had an effect. Killed between the two, a mark is there of a layer that was never used: its
 // sender writes anew, with another layer. The file of a day is destroyed after the key of that day, so it never outlives
 // what it is for; without a key it is destroyed at the next start.
+//
+// A write that fails may leave a part of its marks. The file is then cut to what was synced before, so that what follows lies
+// where the next start looks for it; if that fails too, no layer of that day is peeled any more.
 type replays struct {
 	dir  string // "" keeps nothing
 	most int    // of one day
+	open func(name string) (markFile, error)
 
 	mu   sync.Mutex // guards all below, never over the disk
 	days map[uint32]*replayDay
@@ -39,9 +44,26 @@ type replays struct {
 }
 
 type replayDay struct {
-	seen map[uint64]struct{}
-	file *os.File // appended to by the writer of groups alone
-	rest []byte   // marks that are not in the file yet
+	seen   map[uint64]struct{}
+	rest   []byte // marks that are not in the file yet
+	broken bool   // what is in the file is not known
+
+	// The writer's alone.
+	file markFile
+	good int64 // bytes that are synced
+}
+
+// markFile is an *os.File that is appended to.
+type markFile interface {
+	io.Writer
+	Sync() error
+	Truncate(size int64) error
+	Seek(offset int64, whence int) (int64, error)
+	Close() error
+}
+
+func openMarks(name string) (markFile, error) {
+	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 }
 
 const (
@@ -50,11 +72,14 @@ const (
 	groupWait    = 5 * time.Millisecond // one sync for all layers that come within
 )
 
-var errReplay = errors.New("courier: this layer was peeled before")
+var (
+	errReplay = errors.New("courier: this layer was peeled before")
+	errBroken = errors.New("courier: the list of the day's layers is broken")
+)
 
 // openReplays reads the marks of the days whose keys are there, and destroys the others.
 func openReplays(dir string, most int, alive func(day uint32) bool) (*replays, error) {
-	r := &replays{dir: dir, most: most, days: map[uint32]*replayDay{}}
+	r := &replays{dir: dir, most: most, open: openMarks, days: map[uint32]*replayDay{}}
 	if dir == "" {
 		return r, nil
 	}
@@ -114,6 +139,10 @@ func (r *replays) mark(day uint32, id [layered.IDSize]byte, then func(ok bool)) 
 		r.mu.Unlock()
 		return errReplay
 	}
+	if d.broken {
+		r.mu.Unlock()
+		return errBroken
+	}
 	if len(d.seen) >= r.most {
 		r.mu.Unlock()
 		return errors.New("courier: too many layers for one day")
@@ -165,18 +194,35 @@ func (r *replays) write() {
 }
 
 func (r *replays) append(n uint32, d *replayDay, marks []byte) error {
+	if d.broken {
+		return errBroken // marked before it broke
+	}
 	if d.file == nil {
-		f, err := os.OpenFile(r.path(n), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		f, err := r.open(r.path(n))
 		if err != nil {
 			return err
 		}
-		if err := durable.SyncDir(r.dir); err != nil {
+		size, err := f.Seek(0, io.SeekEnd)
+		if err = errors.Join(err, durable.SyncDir(r.dir)); err != nil {
 			return errors.Join(err, f.Close())
 		}
-		d.file = f
+		d.file, d.good = f, size
 	}
 	_, err := d.file.Write(marks)
-	return errors.Join(err, d.file.Sync())
+	if err == nil {
+		err = d.file.Sync()
+	}
+	if err == nil {
+		d.good += int64(len(marks))
+		return nil
+	}
+	if cut := d.file.Truncate(d.good); cut != nil {
+		err = errors.Join(err, cut)
+		r.mu.Lock()
+		d.broken = true
+		r.mu.Unlock()
+	}
+	return err
 }
 
 func (r *replays) path(day uint32) string {
