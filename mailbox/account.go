@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"math/rand/v2"
 	"strings"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -237,12 +238,13 @@ func Worked(onion []byte, id AccountID, nonce uint64, want uint8) bool {
 	return zeros >= int(want)
 }
 
-// Work searches a nonce that Worked takes: 2^bits hashes on average, on one processor. It errs when ctx ends.
+// Work searches a nonce that Worked takes: 2^bits hashes on average, on one processor. It errs when ctx ends; then the next try begins
+// elsewhere.
 func Work(ctx context.Context, onion []byte, id AccountID, want uint8) (uint64, error) {
 	if want > MaxWorkBits {
 		return 0, fmt.Errorf("%w: %d bits of work are too many", ErrAccount, want)
 	}
-	for n := uint64(0); ; n++ {
+	for n := rand.Uint64(); ; n++ {
 		if n%4096 == 0 && ctx.Err() != nil {
 			return 0, ctx.Err()
 		}

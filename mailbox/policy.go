@@ -51,7 +51,8 @@ const SessionEpoch = 1 << 31
 
 // Limits of a policy.
 const (
-	MaxWorkBits = 40      // bits: 2^40 hashes take a day of one processor
+	MaxWorkBits = 40      // bits: 2^40 hashes take days of one processor
+	MaxNodeWork = 28      // bits that a node works at most for an account: a minute or some of one processor
 	MaxCap      = 1 << 24 // tokens of a day
 )
 

@@ -142,6 +142,8 @@ type Engine struct {
 	linkPurses map[[32]byte]*linkPurse
 	codes      map[mailbox.Address]mailbox.Code // invite codes for accounts, until one was refused
 
+	proofs     sync.WaitGroup              // proofs of work that are being made
+	prove      prover                      // mailbox.Work
 	walletWake chan struct{}               // there may be something to do for workWallet
 	walletDay  uint32                      // on which old tokens were last forgotten; guarded by mu
 	passRng    *rand.Rand                  // for the times of their draws alone; guarded by mu
@@ -217,7 +219,7 @@ func New(c Config) (*Engine, error) {
 		retries:  map[string]*retry{},
 		loops:    map[mailbox.Handle]*loop{},
 		couriers: slices.Clone(c.Couriers), newSession: c.Session,
-		purses: map[mailbox.Address]*purse{}, linkPurses: map[[32]byte]*linkPurse{}, codes: maps.Clone(c.Codes), passes: map[mailbox.Address]*passes{}, passRng: rand.New(rand.NewChaCha8(draws)), walletWake: make(chan struct{}, 1),
+		purses: map[mailbox.Address]*purse{}, linkPurses: map[[32]byte]*linkPurse{}, codes: maps.Clone(c.Codes), passes: map[mailbox.Address]*passes{}, passRng: rand.New(rand.NewChaCha8(draws)), walletWake: make(chan struct{}, 1), prove: mailbox.Work,
 	}
 	p := c.Profile
 	e.profile.Store(&p)

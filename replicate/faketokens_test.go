@@ -18,6 +18,7 @@ type fakeDesk struct {
 	accounts mailbox.Accounts
 	code     mailbox.Code
 	cap      int
+	bits     uint8 // of work
 	keys     map[uint32]*token.Key
 	known    map[mailbox.AccountID]bool
 	drawn    map[uint32]int // by all
@@ -31,7 +32,7 @@ type fakeDesk struct {
 }
 
 func (s *fakeStore) wantTokens() *fakeDesk {
-	s.desk = &fakeDesk{days: 2, accounts: mailbox.AccountsWork, cap: 240, keys: map[uint32]*token.Key{}, known: map[mailbox.AccountID]bool{},
+	s.desk = &fakeDesk{days: 2, accounts: mailbox.AccountsWork, cap: 240, bits: 4, keys: map[uint32]*token.Key{}, known: map[mailbox.AccountID]bool{},
 		drawn: map[uint32]int{}, draws: map[mailbox.BoxID]bool{}, shown: map[[32]byte]mailbox.BoxID{}}
 	return s.desk
 }
@@ -51,7 +52,7 @@ func (d *fakeDesk) key(day uint32) *token.Key {
 func (d *fakeDesk) policy(today uint32) mailbox.Policy {
 	p := mailbox.Policy{Deposit: mailbox.DepositTokens, Accounts: d.accounts, Cap: uint32(d.cap), First: today}
 	if d.accounts&mailbox.AccountsWork != 0 {
-		p.WorkBits = 4
+		p.WorkBits = d.bits
 	}
 	for i := range d.days {
 		p.Keys = append(p.Keys, d.key(today+i).Public())
@@ -88,7 +89,7 @@ func (c *fakeClient) Register(ctx context.Context, r mailbox.Register) error {
 	}
 	d := c.desk
 	switch {
-	case r.Proof == mailbox.ProofWork && d.accounts&mailbox.AccountsWork != 0 && mailbox.Worked(onion, r.Account, r.Nonce, 4):
+	case r.Proof == mailbox.ProofWork && d.accounts&mailbox.AccountsWork != 0 && mailbox.Worked(onion, r.Account, r.Nonce, d.bits):
 	case r.Proof == mailbox.ProofCode && d.accounts&mailbox.AccountsCode != 0 && r.Code == d.code:
 		d.code = mailbox.Code{} // good once
 	case d.known[r.Account]:

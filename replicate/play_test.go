@@ -257,6 +257,7 @@ func (s *fakeStore) reused() (n int) {
 // node is one player.
 type node struct {
 	codes   map[mailbox.Address]mailbox.Code
+	prove   prover // nil: the real one
 	t       testing.TB
 	w       *world
 	id      Identity
@@ -385,6 +386,9 @@ func (n *node) open() *Engine {
 func (n *node) start() {
 	n.t.Helper()
 	e := n.open()
+	if n.prove != nil {
+		e.prove = n.prove
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()

@@ -64,6 +64,7 @@ type purse struct {
 
 	// Of an account of our own.
 	account *account
+	working bool           // a proof of work is being made
 	drawn   map[uint32]int // chunks, by day
 	draw    *tokenDraw
 	capped  map[uint32]time.Time // the store gives no more of that day; it is asked again then
@@ -390,6 +391,7 @@ func (e *Engine) forgetTokens(now time.Time) error {
 func (e *Engine) workWallet(ctx context.Context) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
+	defer e.proofs.Wait()
 	for {
 		for e.walletStep(ctx) {
 			if ctx.Err() != nil {

@@ -30,6 +30,8 @@ const (
 	accountPause = time.Hour        // after a store refused the account, or is full
 	answerFirst  = 2                // frames until the answer to a draw is looked for
 	drawLife     = 50 * time.Minute // then the answer is gone, and the same draw is asked for again
+
+	workTime = 10 * time.Minute // for one proof of work
 )
 
 // account is our account with a store.
@@ -196,25 +198,16 @@ func (e *Engine) drawStep(d *depot, now time.Time) func(context.Context) bool {
 		}
 		p.account = a
 		return func(context.Context) bool { return true }
-	case !p.account.registered && !p.account.worked && e.codes[d.address] == (mailbox.Code{}) && policy.Accounts&mailbox.AccountsWork != 0 && !p.pause.After(now):
+	case p.working:
+		return nil
+	case e.mustWork(p, policy) && !e.tooMuchWork(p, policy) && !p.pause.After(now):
 		onion, err := d.address.Onion.Key()
 		if err != nil {
 			return nil
 		}
-		id := p.account.secret.ID()
+		p.working = true
 		return func(ctx context.Context) bool {
-			nonce, err := mailbox.Work(ctx, onion, id, policy.WorkBits)
-			if err != nil {
-				return false
-			}
-			e.mu.Lock()
-			defer e.mu.Unlock()
-			a := *p.account
-			a.nonce, a.worked = nonce, true
-			if !e.saveAccount(p, &a) {
-				return false
-			}
-			p.account = &a
+			e.proofs.Go(func() { e.proveWork(ctx, p, onion, policy.WorkBits) })
 			return true
 		}
 	case p.draw == nil:
@@ -268,6 +261,46 @@ func (e *Engine) drawStep(d *depot, now time.Time) func(context.Context) bool {
 		}
 	}
 	return nil
+}
+
+// prover finds a proof of work, as mailbox.Work does.
+type prover func(ctx context.Context, onion []byte, id mailbox.AccountID, bits uint8) (nonce uint64, err error)
+
+// mustWork tells whether there is nothing but work to get an account by, unless it is on the store's list. The caller holds mu.
+func (e *Engine) mustWork(p *purse, policy mailbox.Policy) bool {
+	return p.account != nil && !p.account.registered && !p.account.worked && e.codes[p.address] == (mailbox.Code{}) && policy.Accounts&mailbox.AccountsWork != 0
+}
+
+// tooMuchWork tells whether that work is more than we do: what a store asks for is its own to say, and 2^40 hashes would hold a
+// processor for days.
+func (e *Engine) tooMuchWork(p *purse, policy mailbox.Policy) bool {
+	return e.mustWork(p, policy) && policy.WorkBits > mailbox.MaxNodeWork
+}
+
+// proveWork makes a proof of work for the account, beside all else: nothing waits for it but that account.
+func (e *Engine) proveWork(ctx context.Context, p *purse, onion []byte, bits uint8) {
+	e.mu.Lock()
+	a := *p.account
+	e.mu.Unlock()
+	limited, cancel := context.WithTimeout(ctx, workTime)
+	defer cancel()
+	nonce, err := e.prove(limited, onion, a.secret.ID(), bits)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p.working = false
+	switch {
+	case ctx.Err() != nil:
+		return
+	case err != nil:
+		p.pause = time.Now().Add(accountPause)
+		p.trouble = "The work that the mailbox asks for an account takes this computer too long; it is tried again every hour. An invite code of its operator needs none."
+	case p.account.secret == a.secret && !p.account.worked:
+		a.nonce, a.worked = nonce, true
+		if e.saveAccount(p, &a) {
+			p.account = &a
+		}
+	}
+	e.wakeWallet()
 }
 
 func (e *Engine) saveAccount(p *purse, a *account) bool {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -275,6 +276,43 @@ func TestAStoreThatGivesNoTokens(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A store that asks for absurd work gets none, and one whose work takes long holds up neither the schedule nor another store; a
+// person is told of both.
+func TestWorkThatTakesLongHoldsUpNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3)
+		const hard = mailbox.MaxNodeWork
+		for i, bits := range []uint8{hard, hard + 1, 4} {
+			w.store(byte(i)).wantTokens().bits = bits
+		}
+		a := w.node(1, slow())
+		a.own = nil
+		for i := range byte(3) {
+			a.own = append(a.own, w.store(i).address)
+		}
+		var asked atomic.Int64
+		a.prove = func(ctx context.Context, onion []byte, id mailbox.AccountID, bits uint8) (uint64, error) {
+			if bits < hard {
+				return mailbox.Work(ctx, onion, id, bits)
+			}
+			if bits > hard {
+				asked.Add(1)
+			}
+			<-ctx.Done()
+			return 0, ctx.Err()
+		}
+		defer w.stopAll()
+		a.start()
+		problem := func(i byte) string { return tokensOfNode(a, w.store(i).address).Problem }
+		w.until(6*time.Hour, "the easy store's tokens", func() bool { return tokensOfNode(a, w.store(2).address).Today > 0 })
+		w.until(time.Hour, "what is too much", func() bool { return strings.Contains(problem(1), "more work") })
+		w.until(time.Hour, "what takes too long", func() bool { return strings.Contains(problem(0), "too long") })
+		if asked.Load() != 0 {
+			t.Error("it worked for the absurd one")
+		}
+	})
 }
 
 // Two nodes that were both off for longer than tokens are given ahead, or one of them, write to each other again by

@@ -230,12 +230,16 @@ func (e *Engine) passAccount(ctx context.Context, a mailbox.Address, policy mail
 		r.Proof, r.Nonce, r.Code = mailbox.ProofCode, 0, code
 	case policy.Accounts&mailbox.AccountsWork == 0:
 		return acc.secret, nil // it may be on the list
+	case !acc.worked && policy.WorkBits > mailbox.MaxNodeWork:
+		return mailbox.AccountSecret{}, errNoPasses
 	case !acc.worked:
 		onion, err := a.Onion.Key()
 		if err != nil {
 			return mailbox.AccountSecret{}, err
 		}
-		if r.Nonce, err = mailbox.Work(ctx, onion, r.Account, policy.WorkBits); err != nil {
+		limited, cancel := context.WithTimeout(ctx, workTime)
+		defer cancel()
+		if r.Nonce, err = e.prove(limited, onion, r.Account, policy.WorkBits); err != nil {
 			return mailbox.AccountSecret{}, err
 		}
 		next.nonce, next.worked = r.Nonce, true

@@ -4,6 +4,7 @@ package replicate
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 
@@ -36,6 +37,8 @@ func (e *Engine) Tokens() (out []TokenStatus, cut []onionid.Name) {
 			s.Account = p.account.secret.ID().String()
 		}
 		switch {
+		case d.own && e.tooMuchWork(p, d.descriptor.policy):
+			s.Problem = fmt.Sprintf("The mailbox asks for more work than a node does for an account (work_bits is %d, %d is the most): ask its operator for an invite code, or for a place on the list.", d.descriptor.policy.WorkBits, mailbox.MaxNodeWork)
 		case s.Problem != "":
 		case s.Today == 0 && p.capped[today] != time.Time{}:
 			s.Problem = "The mailbox says that our tokens of today are drawn; none are left. Its operator can allow more (tokens_per_day)."
