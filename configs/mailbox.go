@@ -38,12 +38,12 @@ type Mailbox struct {
 	// profile "instant" makes one in three seconds. All sessions together get one a second for each of max_sessions.
 	MaxFrames int `toml:"max_frames"`
 	// Of these, how many are kept for sessions with a session token, which the accounts of this mailbox draw (16 a day): who floods
-	// it without an account leaves those alone. They need store and deposit = "tokens". Half of max_sessions at most.
+	// it without an account leaves those alone. Half of max_sessions at most; 0 without store or deposit = "tokens", which give them.
 	ReservedSessions int `toml:"reserved_sessions"`
-	// Links with other mailboxes at once, in each direction, 1 to 10000.
+	// Links with other mailboxes at once, in each direction, 1 to 10000, for each of the ponds.
 	MaxLinks int `toml:"max_links"`
-	// The most disk that boxes may take, at least 16MiB for each of the ponds. When it is reached, writers are told that the mailbox is full
-	// until boxes expire. A box takes 8.5 KiB; a node at the balanced profile writes about 2,600 a day.
+	// The most disk that boxes may take. When it is reached, writers are told that the mailbox is full until boxes expire. Each
+	// of the ponds needs at least 4 MiB for each expiry_unit of the ttl and two more, and 34 MiB for boxes: 98 MiB as it stands here. A box takes 8.5 KiB; a node at the balanced profile writes about 2,600 a day.
 	Quota Bytes `toml:"quota"`
 	// How much of the file system stays free, whatever the quota says; at least 64MiB.
 	Reserve Bytes `toml:"reserve"`
@@ -55,7 +55,7 @@ type Mailbox struct {
 	Accounts []string `toml:"accounts"`
 	// The accounts that need no code: lines that `node tokens` prints.
 	AccountList []string `toml:"account_list"`
-	// How hard the proof of work is, 1 to 40: each more doubles it. 22 is about a second of one processor.
+	// How hard the proof of work is, 1 to 28: each more doubles it. 22 is about a second of one processor.
 	WorkBits int `toml:"work_bits"`
 	// Tokens that an account may draw of one day, at least 100. A node at the balanced profile needs about 5,000, with
 	// those for its contacts. All accounts together may draw twice what the quota has room for, those by work half of it.
@@ -68,7 +68,7 @@ type Mailbox struct {
 	// The public list of new boxes is published in pieces of this length, 50ms to 1h, whole milliseconds. It is the
 	// same for everybody; shorter means quicker delivery and more work for everybody. Cannot change later.
 	DigestBucket time.Duration `toml:"digest_bucket"`
-	// Connections served at once, 1 to 10000. Each takes about 50 kB of memory while it lasts.
+	// Connections served at once, 1 to 10000, for each of the ponds. Each takes about 50 kB of memory while it lasts.
 	MaxConnections int `toml:"max_connections"`
 	// While more than this many connections a second arrive, tor asks newcomers for a proof of work, 0 to 65535.
 	// 0: never. Worth setting (for instance 30) for a mailbox whose address is public.
@@ -107,6 +107,19 @@ func DefaultMailbox() Mailbox {
 // maxUnits bounds the open databases: ttl / expiry_unit.
 const maxUnits = 100
 
+// What the least quota is reckoned from: package mailbox/store's UnitCost and BoxCost, which a test compares, and boxes.
+const (
+	unitCost = 4 << 20
+	boxCost  = 8704
+	minBoxes = 4096
+)
+
+// leastQuota is what each pond needs to take any boxes worth speaking of: the databases of all expiry units that can be there at
+// once cost their share before the first box.
+func (m *Mailbox) leastQuota() Bytes {
+	return Bytes(m.TTL/m.ExpiryUnit+2)*unitCost + minBoxes*boxCost
+}
+
 // Check that the values are possible.
 func (m *Mailbox) Check() error {
 	if m.DataDir == "" {
@@ -124,18 +137,18 @@ func (m *Mailbox) Check() error {
 		return fmt.Errorf("ponds is %d: it must be between 1 and 64, and 1 without store", m.Ponds)
 	case m.MaxSessions < 1 || m.MaxSessions > 100_000:
 		return fmt.Errorf("max_sessions is %d: it must be between 1 and 100000", m.MaxSessions)
-	case m.ReservedSessions < 0:
-		return fmt.Errorf("reserved_sessions is %d: it must not be negative", m.ReservedSessions)
+	case m.ReservedSessions < 0 || m.Courier && m.ReservedSessions > m.MaxSessions/2:
+		return fmt.Errorf("reserved_sessions is %d: it must be between 0 and %d, half of max_sessions", m.ReservedSessions, m.MaxSessions/2)
+	case m.Courier && m.ReservedSessions > 0 && (!m.Store || m.Deposit == "open"):
+		return fmt.Errorf(`reserved_sessions is %d: without store and deposit = "tokens" there are no session tokens, so it must be 0`, m.ReservedSessions)
 	case m.MaxFrames < 1 || m.MaxFrames > 50:
 		return fmt.Errorf("max_frames is %d: it must be between 1 and 50", m.MaxFrames)
 	case m.MaxLinks < 1 || m.MaxLinks > 10_000:
 		return fmt.Errorf("max_links is %d: it must be between 1 and 10000", m.MaxLinks)
-	case m.Quota/Bytes(m.Ponds) < 16<<20:
-		return fmt.Errorf("quota is %v: it must be at least 16MiB for each pond", m.Quota)
 	case m.Deposit != "open" && m.Deposit != "tokens":
 		return fmt.Errorf(`deposit is %q: it can be "tokens" or "open"`, m.Deposit)
-	case m.WorkBits < 1 || m.WorkBits > mailbox.MaxWorkBits:
-		return fmt.Errorf("work_bits is %d: it must be between 1 and %d", m.WorkBits, mailbox.MaxWorkBits)
+	case m.WorkBits < 1 || m.WorkBits > mailbox.MaxNodeWork:
+		return fmt.Errorf("work_bits is %d: it must be between 1 and %d, which is the most that a node works", m.WorkBits, mailbox.MaxNodeWork)
 	case m.TokensPerDay < 100 || m.TokensPerDay > mailbox.MaxCap:
 		return fmt.Errorf("tokens_per_day is %d: it must be between 100 and %d", m.TokensPerDay, mailbox.MaxCap)
 	case m.Reserve < 64<<20:
@@ -148,6 +161,8 @@ func (m *Mailbox) Check() error {
 		return fmt.Errorf("expiry_unit is %v: it must be between 100ms and 744h, in whole milliseconds", m.ExpiryUnit)
 	case m.TTL/m.ExpiryUnit > maxUnits:
 		return fmt.Errorf("ttl is %v and expiry_unit %v: more than %d units would be open at once", m.TTL, m.ExpiryUnit, maxUnits)
+	case m.Store && m.Quota/Bytes(m.Ponds) < m.leastQuota():
+		return fmt.Errorf("quota is %v: with this ttl and expiry_unit it must be at least %d MiB for each pond", m.Quota, (m.leastQuota()+1<<20-1)>>20)
 	case m.MaxConnections < 1 || m.MaxConnections > 10000:
 		return fmt.Errorf("max_connections is %d: it must be between 1 and 10000", m.MaxConnections)
 	case m.PowRate < 0 || m.PowRate > 65535:

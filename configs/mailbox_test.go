@@ -5,6 +5,8 @@ package configs
 import (
 	"strings"
 	"testing"
+
+	"tarn/mailbox/store"
 )
 
 func TestMailboxSampleIsTheStructsComments(t *testing.T) {
@@ -17,6 +19,14 @@ func TestMailboxErrorsNameTheLineOrTheKey(t *testing.T) {
 		{"[tor]\nmod = 'off'\n", `line 2: unknown key "tor.mod"`},
 		{"quota = '1 potato'\n", "potato"},
 		{"quota = '1MiB'\n", "quota is 1MiB"},
+		{"quota = '97MiB'\n", "at least 98 MiB"},
+		{"quota = '250MiB'\nexpiry_unit = '6h'\n", "at least 266 MiB"},
+		{"quota = '195MiB'\nponds = 2\n", "for each pond"},
+		{"reserved_sessions = 501\n", "half of max_sessions"},
+		{"max_sessions = 100\n", "reserved_sessions is 250"},
+		{"deposit = 'open'\n", "reserved_sessions is 250: without"},
+		{"store = false\n", "reserved_sessions is 250: without"},
+		{"work_bits = 29\n", "work_bits is 29"},
 		{"quota = '-5GiB'\n", "-5GiB"},
 		{"quota = '9999999TiB'\n", "9999999TiB"},
 		{"reserve = '0B'\n", "reserve is 0B"},
@@ -37,6 +47,13 @@ func TestMailboxErrorsNameTheLineOrTheKey(t *testing.T) {
 		if err := decode("mailbox.toml", c.text, &m); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q: %v, want %q", c.text, err, c.want)
 		}
+	}
+}
+
+// The costs are package mailbox/store's, which this one must not import.
+func TestTheLeastQuotaKnowsTheStoresCosts(t *testing.T) {
+	if unitCost != store.UnitCost || boxCost != store.BoxCost {
+		t.Errorf("%d a unit, %d a box; the store says %d, %d", unitCost, boxCost, store.UnitCost, store.BoxCost)
 	}
 }
 

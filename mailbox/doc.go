@@ -18,5 +18,6 @@
 // Invariants: nothing that a store sends makes a client take more memory than DownSize, or panic; no answer is
 // believed that is not sealed or signed; two transactions share no circuit.
 //
-// Data: none on disk. Limit: until couriers exist the store sees the times of requests, though not whose they are.
+// Data: none on disk. Limit: in direct mode the store sees the times of requests, though not whose they are; through a
+// courier ([Session]) it sees when that handed them over.
 package mailbox

@@ -52,6 +52,9 @@ func cmdInit(_ context.Context, e cli.Env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if cfg.ReservedSessions = min(cfg.ReservedSessions, cfg.MaxSessions/2); !cfg.Store || cfg.Deposit == "open" {
+		cfg.ReservedSessions = 0 // nobody gives session tokens
+	}
 	if err := cfg.Check(); err != nil {
 		return err
 	}

@@ -3,7 +3,8 @@
 // Command mailbox keeps sealed boxes for nodes that are not on at the same time, as a Tor onion service. It learns
 // nothing that names anybody; anybody can host one.
 //
-// This folder holds wiring and subcommands only: what a mailbox does is in package mailbox/store.
+// This folder holds wiring and subcommands only: what a mailbox does is in the packages mailbox/front, mailbox/store and
+// mailbox/courier.
 //
 // Data, under data_dir: mailbox.toml (the configuration), onion.seed (the identity: whoever has it is this mailbox),
 // LOCK, control.sock (while it runs), keys/ (package mailbox/front), store/ (package mailbox/store), courier/ (package

@@ -89,7 +89,7 @@ func openPond(cfg configs.Mailbox, i int, key ed25519.PrivateKey, dial mailbox.D
 			deposit = mailbox.DepositTokens
 		}
 		sessions := 0
-		if cfg.Courier && i == 0 && cfg.ReservedSessions > 0 {
+		if cfg.Courier && i == 0 && cfg.ReservedSessions > 0 { // Check: then deposits need tokens
 			sessions = sessionTokens * cfg.MaxSessions
 		}
 		p.store, err = store.New(store.Config{
@@ -123,7 +123,7 @@ func openPond(cfg configs.Mailbox, i int, key ed25519.PrivateKey, dial mailbox.D
 		if p.store != nil && cfg.Deposit == "tokens" {
 			redeem = p.store.RedeemSession
 		}
-		p.courier, err = courier.New(courier.Config{Reserved: min(cfg.ReservedSessions, cfg.MaxSessions/2), Redeem: redeem, Dir: filepath.Join(dir, "courier"), Keys: p.keys, Dial: dial, MaxSessions: cfg.MaxSessions, Rate: float64(cfg.MaxFrames), MaxLinks: cfg.MaxLinks, Log: log})
+		p.courier, err = courier.New(courier.Config{Reserved: cfg.ReservedSessions, Redeem: redeem, Dir: filepath.Join(dir, "courier"), Keys: p.keys, Dial: dial, MaxSessions: cfg.MaxSessions, Rate: float64(cfg.MaxFrames), MaxLinks: cfg.MaxLinks, Log: log})
 		if err != nil {
 			return nil, err
 		}

@@ -15,7 +15,7 @@ import (
 const ReplyOverhead = chacha20poly1305.NonceSizeX + tagSize
 
 const (
-	replyLabel   = "tarn/1 reply" // HPKE exporter context; SPEC mailbox §3
+	replyLabel   = "tarn/1 reply" // HPKE exporter context; SPEC sealed §2
 	replyKeySize = chacha20poly1305.KeySize
 )
 
