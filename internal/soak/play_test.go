@@ -162,7 +162,7 @@ func (w *world) found(i int) {
 	for _, k := range rng.Perm(len(creator.contacts)) {
 		if n := w.nodes[creator.contacts[k]]; len(users) < most && !(g.encrypted && slices.ContainsFunc(users, func(u string) bool { return !slices.Contains(w.userNode(u).contacts, n.n) })) {
 			users = append(users, string(n.user))
-			g.stays[n] = true
+			g.stays[n] = !w.size.clique
 		}
 	}
 	initial := []object{{"type": "m.room.history_visibility", "state_key": "", "content": object{"history_visibility": g.visibility}}}
@@ -321,6 +321,10 @@ func (w *world) churn(g *gathering) {
 	if !ok {
 		return
 	}
+	x := g.rng.IntN(20)
+	if x >= 10 && g.rng.IntN(2) == 0 && slices.Contains(members, g.creator) {
+		n = g.creator // who may do what the others mostly may not
+	}
 	c := n.client
 	if !c.look() || !c.views[g.id].joined {
 		return
@@ -344,7 +348,7 @@ func (w *world) churn(g *gathering) {
 	topic := func(n *node) {
 		do(n, "PUT", path+"/state/m.room.topic", object{"topic": fmt.Sprint("topic ", g.rng.Uint32())})
 	}
-	switch x := g.rng.IntN(20); {
+	switch {
 	case x < 8: // whoever is not in it, of the contacts
 		if len(users) >= w.size.largest {
 			return
@@ -365,18 +369,18 @@ func (w *world) churn(g *gathering) {
 				c.look()
 			}
 		}
-	case x < 13: // kick, ban
+	case x < 14: // kick, ban
 		u, _ := pick(g.rng, users)
 		if u == string(n.user) || len(users) < 3 || g.stays[w.userNode(u)] {
 			return
 		}
 		what := "/kick"
-		if x == 12 {
+		if x == 13 {
 			what = "/ban"
 		}
 		if do(n, "POST", path+what, object{"user_id": u}) {
 			w.removed(g, n, w.userNode(u))
-			if x == 12 {
+			if x == 13 {
 				w.after(upTo(g.rng, time.Hour, 12*time.Hour), func() { do(n, "POST", path+"/unban", object{"user_id": u}) })
 			}
 		}
