@@ -146,7 +146,15 @@ func (w *world) explain(g *gathering, n *node, views map[*node]*seen) {
 			w.note("    %s", line)
 		}
 	}
+	for x := range views {
+		w.note("node %d has the contacts %v", x.n, x.contacts)
+	}
 	for _, m := range w.said {
+		if m.room == g && m.id != "" && views[n].events[m.id] > 0 && views[n].texts[m.text] == 0 {
+			for x, s := range views {
+				w.note("  %s of node %d: at node %d %d times, read %d times", m.text, m.from.n, x.n, s.events[m.id], s.texts[m.text])
+			}
+		}
 		if m.room == g && m.id != "" && views[n].events[m.id] == 0 {
 			status, text := n.client.ask("GET", api+"/rooms/"+escape(g.id)+"/event/"+m.id, nil, nil)
 			w.note("  lacks %s of node %d at %v: %d %.100s", m.text, m.from.n, m.at.Sub(w.start).Truncate(time.Second), status, text)
