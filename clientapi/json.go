@@ -105,6 +105,35 @@ func (c *call) body() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// maxDepth of a body. What is in an event or a message goes to other people's clients, and some of them (those in Python, or with serde) fail
+// at a whole /sync answer for one value that is nested too deep.
+const maxDepth = 100
+
+// deep says whether JSON is nested deeper than maxDepth. Of what is no JSON it may say anything.
+func deep(b []byte) bool {
+	depth, quoted := 0, false
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			if depth++; depth > maxDepth {
+				return true
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return false
+}
+
+func tooDeep() *Error {
+	return badJSON("the body is nested deeper than " + strconv.Itoa(maxDepth) + " levels")
+}
+
 // object reads the body as it is: a JSON object without double names.
 func (c *call) object() (jsontext.Value, error) {
 	b, err := c.body()
@@ -114,6 +143,9 @@ func (c *call) object() (jsontext.Value, error) {
 	v := jsontext.Value(bytes.TrimSpace(b))
 	if !v.IsValid() {
 		return nil, notJSON()
+	}
+	if deep(v) {
+		return nil, tooDeep()
 	}
 	if v.Kind() != '{' {
 		return nil, badJSON("the body must be a JSON object")
@@ -126,6 +158,9 @@ func (c *call) decode(v any) error {
 	b, err := c.body()
 	if err != nil {
 		return err
+	}
+	if deep(b) && jsontext.Value(b).IsValid() {
+		return tooDeep()
 	}
 	if len(bytes.TrimSpace(b)) == 0 {
 		return nil

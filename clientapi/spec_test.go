@@ -41,7 +41,7 @@ type specRun struct {
 }
 
 // leastCases of each module: the tables do not shrink unseen.
-var leastCases = map[string]int{"1-accounts": 244, "2-sync": 205, "3-rooms": 291, "4-e2ee": 271, "5-media": 226, "6-push": 377, "7-people": 281, "8-errors": 218, "9-threads": 89}
+var leastCases = map[string]int{"1-accounts": 244, "2-sync": 205, "3-rooms": 291, "4-e2ee": 271, "5-media": 226, "6-push": 377, "7-people": 281, "8-errors": 227, "9-threads": 89}
 
 func TestSpec(t *testing.T) {
 	files, err := filepath.Glob("testdata/spec/*.txt")
@@ -143,6 +143,9 @@ func specFile(t *testing.T, file string) (cases int) {
 
 var specVar = regexp.MustCompile(`\$[a-z0-9_]+(\.[a-z0-9]+)?`)
 
+// specNested are objects so deep, and so many brackets.
+var specNested = regexp.MustCompile(`\$(nested|brackets)\.(\d+)`)
+
 var specJSONOf = regexp.MustCompile(`\$json\.(\d+)\.([a-z0-9.]+)`)
 
 // fill puts the variables in.
@@ -152,6 +155,14 @@ func (s *specRun) fill(text string, escape func(string) string) string {
 		m := specJSONOf.FindStringSubmatch(v)
 		n, _ := strconv.Atoi(m[1])
 		return specJSON(obj{m[2]: strings.Repeat("x", n)})
+	})
+	text = specNested.ReplaceAllStringFunc(text, func(v string) string {
+		m := specNested.FindStringSubmatch(v)
+		n, _ := strconv.Atoi(m[2])
+		if m[1] == "brackets" {
+			return strings.Repeat("[", n)
+		}
+		return strings.Repeat(`{"a":`, n-1) + "{}" + strings.Repeat("}", n-1)
 	})
 	return specVar.ReplaceAllStringFunc(text, func(v string) string {
 		name := v[1:]
