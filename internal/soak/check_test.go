@@ -61,7 +61,7 @@ func (w *world) lookAt(n *node, room string) *seen {
 				_ = json.Unmarshal(e.Content, &c)
 				s.story = append(s.story, fmt.Sprintf("%.9s: %.9s %s %.9s at %v", e.ID, e.Sender, c.Membership, *e.StateKey, time.UnixMilli(e.Time).Sub(w.start).Truncate(time.Second)))
 			}
-			if t := c.olm.text(room, &e); t != "" {
+			if t := c.olm.text(room, &e); w.texts[t] != nil { // others are a liar's
 				s.texts[t]++
 			}
 		}
