@@ -42,7 +42,7 @@ class Node:
         self.config = os.path.join(self.dir, "node.toml")
         self.url = f"http://127.0.0.1:{port}"
         subprocess.run(
-            [program, "init", "--config", self.config, "--user", "-", "--tor", "off", "--open-registration",
+            [program, "init", "--config", self.config, "--user", "-", "--tor", "off", "--open-registration", "--open-media",
              "--no-rate-limit", "--listen", f"127.0.0.1:{port}"],
             check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         self.start()
