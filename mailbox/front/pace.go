@@ -16,11 +16,14 @@ const (
 	// paceShare is how many requests of a kind have one that may take longer than the time of answers: one in so many, and
 	// one more.
 	paceShare = 128
+	// paceAge is how long they are looked back at: what was slow once is no reason to be slow for as long as it takes until 256
+	// more of a rare kind have come.
+	paceAge = 10 * time.Minute
 )
 
 // pace is the time that every answer takes. A fixed one tells a write from a read as soon as the disk is slower than it,
 // so this one follows the machine: it is the least power of two of AnswerTime in which nearly all of the last requests of
-// every kind were done. What it is tells how slow the machine is, not what anybody asked; what is later than it leaves at
+// every kind, of the last minutes, were done. What it is tells how slow the machine is, not what anybody asked; what is later than it leaves at
 // one of its multiples.
 type pace struct {
 	least time.Duration // negative: answers do not wait
@@ -32,9 +35,19 @@ type pace struct {
 
 // lately is how long the last requests of a kind took.
 type lately struct {
-	n    int
-	took [paceMemory]uint8 // the step in which each was done; paceSteps: in none
-	in   [paceSteps + 1]int
+	first, n int                   // the oldest of n, around the ring
+	took     [paceMemory]uint8     // the step in which each was done; paceSteps: in none
+	at       [paceMemory]time.Time // when
+	in       [paceSteps + 1]int
+}
+
+// class is the kind that a request counts as: what writes and syncs a row is one, as rare kinds among them tell little of
+// themselves.
+func class(op mailbox.Op) mailbox.Op {
+	if op == mailbox.OpRegister || op == mailbox.OpIssue {
+		return mailbox.OpPut
+	}
+	return op
 }
 
 func newPace(least time.Duration) pace {
@@ -57,6 +70,7 @@ func (p *pace) learn(op mailbox.Op, took time.Duration) int {
 	for step < paceSteps && took > p.least<<step {
 		step++
 	}
+	now, op := time.Now(), class(op)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	k := p.kinds[op]
@@ -64,27 +78,41 @@ func (p *pace) learn(op mailbox.Op, took time.Duration) int {
 		k = &lately{}
 		p.kinds[op] = k // there are few kinds: op was parsed
 	}
-	k.add(uint8(step))
+	k.add(uint8(step), now)
 	p.step = 0
 	for _, k := range p.kinds {
+		k.forget(now.Add(-paceAge))
 		p.step = max(p.step, k.step())
 	}
 	return p.step
 }
 
-func (k *lately) add(step uint8) {
-	at := &k.took[k.n%paceMemory]
-	if k.n >= paceMemory {
-		k.in[*at]--
+func (k *lately) add(step uint8, now time.Time) {
+	if k.n == paceMemory {
+		k.drop()
 	}
-	*at = step
+	i := (k.first + k.n) % paceMemory
+	k.took[i], k.at[i] = step, now
 	k.in[step]++
 	k.n++
 }
 
+// drop forgets the oldest.
+func (k *lately) drop() {
+	k.in[k.took[k.first]]--
+	k.first = (k.first + 1) % paceMemory
+	k.n--
+}
+
+func (k *lately) forget(before time.Time) {
+	for k.n > 0 && k.at[k.first].Before(before) {
+		k.drop()
+	}
+}
+
 // step is the least in which all but a few were done; the last one if there is none.
 func (k *lately) step() int {
-	later, may := 0, 1+min(k.n, paceMemory)/paceShare
+	later, may := 0, 1+k.n/paceShare
 	for s := paceSteps; s > 0; s-- {
 		if later += k.in[s]; later > may {
 			return min(s, paceSteps-1)

@@ -58,6 +58,27 @@ func TestTheTimeOfAnswersFollowsTheMachine(t *testing.T) {
 		if got := answer(mailbox.OpGet, 0); got != each {
 			t.Errorf("the disk is fast again, and an answer takes %v", got)
 		}
+		// Two slow requests of a rare kind are not felt for ever, though no more of that kind come.
+		for range 2 {
+			answer(mailbox.OpDigest, time.Second)
+		}
+		if got := answer(mailbox.OpGet, 0); got != each<<(paceSteps-1) {
+			t.Errorf("a rare kind is slow, and an answer takes %v", got)
+		}
+		time.Sleep(paceAge)
+		if got := answer(mailbox.OpGet, 0); got != each {
+			t.Errorf("a rare kind was slow long ago, and an answer takes %v", got)
+		}
+		// Nor, when they are of a kind that is like a deposit, after some deposits.
+		for range 2 {
+			answer(mailbox.OpRegister, time.Second)
+		}
+		for range paceMemory {
+			answer(mailbox.OpPut, time.Millisecond)
+		}
+		if got := answer(mailbox.OpGet, 0); got != each {
+			t.Errorf("after a slow registration and many deposits an answer takes %v", got)
+		}
 		q := newPace(-1)
 		if q.wait(time.Now().Add(-time.Second), mailbox.OpPut) != 0 {
 			t.Error("without a time of answers one waits")

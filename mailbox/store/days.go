@@ -49,11 +49,12 @@ type DaysConfig struct {
 type Days struct {
 	cfg DaysConfig
 
-	putMu sync.Mutex // held by Put and Expire: there is one writer
+	putMu  sync.Mutex // held by Put, and by Expire while it changes the lists: there is one writer
+	dropMu sync.Mutex // held by Expire while units are destroyed, which deposits do not wait for; before putMu
 
 	mu   sync.RWMutex // guards live: read-held while its databases are used, write-held only to change the list
 	live []*day       // newest first
-	over []*day       // expired and not in live, but not deleted yet; guarded by putMu
+	over []*day       // expired and not in live, but not deleted yet; guarded by putMu, each one dropMu's holder's
 
 	boxes atomic.Int64
 	units atomic.Int64
@@ -170,6 +171,9 @@ func (d *Days) Put(bucket uint64, expires time.Time, boxes []Box, errs []error) 
 		}
 	}()
 	unit := unitOf(expires, d.cfg.Unit)
+	if slices.ContainsFunc(d.over, func(y *day) bool { return y.unit == unit }) {
+		return errDropped // the clock went back; its key and its directory are about to go
+	}
 	usage := d.Usage()
 	if !slices.ContainsFunc(d.live, func(y *day) bool { return y.unit == unit }) {
 		usage.Bytes += UnitCost
@@ -307,8 +311,28 @@ func lastOf(days []*day) (last uint64, ok bool, err error) {
 	return last, ok, nil
 }
 
-// Expire is Engine's. A unit is first taken out of use, then its key is destroyed, then its files are deleted.
+// Expire is Engine's. A unit is first taken out of use, then its key is destroyed, then its files are deleted. Killed after the
+// first step, which is in memory only, the unit is there at the next start and expires again; the others: [day.destroy].
+// Deposits go on meanwhile: to close a big database and to delete it takes seconds.
 func (d *Days) Expire(now time.Time) error {
+	d.dropMu.Lock()
+	defer d.dropMu.Unlock()
+	var errs []error
+	var gone []*day
+	for _, y := range d.retire(now) {
+		err := y.destroy()
+		if errs = append(errs, err); err == nil {
+			gone = append(gone, y)
+		}
+	}
+	d.putMu.Lock()
+	defer d.putMu.Unlock()
+	d.over = slices.DeleteFunc(d.over, func(y *day) bool { return slices.Contains(gone, y) })
+	return errors.Join(errs...)
+}
+
+// retire takes the units that are over out of use, and returns all that are to be destroyed.
+func (d *Days) retire(now time.Time) []*day {
 	d.putMu.Lock()
 	defer d.putMu.Unlock()
 	d.mu.Lock() // waits for the calls that use the databases
@@ -322,13 +346,7 @@ func (d *Days) Expire(now time.Time) error {
 		return true
 	})
 	d.mu.Unlock()
-	var errs []error
-	d.over = slices.DeleteFunc(d.over, func(y *day) bool {
-		err := y.destroy()
-		errs = append(errs, err)
-		return err == nil
-	})
-	return errors.Join(errs...)
+	return slices.Clone(d.over)
 }
 
 // Usage is Engine's.
@@ -340,6 +358,8 @@ func (d *Days) Usage() Usage {
 
 // Close is Engine's.
 func (d *Days) Close() error {
+	d.dropMu.Lock()
+	defer d.dropMu.Unlock()
 	d.putMu.Lock()
 	defer d.putMu.Unlock()
 	d.mu.Lock()
@@ -356,6 +376,8 @@ func (d *Days) Close() error {
 func sameBox(id mailbox.BoxID, data *[mailbox.BoxSize]byte, b Box) bool {
 	return id == b.ID && bytes.Equal(data[:], b.Data[:])
 }
+
+var errDropped = errors.New("the expiry unit of these boxes is being destroyed: the clock went back")
 
 var errDayKey = errors.New("the key of a day of boxes is damaged")
 

@@ -283,3 +283,52 @@ func TestTwoProcessesOnOneDirectory(t *testing.T) {
 		t.Errorf("opened twice: %v", err)
 	}
 }
+
+// slowClose is a database that takes its time to close.
+type slowClose struct {
+	kv.KV
+	closing, leave chan struct{}
+}
+
+func (s slowClose) Close() error {
+	close(s.closing)
+	<-s.leave
+	return s.KV.Close()
+}
+
+// Deposits do not wait while a day is deleted; one that falls into that very day, for the clock went back, is not acknowledged.
+func TestDepositsGoOnWhileADayIsDeleted(t *testing.T) {
+	slow := slowClose{closing: make(chan struct{}), leave: make(chan struct{})}
+	n := 0
+	d, err := OpenDays(DaysConfig{Dir: filepath.Join(t.TempDir(), "days"), Unit: time.Hour, Quota: 1 << 40, Open: func(dir string) (kv.KV, error) {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+		if n++; n > 1 {
+			return kv.OpenMemory(), nil
+		}
+		slow.KV = kv.OpenMemory()
+		return slow, nil
+	}})
+	must(t, err)
+	defer closeAll(t, d)
+	old, young := newTestBox(), newTestBox()
+	putAll(t, d, 1, noon, old)
+	expired := make(chan error, 1)
+	go func() { expired <- d.Expire(noon.Add(2 * time.Hour)) }()
+	<-slow.closing
+	putAll(t, d, 2, noon.Add(5*time.Hour), young)
+	if err := d.Put(2, noon, []Box{newTestBox()}, make([]error, 1)); err == nil {
+		t.Error("a box was kept under a key that is being destroyed")
+	}
+	if holds(t, d, old) || !holds(t, d, young) {
+		t.Error("while the day is deleted: the old box is there, or the young one is not")
+	}
+	close(slow.leave)
+	must(t, <-expired)
+	again := newTestBox()
+	putAll(t, d, 2, noon, again) // its unit can be made anew
+	if !holds(t, d, again) {
+		t.Error("of no use afterwards")
+	}
+}

@@ -20,7 +20,8 @@ const (
 	groupWait = 5 * time.Millisecond
 	groupMax  = 256 // boxes: 2 MiB
 
-	maxDeposits = 1024 // that wait for a commit; their bytes are their callers'
+	maxDeposits = 1024            // that wait for a commit; their bytes are their callers'
+	putTime     = 5 * time.Second // for a place among them, when more come at once
 )
 
 // deposit is a box that waits for its commit; done gets its one result.
@@ -42,7 +43,14 @@ func (s *Server) put(id mailbox.BoxID, data *[mailbox.BoxSize]byte, tok token.To
 	case s.deposits <- d:
 		return <-d.done
 	default:
-		return mailbox.ErrBusy // the queue is longer than what front works on at once, so this is a stuck disk
+	}
+	timer := time.NewTimer(putTime)
+	defer timer.Stop()
+	select {
+	case s.deposits <- d:
+		return <-d.done
+	case <-timer.C:
+		return mailbox.ErrBusy // the disk is stuck, or does not follow
 	}
 }
 

@@ -3,11 +3,13 @@
 package store
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"io"
 	"log/slog"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"tarn/crypto/token"
@@ -143,4 +145,33 @@ func TestAccountsByWorkDoNotShutOutCodes(t *testing.T) {
 	if known(idle) == nil || known(used) != nil {
 		t.Errorf("idle: %v; used: %v", known(idle), known(used))
 	}
+}
+
+// More deposits at once than the queue holds are all taken: they wait for the commits before.
+func TestACrowdOfDepositsIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, onion, err := ed25519.GenerateKey(rand.Reader)
+		must(t, err)
+		s, err := New(Config{Onion: onion, Engine: NewMemory(time.Hour, 1<<40), ExpiryUnit: time.Hour})
+		must(t, err)
+		const crowd = 2 * maxDeposits
+		results := make(chan error, crowd)
+		for range crowd {
+			go func() {
+				b := newTestBox()
+				results <- s.put(b.ID, b.Data, token.Token{})
+			}()
+		}
+		synctest.Wait() // all that fit stand in the queue
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }()
+		for range crowd {
+			if err := <-results; err != nil {
+				t.Fatal(err)
+			}
+		}
+		cancel()
+		must(t, <-ended)
+	})
 }
