@@ -40,6 +40,9 @@ type Mailbox struct {
 	// Of these, how many are kept for sessions with a session token, which the accounts of this mailbox draw (16 a day): who floods
 	// it without an account leaves those alone. Half of max_sessions at most; 0 without store or deposit = "tokens", which give them.
 	ReservedSessions int `toml:"reserved_sessions"`
+	// Halves with layers (of nodes whose halves go through several couriers) that the courier passes on a day, 10000 to 100000000.
+	// A node makes 17280 a day with a frame each 10 s. Each takes 16 bytes of memory and 8 of disk for two days.
+	MaxLayers int `toml:"max_layers"`
 	// Links with other mailboxes at once, in each direction, 1 to 10000, for each of the ponds.
 	MaxLinks int `toml:"max_links"`
 	// The most disk that boxes may take. When it is reached, writers are told that the mailbox is full until boxes expire. Each
@@ -88,6 +91,7 @@ func DefaultMailbox() Mailbox {
 		MaxSessions:      1000,
 		ReservedSessions: 250,
 		MaxFrames:        4,
+		MaxLayers:        4 << 20,
 		MaxLinks:         256,
 		Quota:            10 << 30,
 		Reserve:          256 << 20,
@@ -143,6 +147,8 @@ func (m *Mailbox) Check() error {
 		return fmt.Errorf(`reserved_sessions is %d: without store and deposit = "tokens" there are no session tokens, so it must be 0`, m.ReservedSessions)
 	case m.MaxFrames < 1 || m.MaxFrames > 50:
 		return fmt.Errorf("max_frames is %d: it must be between 1 and 50", m.MaxFrames)
+	case m.MaxLayers < 10_000 || m.MaxLayers > 100_000_000:
+		return fmt.Errorf("max_layers is %d: it must be between 10000 and 100000000", m.MaxLayers)
 	case m.MaxLinks < 1 || m.MaxLinks > 10_000:
 		return fmt.Errorf("max_links is %d: it must be between 1 and 10000", m.MaxLinks)
 	case m.Deposit != "open" && m.Deposit != "tokens":

@@ -123,7 +123,7 @@ func openPond(cfg configs.Mailbox, i int, key ed25519.PrivateKey, dial mailbox.D
 		if p.store != nil && cfg.Deposit == "tokens" {
 			redeem = p.store.RedeemSession
 		}
-		p.courier, err = courier.New(courier.Config{Reserved: cfg.ReservedSessions, Redeem: redeem, Dir: filepath.Join(dir, "courier"), Keys: p.keys, Dial: dial, MaxSessions: cfg.MaxSessions, Rate: float64(cfg.MaxFrames), MaxLinks: cfg.MaxLinks, Log: log})
+		p.courier, err = courier.New(courier.Config{Reserved: cfg.ReservedSessions, Redeem: redeem, Dir: filepath.Join(dir, "courier"), Keys: p.keys, Dial: dial, MaxSessions: cfg.MaxSessions, Rate: float64(cfg.MaxFrames), MaxLinks: cfg.MaxLinks, MaxReplays: cfg.MaxLayers, Log: log})
 		if err != nil {
 			return nil, err
 		}

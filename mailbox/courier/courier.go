@@ -105,7 +105,7 @@ type Config struct {
 	PushLag time.Duration
 	// Dir is where it is kept which layers were peeled, made with mode 0700; "": nowhere, and a restart forgets it.
 	Dir string
-	// MaxReplays is how many layers of one day are peeled; each takes about 16 bytes of memory and 8 of disk for two days.
+	// MaxReplays is how many layers of one day are peeled, an eighth of them at once and the others as the day goes by; each takes about 16 bytes of memory and 8 of disk for two days.
 	MaxReplays int
 	// MaxHeld is how many bytes of all sessions' halves and answers may wait, and how many of all links' together. By default
 	// 100 kB a session.

@@ -143,7 +143,7 @@ func (r *replays) mark(day uint32, id [layered.IDSize]byte, then func(ok bool)) 
 		r.mu.Unlock()
 		return errBroken
 	}
-	if len(d.seen) >= r.most {
+	if len(d.seen) >= r.allowed(day, time.Now()) {
 		r.mu.Unlock()
 		return errors.New("courier: too many layers for one day")
 	}
@@ -162,6 +162,13 @@ func (r *replays) mark(day uint32, id [layered.IDSize]byte, then func(ok bool)) 
 		time.AfterFunc(groupWait, r.write)
 	}
 	return nil
+}
+
+// allowed is how many layers of a day may have been peeled by now: an eighth at once, the others as the day goes by. Who hands over
+// more than that takes the places of an hour, not of the day.
+func (r *replays) allowed(day uint32, now time.Time) int {
+	gone := now.Sub(time.Unix(int64(day)*86400, 0)).Hours() / 24
+	return int(float64(r.most) * (1 + 7*min(max(gone, 0), 1)) / 8)
 }
 
 // write writes and syncs what has gathered, and goes on until nothing is left. One at a time (busy).

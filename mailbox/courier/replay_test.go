@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"tarn/crypto/layered"
 )
@@ -40,6 +42,29 @@ func (f tornFile) Truncate(n int64) error {
 		return errDisk
 	}
 	return f.markFile.Truncate(n)
+}
+
+// Who hands over as many layers as he can has not the whole day's for it.
+func TestADaysLayersAreNotTakenAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, err := openReplays("", 800, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		day, next := uint32(time.Now().Unix()/86400), uint64(0)
+		for _, want := range []int{100, 275, 450, 625, 800, 800} {
+			for ok := true; ok; {
+				var id [layered.IDSize]byte
+				next++
+				binary.BigEndian.PutUint64(id[:], next)
+				ok = r.mark(day, id, func(bool) {}) == nil
+			}
+			if n := len(r.days[day].seen); n != want {
+				t.Errorf("%v after midnight %d layers were peeled, want %d", time.Now().UTC().Format("15:04"), n, want)
+			}
+			time.Sleep(6 * time.Hour)
+		}
+	})
 }
 
 // A mark that was acknowledged is known after a restart, whatever writes failed before it.
