@@ -201,7 +201,7 @@ func TestABatchThatComesAgainAfterARestoreIsNotGivenAgain(t *testing.T) {
 // next day it gets more, though nothing else happens.
 func TestADaysKeysAreADays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		minutes := replicate.CustomProfile(2*time.Minute, 0.3)
+		minutes := replicate.CustomProfile(4*time.Minute, 0.3)
 		_, alice, bob, _, _ := meetAt(t, &minutes)
 		phone := alice.device(t, 400)
 		given := map[string]int{}
