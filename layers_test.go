@@ -33,7 +33,7 @@ var layers = map[string][]string{
 	"store/storetest":     {"store"},
 	"account":             {"matrix", "store"},
 	"room":                {"matrix", "dag", "store", "crypto/onionid"}, // onionid: the certificates that go with snapshots
-	"replicate":           {"matrix", "dag", "room", "account", "bundle", "mailbox", "store", "crypto/*"},
+	"replicate":           {"matrix", "dag", "room", "account", "media", "bundle", "mailbox", "store", "crypto/*"},
 	"clientapi":           {"clientapi/*", "matrix", "room", "account", "media", "push", "store"}, // store: Pos and Stream, what a /sync token is and waits on
 	"clientapi/sliding":   {"matrix", "store"},
 	"mailbox/front":       {"mailbox", "crypto/*", "internal/durable"}, // hands requests on through interfaces
@@ -54,7 +54,7 @@ var layers = map[string][]string{
 var privacy = []struct{ from, never, why string }{
 	{"cmd/mailbox", "matrix bundle crypto/ratchet room replicate clientapi", "a mailbox binary cannot decode what it keeps"},
 	{"clientapi", "onion mailbox replicate discovery", "a client's request cannot reach the network"},
-	{"media", "onion mailbox replicate discovery", "a file's name cannot make the node ask for it"},
+	{"media", "onion mailbox replicate discovery", "a client's request for a file cannot reach the network"},
 }
 
 type source struct {

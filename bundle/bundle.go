@@ -65,6 +65,9 @@ const (
 	TypeSources     Type = 15 // whose events its sender gets from themselves: Sources
 	TypeAsk         Type = 16 // a question to a contact: Ask
 	TypeAnswer      Type = 17 // and what it says: Answer
+	TypeMediaWanted Type = 18 // a file asked for: MediaWanted
+	TypeMedia       Type = 19 // what a file is: Media
+	TypeMediaPart   Type = 20 // bytes of a file: MediaBytes
 )
 
 // Record is one typed piece, of at most MaxRecord bytes.

@@ -44,6 +44,9 @@ var parsers = map[Type]func([]byte) (coder, error){
 	TypeSources:     parse(ParseSources),
 	TypeAsk:         parse(ParseAsk),
 	TypeAnswer:      parse(ParseAnswer),
+	TypeMediaWanted: parse(ParseMediaWanted),
+	TypeMedia:       parse(ParseMedia),
+	TypeMediaPart:   parse(ParseMediaBytes),
 }
 
 // Two store addresses of real keys (rend-spec-v3's examples).
@@ -94,7 +97,7 @@ func drawKeys(t *rapid.T, top int) (keys []NamedKey) {
 
 func drawRecord(t *rapid.T) coder {
 	room, version := matrix.RoomID(drawID(t, "!")), matrix.RoomVersion(rapid.StringMatching(`[a-z0-9.-]{0,32}`).Draw(t, "version"))
-	switch rapid.IntRange(1, 14).Draw(t, "type") {
+	switch rapid.IntRange(1, 17).Draw(t, "type") {
 	case 1:
 		return Events{Room: room, Version: version, Raw: drawRaws(t, maxEvent)}
 	case 2:
@@ -153,6 +156,21 @@ func drawRecord(t *rapid.T) coder {
 		}
 		s.Sort()
 		return s
+	case 14:
+		m := MediaWanted{MediaName: drawMedia(t), From: rapid.Uint64Range(0, maxMediaParts-1).Draw(t, "from"), Max: rapid.Uint64Range(0, maxNumber).Draw(t, "max")}
+		if rapid.Bool().Draw(t, "bounded") {
+			m.To = rapid.Uint64Range(m.From+1, maxMediaParts).Draw(t, "to")
+		}
+		return m
+	case 15:
+		m := Media{MediaName: drawMedia(t)}
+		if rapid.Bool().Draw(t, "there") {
+			m.Hash, m.Size = stuff(t, 32, "hash"), rapid.Uint64Range(0, MaxMediaSize).Draw(t, "size")
+			m.Type, m.File = "image/png", rapid.StringMatching(`[ -~é漢]{0,63}`).Draw(t, "file")
+		}
+		return m
+	case 16:
+		return MediaBytes{MediaName: drawMedia(t), Part: rapid.Uint64Range(0, maxMediaParts).Draw(t, "part"), Bytes: stuff(t, rapid.IntRange(1, MediaPart).Draw(t, "size"), "bytes")}
 	default:
 		c := Contact{Serial: rapid.Uint64Range(0, 1<<63-1).Draw(t, "serial"), Name: rapid.StringMatching(`[ -~é]{0,80}`).Draw(t, "name"), Profile: "balanced"}
 		for range rapid.IntRange(0, 3).Draw(t, "stores") {
@@ -160,6 +178,10 @@ func drawRecord(t *rapid.T) coder {
 		}
 		return c
 	}
+}
+
+func drawMedia(t *rapid.T) MediaName {
+	return MediaName{ID: [16]byte(stuff(t, 16, "id")), Small: rapid.Bool().Draw(t, "small")}
 }
 
 func TestRecordsRoundTripThroughABundle(t *testing.T) {
@@ -223,6 +245,9 @@ func samples(tb testing.TB) (out []Record) {
 		Answer{ID: [16]byte(s.bytes(16)), Kind: AnswerTemplate, Template: Template{Version: "12", Depth: 300, PrevEvents: ids, AuthEvents: ids, Authoriser: "@a:b", Stripped: [][]byte{s.message()}}},
 		Answer{ID: [16]byte(s.bytes(16)), Kind: AnswerRoom, Room: "!r", Servers: []string{"a", "b"}},
 		Answer{ID: [16]byte(s.bytes(16)), Kind: AnswerData, Data: s.bytes(300)},
+		MediaWanted{MediaName: MediaName{ID: [16]byte(s.bytes(16))}, From: 3, To: 200, Max: 8 << 20},
+		Media{MediaName: MediaName{ID: [16]byte(s.bytes(16)), Small: true}, Hash: s.bytes(32), Size: 30000, Type: "image/png", File: "cat.png"},
+		MediaBytes{MediaName: MediaName{ID: [16]byte(s.bytes(16))}, Part: 300, Bytes: s.bytes(900)},
 	} {
 		r, err := c.Record()
 		if err != nil {
@@ -302,6 +327,14 @@ func TestCountsAreCheckedBeforeMemoryIsTaken(t *testing.T) {
 		"question of no kind":         {TypeAsk, append(make([]byte, 16), 99), ErrMalformed},
 		"text of a question":          {TypeAsk, number(append(make([]byte, 16), byte(AskAlias)), MaxAskText+1), ErrTooLarge},
 		"event of a question":         {TypeAsk, number(appendBytes(append(make([]byte, 16), byte(AskSend)), "!r"), 0), ErrMalformed},
+		"file that ends first":        {TypeMediaWanted, append(make([]byte, 17), 5, 5, 1), ErrMalformed},
+		"file of a third kind":        {TypeMediaWanted, append(make([]byte, 16), 2, 0, 0, 0), ErrTooLarge},
+		"part beyond all":             {TypeMediaPart, append(number(make([]byte, 17), maxMediaParts+1), 1, 1), ErrTooLarge},
+		"part without bytes":          {TypeMediaPart, append(make([]byte, 17), 0, 0), ErrMalformed},
+		"part of too many bytes":      {TypeMediaPart, number(append(make([]byte, 17), 0), MediaPart+1), ErrTooLarge},
+		"hash of 31 bytes":            {TypeMedia, append(append(append(make([]byte, 17), 31), make([]byte, 31)...), 0, 0, 0), ErrMalformed},
+		"size without a hash":         {TypeMedia, append(make([]byte, 17), 0, 1, 0, 0), ErrMalformed},
+		"size of a terabyte":          {TypeMedia, number(append(append(make([]byte, 17), 32), make([]byte, 32)...), 1<<40), ErrTooLarge},
 		"answer of no kind":           {TypeAnswer, append(make([]byte, 16), 99), ErrMalformed},
 		"data of an answer":           {TypeAnswer, number(append(make([]byte, 16), byte(AnswerData)), MaxAnswerData+1), ErrTooLarge},
 		"servers of an answer":        {TypeAnswer, number(appendBytes(append(make([]byte, 16), byte(AnswerRoom)), "!r"), MaxAnswerServers+1), ErrTooLarge},
@@ -404,3 +437,29 @@ func FuzzParseKeysWanted(f *testing.F)  { fuzzRecord(f, TypeKeysWanted) }
 func FuzzParseMessage(f *testing.F)     { fuzzRecord(f, TypeMessage) }
 func FuzzParseAsk(f *testing.F)         { fuzzRecord(f, TypeAsk) }
 func FuzzParseAnswer(f *testing.F)      { fuzzRecord(f, TypeAnswer) }
+func FuzzParseMediaWanted(f *testing.F) { fuzzRecord(f, TypeMediaWanted) }
+func FuzzParseMedia(f *testing.F)       { fuzzRecord(f, TypeMedia) }
+func FuzzParseMediaPart(f *testing.F)   { fuzzRecord(f, TypeMediaPart) }
+
+// TestThreePartsFillABox: beside anything but a KEM block; and two fit beside that one.
+func TestThreePartsFillABox(t *testing.T) {
+	for _, c := range []struct {
+		head Head
+		fit  int
+	}{{Head{Before: &Before{}}, 3}, {Head{}, 3}, {Head{Before: &Before{}, KEM: make([]byte, MaxKEM)}, 2}} {
+		p := NewPacker(c.head)
+		fit := 0
+		for s := newSampler(7); ; fit++ {
+			r, err := MediaBytes{MediaName: MediaName{ID: [16]byte(s.bytes(16)), Small: true}, Part: maxMediaParts, Bytes: s.bytes(MediaPart)}.Record()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !p.Add(r) {
+				break
+			}
+		}
+		if fit != c.fit {
+			t.Errorf("%d parts fit, not %d", fit, c.fit)
+		}
+	}
+}

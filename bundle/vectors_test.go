@@ -56,8 +56,11 @@ func TestVectors(t *testing.T) {
 		TypeKeysWanted:  KeysWanted{"@bob:example", "PHONE", 1764000000001, "signed_curve25519:AAAB"},
 		TypeMessage: Message{Number: 1764000000003, Previous: 1764000000002, Sender: "@alice:example", User: "@bob:example", Device: "*",
 			Type: "m.room.encrypted", Content: []byte(`{"e":5}`)},
-		TypeSources: Sources{Serial: 1764000000004, Servers: []onionid.Name{mustAddress(t, storeAddresses[0]).Onion, mustAddress(t, storeAddresses[1]).Onion}},
-		TypeAsk:     Ask{ID: [16]byte(certificate[:16]), Kind: AskJoin, Room: room, User: "@bob:example"},
+		TypeSources:     Sources{Serial: 1764000000004, Servers: []onionid.Name{mustAddress(t, storeAddresses[0]).Onion, mustAddress(t, storeAddresses[1]).Onion}},
+		TypeAsk:         Ask{ID: [16]byte(certificate[:16]), Kind: AskJoin, Room: room, User: "@bob:example"},
+		TypeMediaWanted: MediaWanted{MediaName{ID: [16]byte(certificate[:16])}, 3, 200, 8 << 20},
+		TypeMedia:       Media{MediaName{[16]byte(certificate[:16]), true}, certificate[:32:32], 30000, "image/png", "cat.png"},
+		TypeMediaPart:   MediaBytes{MediaName{ID: [16]byte(certificate[:16])}, 300, []byte("some bytes")},
 		TypeAnswer: Answer{ID: [16]byte(certificate[:16]), Kind: AnswerTemplate, Template: Template{Version: "12", Depth: 300, PrevEvents: ids,
 			AuthEvents: ids[:1], Authoriser: "@alice:example", Stripped: raws[:1]}},
 	}

@@ -57,7 +57,9 @@ type Config struct {
 	Accounts *account.Accounts
 	Stream   Waiter
 	Media    *media.Store
-	Server   matrix.ServerName // of the local users
+	// Reaches tells whether files of another server can be asked for, some time: whether it is a contact. nil: of none.
+	Reaches func(matrix.ServerName) bool
+	Server  matrix.ServerName // of the local users
 	// BaseURL is what /.well-known/matrix/client and a login tell clients ("http://127.0.0.1:8008"); "": they are told nothing.
 	BaseURL string
 	// OpenRegistration lets anybody who reaches the listener register. The caller made sure that this is loopback.

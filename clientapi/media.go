@@ -95,28 +95,53 @@ const (
 	maxMediaWait = time.Minute
 )
 
-// openMedia checks who asks for what, and waits for the file if it is still to come.
-func (a *API) openMedia(c *call) (*media.File, error) {
+// openMedia checks who asks for what, and waits for the file if it is still to come. thumbnail: that of another server's file will do, and then is one.
+func (a *API) openMedia(c *call, thumbnail bool) (f *media.File, isThumbnail bool, err error) {
 	if c.who.User == "" && !a.cfg.OpenMedia {
-		return nil, notFound("this server gives files only to who is logged in: use /_matrix/client/v1/media")
-	}
-	if server := c.path("server"); server != string(a.cfg.Server) {
-		return nil, notFound("files of other servers are not here: this node does not fetch them")
+		return nil, false, notFound("this server gives files only to who is logged in: use /_matrix/client/v1/media")
 	}
 	ms, err := c.queryInt("timeout_ms", mediaWait.Milliseconds())
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	ctx, stop := c.drain()
 	defer stop()
 	ctx, done := context.WithTimeout(ctx, min(max(time.Duration(ms), 0), maxMediaWait/time.Millisecond)*time.Millisecond)
 	defer done()
-	return a.cfg.Media.Get(ctx, c.path("media"))
+	r := media.Remote{Server: matrix.ServerName(c.path("server")), ID: c.path("media"), Small: thumbnail}
+	if r.Server == a.cfg.Server {
+		f, err = a.cfg.Media.Get(ctx, r.ID)
+		return f, false, err
+	}
+	// It is asked for, if it is not here, for who is logged in, of a server that can be asked.
+	f, isThumbnail, err = a.cfg.Media.GetRemote(ctx, r, c.who.User != "" && a.cfg.Reaches != nil && a.cfg.Reaches(r.Server))
+	return f, isThumbnail, notHere(err)
+}
+
+// notHere says why another server's file is not here (C-S API, "GET /_matrix/client/v1/media/download": 502, 504).
+func notHere(err error) error {
+	var not *media.NotComing
+	var wait *media.Waiting
+	switch {
+	case errors.As(err, &wait):
+		return &Error{Status: http.StatusGatewayTimeout, Code: matrix.ErrcodeNotYetUploaded, Text: wait.Error()}
+	case errors.As(err, &not) && not.Large:
+		return &Error{Status: http.StatusBadGateway, Code: matrix.ErrcodeTooLarge, Text: not.Error()}
+	case errors.As(err, &not) && not.Gone:
+		return notFound(not.Error())
+	case errors.As(err, &not):
+		return &Error{Status: http.StatusBadGateway, Code: matrix.ErrcodeUnknown, Text: not.Error()}
+	case errors.Is(err, media.ErrUnreached):
+		return notFound("the file is not here, and its server is no contact of this node: exchange a link with it")
+	case errors.Is(err, media.ErrPending):
+		return &Error{Status: http.StatusTooManyRequests, Code: matrix.ErrcodeLimitExceeded, Text: "too many files of that server are asked for: try again when some are here", RetryAfter: time.Minute}
+	}
+	return err
 }
 
 // download: GET /media/download/{serverName}/{mediaId}[/{fileName}].
 func (a *API) download(c *call) (any, error) {
-	f, err := a.openMedia(c)
+	f, _, err := a.openMedia(c, false)
 	if err != nil {
 		return nil, err
 	}
@@ -150,9 +175,14 @@ func (a *API) thumbnail(c *call) (any, error) {
 	if animated != "" && animated != "true" && animated != "false" {
 		return nil, invalid("animated must be true or false")
 	}
-	whole, err := a.openMedia(c)
+	whole, isThumbnail, err := a.openMedia(c, true)
 	if err != nil {
 		return nil, err
+	}
+	if isThumbnail {
+		defer whole.Close()
+		c.serveFile(whole)
+		return written{}, nil
 	}
 	ctx, stop := c.drain()
 	defer stop()

@@ -70,6 +70,12 @@ type Media struct {
 	// The most disk that all files may take, without thumbnails; at least max_upload. When it is reached uploads are refused until
 	// you raise it or delete some (`node media list`, `node media delete`).
 	Quota Bytes `toml:"quota"`
+	// The greatest file that crosses between this node and another's through mailboxes; at most 1GiB, and not more than max_upload. 0: what the
+	// profile's frames carry in three hours: 24MiB for instant, 8MiB for balanced and paranoid, 1.3MiB for economy. A megabyte is 126 boxes, in two of three frames: at balanced
+	// 32 minutes if nobody says anything else meanwhile, 9 at instant, 3 hours at economy.
+	RemoteMax Bytes `toml:"remote_max"`
+	// The most disk that the files of one other server may take, of quota.
+	RemoteQuota Bytes `toml:"remote_quota"`
 }
 
 // Profile is the schedule.
@@ -106,7 +112,7 @@ func DefaultNode() Node {
 
 		LogLevel: "info",
 		Client:   Client{Listen: "127.0.0.1:8008"},
-		Media:    Media{MaxUpload: 50 << 20, Quota: 10 << 30},
+		Media:    Media{MaxUpload: 50 << 20, Quota: 10 << 30, RemoteQuota: 1 << 30},
 		Tor:      DefaultTor(),
 		Profile:  Profile{Name: "balanced", Frame: 10 * time.Second, Mix: 2 * time.Second, Lag: 3500 * time.Millisecond, Push: 10 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 5 * time.Minute, Rewrite: 30 * time.Minute},
 	}
@@ -215,6 +221,10 @@ func (m *Media) check() error {
 		return fmt.Errorf("media.max_upload is %v: it must be between 64KiB and 16GiB", m.MaxUpload)
 	case m.Quota < m.MaxUpload:
 		return fmt.Errorf("media.quota is %v: it must be at least max_upload, which is %v", m.Quota, m.MaxUpload)
+	case m.RemoteMax != 0 && (m.RemoteMax < 64<<10 || m.RemoteMax > min(m.MaxUpload, 1<<30)):
+		return fmt.Errorf("media.remote_max is %v: it must be 0, or between 64KiB and max_upload, which is %v, and not above 1GiB", m.RemoteMax, m.MaxUpload)
+	case m.RemoteQuota < 64<<10 || m.RemoteQuota > m.Quota:
+		return fmt.Errorf("media.remote_quota is %v: it must be between 64KiB and quota, which is %v", m.RemoteQuota, m.Quota)
 	}
 	return nil
 }

@@ -15,8 +15,8 @@ import (
 
 // Entry is a file as its operator sees it.
 type Entry struct {
-	ID   string        `json:"id"`
-	User matrix.UserID `json:"user"` // who uploaded it
+	ID   string        `json:"id"`   // of another server's file: server/id
+	User matrix.UserID `json:"user"` // who uploaded it; "" of another server's
 	Type string        `json:"type,omitempty"`
 	Name string        `json:"name,omitempty"`
 	Size int64         `json:"size"` // bytes
@@ -99,6 +99,11 @@ func (s *Store) Delete(id string) error {
 			return nil
 		}); err != nil {
 			return err
+		}
+		if r, ok := parseRemote(id); ok {
+			if err := s.wentOf(txn, r.Server, m.Size); err != nil {
+				return err
+			}
 		}
 		if err := txn.Delete(mediaKey(id)); err != nil || others > 0 {
 			return err

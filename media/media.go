@@ -20,8 +20,10 @@
 //	tmp/             uploads under way; emptied at Open
 //
 // Limits: nothing is ever deleted but by the operator (Delete), and what was not finished. Files are not encrypted at rest: those of encrypted rooms are
-// ciphertext already, the others are as readable as the events in the database beside them (docs/THREATS.md). Files of other
-// servers are not fetched.
+// ciphertext already, the others are as readable as the events in the database beside them (docs/THREATS.md).
+//
+// Files of other servers (remote.go), and ours that others ask for (going.go), are here as rows that say what is asked, what came, and
+// what was given; package replicate carries it, at its own times. Nothing here reaches the network.
 package media
 
 import (
@@ -62,13 +64,21 @@ var (
 	ErrHuge = errors.New("media: the picture is too large")
 	// ErrCut: the upload ended before its announced length.
 	ErrCut = errors.New("media: the upload did not arrive whole")
-	errRow = errors.New("media: a row is damaged")
+	// ErrUnreached: a file of another server is not here, and that server cannot be asked.
+	ErrUnreached = errors.New("media: the file's server cannot be asked")
+	// ErrUnasked: a part or a description of a file that is not asked for, or not that part of it.
+	ErrUnasked = errors.New("media: nothing that was asked for")
+	errRow     = errors.New("media: a row is damaged")
+	errHash    = errors.New("media: the file is not the one that was described")
 )
 
 // Defaults of Options, in bytes.
 const (
 	DefaultMaxUpload = 50 << 20
 	DefaultQuota     = 10 << 30
+
+	DefaultRemoteMax   = 8 << 20
+	DefaultRemoteQuota = 1 << 30
 )
 
 const (
@@ -83,6 +93,9 @@ type Options struct {
 	MaxUpload int64 // bytes of a file
 	Quota     int64 // bytes of all files; thumbnails not counted
 	Reserve   int64 // bytes of the disk that stay free
+
+	RemoteMax   int64 // bytes of a file that is taken from another server, or given to one; not more than MaxUpload
+	RemoteQuota int64 // bytes of all files of one other server
 }
 
 // Store holds the files. Safe for concurrent use. It starts no goroutine and keeps no file open.
@@ -98,6 +111,8 @@ type Store struct {
 
 	mu      sync.Mutex               // guards waiting, for moments
 	waiting map[string]chan struct{} // by id: closed when the place gets its file
+
+	remote remote // files between servers
 }
 
 // Open makes the directory if it is not there, and clears away what a crash left half-done. kv stays the caller's.
@@ -108,13 +123,23 @@ func Open(dir string, kv store.KV, o Options) (*Store, error) {
 	if o.Quota <= 0 {
 		o.Quota = DefaultQuota
 	}
+	if o.RemoteMax <= 0 {
+		o.RemoteMax = DefaultRemoteMax
+	}
+	o.RemoteMax = min(o.RemoteMax, o.MaxUpload)
+	if o.RemoteQuota <= 0 {
+		o.RemoteQuota = DefaultRemoteQuota
+	}
 	s := &Store{dir: dir, kv: kv, opt: o, decoding: make(chan struct{}, 1), waiting: map[string]chan struct{}{}}
 	for _, d := range []string{"blobs", "thumbs", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, err
 		}
 	}
-	return s, s.clear()
+	if err := s.clear(); err != nil {
+		return nil, err
+	}
+	return s, s.loadRemote()
 }
 
 // MaxUpload is the greatest file, in bytes.
@@ -196,6 +221,13 @@ func (s *Store) Get(ctx context.Context, id string) (*File, error) {
 }
 
 func (s *Store) get(id string) (*File, error) {
+	if !validID(id) {
+		return nil, ErrNotFound
+	}
+	return s.open(id)
+}
+
+func (s *Store) open(id string) (*File, error) {
 	m, err := s.row(id)
 	if err != nil {
 		return nil, err
@@ -216,9 +248,9 @@ func (s *Store) get(id string) (*File, error) {
 	return &File{File: f, Meta: Meta{m.Type, m.Name}, Size: m.Size, Hash: m.Hash}, nil
 }
 
-// row reads an id's; ErrNotFound.
+// row reads an id's, or that of another server's file; ErrNotFound.
 func (s *Store) row(id string) (m row, err error) {
-	if !validID(id) {
+	if _, remote := parseRemote(id); !remote && !validID(id) {
 		return m, ErrNotFound
 	}
 	err = s.kv.View(func(r store.Reader) error {

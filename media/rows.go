@@ -19,11 +19,15 @@ const (
 	tableBlob                              // (hash)     -> the file's bytes, 8 bytes: the file counts and is whole
 	tablePending                           // (user, id) -> when the place ends, Unix milliseconds, 8 bytes
 	tableTotal                             // ()         -> bytes of all blobs, 8 bytes
+	tableServer                            // (server)   -> bytes of that server's files here, 8 bytes: equal ones count each time
+	tableComing                            // (server, name) -> comingRow, JSON: a file of another server that is asked for; name as in Remote.key
+	tablePart                              // (server, name, number) -> bytes of it, until it is whole
+	tableGoing                             // (server, name) -> goingRow, JSON: a file of ours that another server asks for
 )
 
-// row is a file's, or its place's.
+// row is a file's, or its place's. A file of another server is under "server/id", its thumbnail under "server/id/thumbnail".
 type row struct {
-	User    matrix.UserID `json:"user"`
+	User    matrix.UserID `json:"user,omitempty"` // "" of another server's file
 	Hash    string        `json:"hash,omitempty"` // none: a place without a file
 	Size    int64         `json:"size,omitempty"`
 	Type    string        `json:"type,omitempty"`
@@ -66,8 +70,15 @@ func number(v []byte) (int64, error) {
 	return int64(binary.BigEndian.Uint64(v)), nil
 }
 
-func total(r store.Reader) (int64, error) {
-	v, err := r.Get(store.Key(tableTotal))
+func total(r store.Reader) (int64, error) { return sum(r, store.Key(tableTotal)) }
+
+// serverTotal is how much of a server's files is here.
+func serverTotal(r store.Reader, server matrix.ServerName) (int64, error) {
+	return sum(r, store.Key(tableServer, string(server)))
+}
+
+func sum(r store.Reader, key []byte) (int64, error) {
+	v, err := r.Get(key)
 	if errors.Is(err, store.ErrNotFound) {
 		return 0, nil
 	}

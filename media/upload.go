@@ -26,7 +26,7 @@ import (
 // ErrTooLarge, ErrQuota, ErrCut, store.ErrDiskFull; nothing is left of an upload that fails.
 func (s *Store) Upload(user matrix.UserID, r io.Reader, length int64, m Meta) (id string, err error) {
 	id = newID()
-	return id, s.take(user, id, false, r, length, m)
+	return id, s.take(taking{user: user, id: id}, r, length, m)
 }
 
 // Fill is Upload into a place that Create made. ErrNotFound, ErrNotOwner, ErrFilled.
@@ -37,10 +37,11 @@ func (s *Store) Fill(user matrix.UserID, id string, r io.Reader, length int64, m
 	if err := s.kv.View(func(rd store.Reader) error { return mayFill(rd, user, id) }); err != nil {
 		return err // before a single byte is read
 	}
-	if err := s.take(user, id, true, r, length, m); err != nil {
+	if err := s.take(taking{user: user, id: id, place: true}, r, length, m); err != nil {
 		return err
 	}
 	s.wake(id, nil)
+	s.uploaded(id)
 	return nil
 }
 
@@ -59,6 +60,15 @@ func mayFill(r store.Reader, user matrix.UserID, id string) error {
 	return nil
 }
 
+// taking says for what take takes a file.
+type taking struct {
+	user  matrix.UserID
+	id    string
+	place bool              // that Create made
+	from  matrix.ServerName // of another server's file
+	hash  string            // what its SHA-256 must be, if it is known
+}
+
 // take is the one way in. What a crash leaves, step by step:
 //
 //  1. tmp/<random> is written and synced. A crash: Open deletes it.
@@ -70,7 +80,7 @@ func mayFill(r store.Reader, user matrix.UserID, id string) error {
 //
 // After a power loss on a file system that orders the names of two directories differently, step 2 may leave a file that no
 // row counts: it costs space and is used by the next upload of the same file.
-func (s *Store) take(user matrix.UserID, id string, place bool, r io.Reader, length int64, m Meta) error {
+func (s *Store) take(t taking, r io.Reader, length int64, m Meta) error {
 	if length > s.opt.MaxUpload {
 		return ErrTooLarge
 	}
@@ -87,6 +97,9 @@ func (s *Store) take(user matrix.UserID, id string, place bool, r io.Reader, len
 		return err
 	}
 	defer os.Remove(tmp)
+	if t.hash != "" && t.hash != hash {
+		return errHash
+	}
 
 	lock := s.lock(hash)
 	lock.Lock()
@@ -95,11 +108,16 @@ func (s *Store) take(user matrix.UserID, id string, place bool, r io.Reader, len
 		return err
 	}
 	err = s.kv.Update(func(txn store.Txn) error {
-		if place {
-			if err := mayFill(txn, user, id); err != nil {
+		if t.place {
+			if err := mayFill(txn, t.user, t.id); err != nil {
 				return err
 			}
-			if err := txn.Delete(pendingKey(user, id)); err != nil {
+			if err := txn.Delete(pendingKey(t.user, t.id)); err != nil {
+				return err
+			}
+		}
+		if t.from != "" {
+			if err := s.cameFrom(txn, t, size); err != nil {
 				return err
 			}
 		}
@@ -120,7 +138,7 @@ func (s *Store) take(user matrix.UserID, id string, place bool, r io.Reader, len
 				return err
 			}
 		}
-		return save(txn, id, row{User: user, Hash: hash, Size: size, Type: CleanType(m.Type), Name: CleanName(m.Name)})
+		return save(txn, t.id, row{User: t.user, Hash: hash, Size: size, Type: CleanType(m.Type), Name: CleanName(m.Name)})
 	})
 	if err != nil {
 		return errors.Join(err, s.dropUncounted(hash))

@@ -77,6 +77,7 @@ type Config struct {
 	KV       store.KV
 	Rooms    Rooms
 	Accounts Accounts // nil: no keys and no to-device messages cross
+	Files    Files    // nil: no files cross
 	Identity Identity
 	Stores   []mailbox.Address             // own mailboxes, where contacts drop boxes for us: at most 8
 	Dial     func(mailbox.Address) Mailbox // makes a client for a store; it connects only when called
@@ -95,6 +96,7 @@ type Engine struct {
 	kv       store.KV
 	rooms    Rooms
 	accounts Accounts
+	files    Files
 	self     Identity
 	log      *slog.Logger
 	dial     func(mailbox.Address) Mailbox
@@ -207,7 +209,7 @@ func New(c Config) (*Engine, error) {
 	content := sha256.Sum256(append([]byte("tarn/1 content choices"), c.Seed[:]...))
 	draws := sha256.Sum256(append([]byte("tarn/1 session token times"), c.Seed[:]...))
 	e := &Engine{
-		kv: c.KV, rooms: c.Rooms, accounts: c.Accounts, self: c.Identity, log: c.Log, dial: c.Dial,
+		kv: c.KV, rooms: c.Rooms, accounts: c.Accounts, files: c.Files, self: c.Identity, log: c.Log, dial: c.Dial,
 		clock: rand.New(rand.NewChaCha8(c.Seed)), rng: rand.New(rand.NewChaCha8(content)),
 		wake: make(chan struct{}, 1), keyWake: make(chan struct{}, 1), maxWaiting: maxWaiting,
 		depots:   map[mailbox.Address]*depot{},

@@ -271,6 +271,9 @@ func (e *Engine) take(ctx context.Context, c *contact, row inboxRow) (effect, er
 		if err != nil {
 			return effect{}, permanent(err)
 		}
+		if err := e.wantFilesOf(c, id, got.Stored); err != nil {
+			return effect{}, err
+		}
 		if len(got.Unknown) > 0 {
 			// Those events are given again once the certificate is here; of the others we note what is to be noted.
 			return effect{}, errors.Join(e.settleIngested(c, id, got), matrix.ErrUnknownKey)
@@ -284,7 +287,10 @@ func (e *Engine) take(ctx context.Context, c *contact, row inboxRow) (effect, er
 		if err != nil {
 			return effect{}, refuse(err)
 		}
-		return effect{}, permanent(e.rooms.IngestSnapshot(ctx, c.name, s))
+		if err := e.rooms.IngestSnapshot(ctx, c.name, s); err != nil {
+			return effect{}, permanent(err)
+		}
+		return effect{}, e.wantAvatars(s)
 	case bundle.TypeCertificate:
 		cert, err := onionid.ParseCertificate(data)
 		if err != nil {
@@ -317,6 +323,16 @@ func (e *Engine) take(ctx context.Context, c *contact, row inboxRow) (effect, er
 		return e.takeTokens(c, data)
 	case typeHello:
 		return e.takeHello(c, data)
+	}
+	if e.files != nil {
+		switch row.kind {
+		case bundle.TypeMediaWanted:
+			return effect{}, e.takeMediaWanted(ctx, c, data)
+		case bundle.TypeMedia:
+			return effect{}, e.takeMedia(c, data)
+		case bundle.TypeMediaPart:
+			return effect{}, e.takeMediaPart(c, data)
+		}
 	}
 	if e.accounts == nil {
 		return effect{}, nil
@@ -409,6 +425,11 @@ func (e *Engine) expire(now time.Time) {
 			}
 			e.counts.refused.Add(1)
 			c.drop(id)
+		}
+	}
+	if e.files != nil {
+		if err := e.files.Expire(now); err != nil {
+			e.log.Warn("forgetting files that did not come", "err", err)
 		}
 	}
 	e.judgeUnlisted(now)

@@ -144,6 +144,7 @@ func (e *Engine) commitBox(c *contact, plaintext []byte, f *filling, now time.Ti
 	if f.sources != nil {
 		c.relay.told = *f.sources
 	}
+	e.noteFiles(f)
 	return bx, (*[mailbox.BoxSize]byte)(sealed), nil
 }
 

@@ -118,17 +118,20 @@ func (e *Engine) chooseWrite(w *where, drawn *depot, others bool, now time.Time)
 	}
 	set, one := *w, *w
 	one.places, one.direct = []*depot{drawn}, true
+	if j, ok := e.filesFirst(&set, now); ok {
+		return j, true
+	}
 	for _, cover := range []bool{false, true} {
 		for _, at := range []*where{&set, &one} {
 			if at.cover = cover; cover && !w.cover {
-				return job{}, false
+				continue
 			}
-			if j, ok := e.choosePut(at, now); ok {
+			if j, ok := e.chooseSmall(at, now); ok {
 				return j, true
 			}
 		}
 	}
-	return job{}, false
+	return e.filesLast(now, &set, &one)
 }
 
 // maxOwed bounds the boxes that cover makes room for later, so that a long transfer is not followed by hours without cover.

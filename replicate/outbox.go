@@ -15,6 +15,7 @@ import (
 	"tarn/crypto/onionid"
 	"tarn/crypto/ratchet"
 	"tarn/matrix"
+	"tarn/media"
 	"tarn/room"
 	"tarn/store"
 )
@@ -26,9 +27,20 @@ const (
 	packWants = 64       // events asked for in one box
 )
 
-// choosePut finds something to write: a part of a first contact, a rewrite that is due, something new for a contact that
-// has this store or set, or, where cover would be written anyway, an acknowledgement alone.
+// choosePut finds something to write: what package room and people wait for, acknowledgements, and then files, which now and then come first.
 func (e *Engine) choosePut(w *where, now time.Time) (job, bool) {
+	if j, ok := e.filesFirst(w, now); ok {
+		return j, true
+	}
+	if j, ok := e.chooseSmall(w, now); ok {
+		return j, true
+	}
+	return e.filesLast(now, w)
+}
+
+// chooseSmall finds something to write that is no file: a part of a first contact, a rewrite that is due, something new for a contact that
+// has this store or set, or, where cover would be written anyway, an acknowledgement alone.
+func (e *Engine) chooseSmall(w *where, now time.Time) (job, bool) {
 	var offers []func() (job, bool)
 	at := func(d *depot, j func() job) {
 		offers = append(offers, func() (job, bool) {
@@ -171,7 +183,7 @@ func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
 
 // hasNew tells whether something waits that is in no box yet.
 func (e *Engine) hasNew(c *contact, now time.Time) bool {
-	if c.fragments > 0 || c.wantDue(now) {
+	if c.fragments > 0 || c.wantDue(now) || e.fileQuestions(c, now) {
 		return true
 	}
 	some := false
@@ -201,6 +213,8 @@ type filling struct {
 	given     []onionid.Name
 	asked     []*want
 	sources   *toldSources // what c is told of whose events we get from themselves
+	questions []media.Ask
+	files     []gave
 }
 
 // begin makes the packer of a box that holds little.
@@ -247,6 +261,7 @@ func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
 		add(func(p *bundle.Packer) bool { return p.Add(r) })
 	}
 	e.addSources(c, f, func(r bundle.Record) bool { return add(func(p *bundle.Packer) bool { return p.Add(r) }) }, now)
+	e.addQuestions(c, f, now, add)
 	// The longest beginning of entries that fits.
 	for n := len(entries); n > 0; n = n * 2 / 3 {
 		records, given := e.records(c, entries[:n])
@@ -261,6 +276,7 @@ func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
 				f.packed = max(f.packed, stop)
 			}
 			f.dropped = slices.DeleteFunc(f.dropped, func(s uint64) bool { return s > f.packed })
+			e.addParts(c, f, now)
 			return f, nil
 		}
 	}
@@ -274,6 +290,7 @@ func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
 	}
 	f.packer = bundle.NewPacker(f.head)
 	addAll(f.packer, prefix)
+	e.addParts(c, f, now)
 	return f, nil
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"tarn/crypto/onionid"
 	"tarn/mailbox"
+	"tarn/media"
 	"tarn/store"
 )
 
@@ -43,6 +44,8 @@ type ContactStatus struct {
 	Unacked   int       // boxes of those, sealed and not acknowledged
 	// ExpectedDelay is the estimated mean time to delivery when both nodes are up.
 	ExpectedDelay time.Duration
+	// Files is what is on its way between the two nodes.
+	Files media.Transfers
 	// Number is six digits that both people see and may compare; "" until the other node's first word came.
 	Number string
 }
@@ -104,6 +107,9 @@ func (e *Engine) Contacts() ([]ContactStatus, error) {
 	for _, c := range e.contacts {
 		s := ContactStatus{Name: c.name, State: Active, Created: c.created, LastHeard: c.lastHeard, Waiting: waiting[string(c.name)],
 			Unacked: len(c.boxes), ExpectedDelay: e.expectedDelay(c), Number: c.number}
+		if e.files != nil {
+			s.Files = e.files.Transfers(c.name)
+		}
 		if c.number == "" {
 			s.Reason = "Our answer is in the mailbox; the other node has not read it yet."
 			if now.Sub(c.created) > awayAfter {
@@ -340,8 +346,16 @@ func (e *Engine) Forget(name string) error {
 		return err
 	}
 	server := onionid.Name(name)
-	if _, err := server.Key(); err != nil || e.accounts == nil {
+	if _, err := server.Key(); err != nil {
 		return nil // it was a link
+	}
+	if e.files != nil {
+		if err := e.files.ForgetServer(server); err != nil {
+			return err
+		}
+	}
+	if e.accounts == nil {
+		return nil
 	}
 	users, err := e.rooms.Sharers(server)
 	if err != nil {

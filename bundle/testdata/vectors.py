@@ -37,6 +37,9 @@ records = {
     15: num(1764000000004) + num(2) + b"".join(sorted(base64.b32decode(x.upper())[:32] for x in servers)),
     16: bytes(range(16)) + b"\x01" + s(room) + s("@bob:example"),
     17: bytes(range(16)) + b"\x02" + s("12") + num(300) + many(ev) + many(ev[:1]) + s("@alice:example") + many(raws[:1]),
+    18: bytes(range(16)) + num(0) + num(3) + num(200) + num(8 << 20),
+    19: bytes(range(16)) + num(1) + s(bytes(range(32))) + num(30000) + s("image/png") + s("cat.png"),
+    20: bytes(range(16)) + num(0) + num(300) + s(b"some bytes"),
 }
 
 def piece(t, data, ident=None, index=0, count=1):

@@ -99,12 +99,22 @@ func open(cfg configs.Node, logTo io.Writer) (_ *node, err error) {
 	}); err != nil {
 		return nil, err
 	}
+	remoteMax := int64(cfg.Media.RemoteMax)
+	if remoteMax == 0 {
+		p, err := schedule(cfg.Profile)
+		if err != nil {
+			return nil, err
+		}
+		remoteMax = p.MediaLimit(int64(cfg.Media.MaxUpload))
+	}
 	if n.media, err = media.Open(filepath.Join(cfg.DataDir, "media"), n.kv, media.Options{
-		MaxUpload: int64(cfg.Media.MaxUpload), Quota: int64(cfg.Media.Quota), Reserve: diskReserve}); err != nil {
+		MaxUpload: int64(cfg.Media.MaxUpload), Quota: int64(cfg.Media.Quota), Reserve: diskReserve,
+		RemoteMax: remoteMax, RemoteQuota: int64(cfg.Media.RemoteQuota)}); err != nil {
 		return nil, err
 	}
 	n.api = clientapi.New(clientapi.Config{
-		Rooms: n.rooms, Accounts: n.accounts, Stream: n.stream, Media: n.media, OpenMedia: cfg.Client.OpenMedia, Server: n.id.name, BaseURL: cfg.Client.URL(),
+		Rooms: n.rooms, Accounts: n.accounts, Stream: n.stream, Media: n.media, OpenMedia: cfg.Client.OpenMedia,
+		Reaches: func(s matrix.ServerName) bool { return n.engine.Reaches(s) }, Server: n.id.name, BaseURL: cfg.Client.URL(),
 		OpenRegistration: cfg.Client.OpenRegistration, NoRateLimit: cfg.Client.NoRateLimit, Log: n.log,
 	})
 	tc, err := cfg.Tor.Onion(filepath.Join(cfg.DataDir, "tor"), n.log)
@@ -117,7 +127,7 @@ func open(cfg configs.Node, logTo io.Writer) (_ *node, err error) {
 
 func (n *node) openEngine() (err error) {
 	c := replicate.Config{
-		KV: n.kv, Rooms: n.rooms, Accounts: n.accounts, Log: n.log,
+		KV: n.kv, Rooms: n.rooms, Accounts: n.accounts, Files: n.media, Log: n.log,
 		Identity: replicate.Identity{Key: n.id.onion, Name: n.id.name, Certificate: n.id.certificate},
 		Dial:     func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, n.tor) },
 		Session: func(a mailbox.Address, p replicate.SessionParams) replicate.Courier {

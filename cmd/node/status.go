@@ -12,6 +12,7 @@ import (
 
 	"tarn/internal/cli"
 
+	"tarn/media"
 	"tarn/onion"
 	"tarn/replicate"
 )
@@ -74,6 +75,34 @@ type contactStatus struct {
 	Waiting   int       `json:"waiting"` // items in the outbox
 	Unacked   int       `json:"unacked"` // boxes written, not acknowledged yet
 	Delay     string    `json:"expected_delay,omitempty"`
+
+	Files *filesStatus `json:"files,omitempty"`
+}
+
+// filesStatus is what is on its way between the node and a contact's, in files and bytes.
+type filesStatus struct {
+	Coming  int    `json:"coming"`
+	Here    uint64 `json:"here"` // of of
+	Of      uint64 `json:"of"`   // of those whose size is known
+	Going   int    `json:"going"`
+	ToGo    uint64 `json:"to_go"`
+	Failed  int    `json:"failed"`
+	Problem string `json:"problem,omitempty"` // of the newest that failed
+}
+
+// String says it to people.
+func (f *filesStatus) String() string {
+	var words []string
+	if f.Coming > 0 {
+		words = append(words, fmt.Sprintf("%d on their way here (%d of %d kB)", f.Coming, f.Here/1000, f.Of/1000))
+	}
+	if f.Going > 0 {
+		words = append(words, fmt.Sprintf("%d on their way there (%d kB to go)", f.Going, f.ToGo/1000))
+	}
+	if f.Failed > 0 {
+		words = append(words, fmt.Sprintf("%d did not come; the last: %s", f.Failed, f.Problem))
+	}
+	return strings.Join(words, ", ")
 }
 
 func torStatus(s onion.Status) torState {
@@ -86,8 +115,13 @@ func torStatus(s onion.Status) torState {
 }
 
 func newContactStatus(c replicate.ContactStatus) contactStatus {
+	var files *filesStatus
+	if f := c.Files; f != (media.Transfers{}) {
+		files = &filesStatus{Coming: f.Coming, Here: f.Here, Of: f.Of, Going: f.Going, ToGo: f.ToGo, Failed: f.Failed, Problem: f.Problem}
+	}
 	return contactStatus{
-		ID: c.ID, Server: string(c.Name), State: string(c.State), Reason: c.Reason, Check: c.Number, LastHeard: c.LastHeard,
+		Files: files,
+		ID:    c.ID, Server: string(c.Name), State: string(c.State), Reason: c.Reason, Check: c.Number, LastHeard: c.LastHeard,
 		Waiting: c.Waiting, Unacked: c.Unacked, Delay: round(c.ExpectedDelay),
 	}
 }
@@ -221,6 +255,11 @@ func printContacts(w io.Writer, cs []contactStatus) {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%d\t%s\n", name, state, c.Check, heard, c.Waiting, c.Unacked, c.Delay)
 	}
 	tw.Flush()
+	for _, c := range cs {
+		if c.Files != nil {
+			fmt.Fprintf(w, "files  %s: %v\n", c.Server, c.Files)
+		}
+	}
 }
 
 func ago(t time.Time) string { return time.Since(t).Round(time.Second).String() + " ago" }

@@ -24,10 +24,17 @@ func meet(t *testing.T) (box *mailboxtest.Mailbox, alice, bob *node, room, since
 
 // meetAt is meet with another profile, which counts anew at each start.
 func meetAt(t *testing.T, p *replicate.Profile) (box *mailboxtest.Mailbox, alice, bob *node, room, since string) {
-	box = mailboxtest.New(t)
+	return meetIn(t, p, mailboxtest.New(t))
+}
+
+// meetIn is meetAt with a mailbox of the caller's; alter changes the nodes' configurations.
+func meetIn(t *testing.T, p *replicate.Profile, box *mailboxtest.Mailbox, alter ...func(*replicate.Config)) (_ *mailboxtest.Mailbox, alice, bob *node, room, since string) {
 	at := func(c *replicate.Config) {
 		c.Profile, c.Stores = *p, []mailbox.Address{box.Address()}
 		c.Dial = func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, box.Dialer()) }
+		for _, f := range alter {
+			f(c)
+		}
 	}
 	alice, bob = newNodeAt(t, "alice", 1, at), newNodeAt(t, "bob", 2, at)
 	befriend(t, alice, bob)

@@ -23,6 +23,7 @@ import (
 	"tarn/mailbox"
 	"tarn/mailbox/mailboxtest"
 	"tarn/matrix"
+	"tarn/media"
 	"tarn/replicate"
 	"tarn/room"
 	"tarn/store"
@@ -40,6 +41,7 @@ type node struct {
 	token   string
 	stop    func()
 	rebuild func()
+	limits  media.Options // count from the next rebuild on
 }
 
 // profile is quick enough for a test and slow enough to look between two ticks.
@@ -58,6 +60,7 @@ func newNode(t *testing.T, name string, seed byte, box *mailboxtest.Mailbox) *no
 func newNodeAt(t *testing.T, name string, seed byte, at func(*replicate.Config)) *node {
 	t.Helper()
 	n := &node{t: t, name: name, kv: store.OpenMemory()}
+	files := t.TempDir()
 	onion := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, 32))
 	signing := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed + 100}, 32))
 	server := onionid.FromKey(onion.Public().(ed25519.PublicKey))
@@ -85,14 +88,16 @@ func newNodeAt(t *testing.T, name string, seed byte, at func(*replicate.Config))
 			},
 		})
 		must(err)
+		kept, err := media.Open(files, n.kv, n.limits)
+		must(err)
 		cfg := replicate.Config{
-			KV: n.kv, Rooms: rooms, Accounts: accounts, Profile: profile(), Identity: replicate.Identity{Key: onion, Name: server, Certificate: cert},
+			KV: n.kv, Rooms: rooms, Accounts: accounts, Files: kept, Profile: profile(), Identity: replicate.Identity{Key: onion, Name: server, Certificate: cert},
 			Seed: [32]byte{seed}, Log: slog.New(slog.DiscardHandler),
 		}
 		at(&cfg)
 		n.engine, err = replicate.New(cfg)
 		must(err)
-		n.api = clientapi.New(clientapi.Config{Rooms: rooms, Accounts: accounts, Stream: n.stream, Server: server, NoRateLimit: true, Log: slog.New(slog.DiscardHandler)})
+		n.api = clientapi.New(clientapi.Config{Rooms: rooms, Accounts: accounts, Stream: n.stream, Server: server, Media: kept, Reaches: n.engine.Reaches, NoRateLimit: true, Log: slog.New(slog.DiscardHandler)})
 		if n.user == "" {
 			n.user, err = accounts.Create(name, "correct horse battery")
 			must(err)
