@@ -255,6 +255,9 @@ func (r *Rooms) askable(via []matrix.ServerName) []matrix.ServerName {
 // askNext asks the next server. ONE Update: the row and the question go together, so that what waits in the outbox is always of
 // a row, and a crash before it asks again. The caller holds askMu.
 func (r *Rooms) askNext(s *seeking) error {
+	if s.Asked >= len(s.Via) {
+		return r.endSeeking(s, ErrRefused) // who named the room is no contact any more
+	}
 	q := Ask{ID: s.ID, Kind: s.Kind, Room: s.Room, User: s.User}
 	if s.Room == "" {
 		q = Ask{ID: s.ID, Kind: AskAlias, Text: s.Alias}
@@ -322,6 +325,7 @@ func (r *Rooms) Tend(now time.Time, pace time.Duration) error {
 		case at >= s.Next+askAgain.Milliseconds():
 			s.Via = slices.DeleteFunc(s.Via, func(v matrix.ServerName) bool { return slices.Contains(s.Refused, v) })
 			s.Asked, s.Refused = 0, nil
+			rand.Read(s.ID[:])
 			if err := r.askNext(s); err != nil {
 				return err
 			}
@@ -349,6 +353,9 @@ func (r *Rooms) TakeAnswer(ctx context.Context, from matrix.ServerName, a Answer
 	done, err := false, error(nil)
 	if a.Kind != AnswerNo && was.Room != "" { // what changes the room, without askMu
 		done, err = r.arrive(ctx, from, &was, a)
+		if done && was.Kind == AskJoin && r.arrived != nil {
+			r.arrived(was.User, was.Room)
+		}
 	}
 	r.askMu.Lock()
 	defer r.askMu.Unlock()
@@ -360,9 +367,6 @@ func (r *Rooms) TakeAnswer(ctx context.Context, from matrix.ServerName, a Answer
 	case err != nil && !no:
 		return err
 	case done:
-		if s.Kind == AskJoin && r.arrived != nil {
-			r.arrived(s.User, s.Room)
-		}
 		return r.endSeeking(s, nil)
 	case no || a.Kind == AnswerNo:
 		return r.refusedBy(s, from)
@@ -404,6 +408,13 @@ func (r *Rooms) refusedBy(s *seeking, by matrix.ServerName) error {
 func (r *Rooms) buildOn(s *seeking, t *Template) ([]byte, error) {
 	if !matrix.Supported(t.Version) || matrix.CheckRoomID(t.Version, s.Room) != nil {
 		return nil, ErrBadVersion
+	}
+	size := 0
+	for _, raw := range t.Stripped {
+		size += len(raw)
+	}
+	if size > maxShownSize {
+		return nil, ErrTooLarge
 	}
 	membership := map[byte]string{AskJoin: matrix.MemberJoin, AskKnock: matrix.MemberKnock, AskLeave: matrix.MemberLeave}[s.Kind]
 	content := r.memberContent(s.User, membership, s.Reason, false)

@@ -302,3 +302,74 @@ func TestARoomWithForksAndSecretsIsJoined(t *testing.T) {
 		b.judge(room)
 	}
 }
+
+// TestAskingSurvivesACrashAtAnyWrite: the asking node dies at each of its writes in turn, in it or at its end; started anew, it is given the same answers again, and comes in, or its
+// knock is seen, once.
+func TestAskingSurvivesACrashAtAnyWrite(t *testing.T) {
+	knock := []StateEvent{{matrix.TypeJoinRules, "", object(map[string]string{"join_rule": "knock"})}}
+	for _, k := range []struct {
+		membership string
+		create     Create
+	}{{matrix.MemberJoin, Create{Public: true}}, {matrix.MemberKnock, Create{InitialState: knock}}} {
+		for _, atEnd := range []bool{false, true} {
+			crashes := 0
+			for n := 0; ; n++ {
+				a := play(t, 1)
+				room := a.create(k.create)
+				a.say(room, "hello")
+				inner := store.OpenMemory()
+				f := &frail{KV: inner, left: -1, atEnd: atEnd}
+				b := playOn(t, 2, f)
+				a.meet(b)
+				b.kv, f.left = inner, n
+				crashed := false
+				survive := func(try func() error) {
+					for range 3 {
+						err := try()
+						if err == nil {
+							return
+						}
+						if !errors.Is(err, errDisk) || crashed {
+							t.Fatalf("%s, write %d: %v", k.membership, n, err)
+						}
+						crashed, f.left, f.failed = true, -1, false
+						b.kv = f
+						b.open()
+						b.kv = inner
+					}
+				}
+				survive(func() error {
+					ctx, cancel := context.WithCancel(context.Background())
+					cancel()
+					_, err := b.Seek(ctx, Seek{User: b.user, Membership: k.membership, Room: room, Via: []matrix.ServerName{a.s.Server}})
+					if errors.Is(err, ErrUnderWay) {
+						err = nil
+					}
+					return err
+				})
+				for more := true; more; {
+					more = false
+					for _, q := range b.questions(a) {
+						more = true
+						if got, ok := b.asks(a, q); ok {
+							survive(func() error { return b.TakeAnswer(context.Background(), a.s.Server, got) })
+						}
+					}
+				}
+				for who, p := range map[string]*player{"the asker": b, "the resident": a} {
+					if m, err := p.Membership(b.user, room); err != nil || m != k.membership {
+						t.Fatalf("%s, write %d: %s has %q, %v", k.membership, n, who, m, err)
+					}
+				}
+				if len(b.seeking) != 0 {
+					t.Fatalf("%s, write %d: it is still sought", k.membership, n)
+				}
+				if !crashed {
+					break
+				}
+				crashes++
+			}
+			t.Logf("%s: %d crashes", k.membership, crashes)
+		}
+	}
+}

@@ -7,7 +7,7 @@
 // any order, with holes, or forged, and all nodes must come to the same room. And nobody is online to be asked.
 //
 // What it does: [Rooms.Send], [Rooms.Create] and [Rooms.SetMembership] write what local users do, [Rooms.Ingest] and
-// [Rooms.IngestSnapshot] what other nodes gave; [Rooms.Sync] and the other readers show it, each event as far as the
+// [Rooms.IngestSnapshot] what other nodes gave; [Rooms.Seek] asks other nodes for rooms that they are in; [Rooms.Sync] and the other readers show it, each event as far as the
 // room's history visibility lets the user see it. The rules are package dag's; the events package matrix's.
 //
 // Invariants:
@@ -23,7 +23,7 @@
 //
 // Limits, honestly: a room joined from a snapshot knows one state for all that lies before the invite (snapshot.go, "floor"). After
 // forks /sync (v3) can only send events in an order: a client whose timeline ends with a state event that lost
-// the resolution believes it until the state changes again. Restricted joins are authorised for local rooms only.
+// the resolution believes it until the state changes again.
 package room
 
 import "errors"
