@@ -362,7 +362,7 @@ func TestTextsAreOfTheirEvents(t *testing.T) {
 			if x := texts.of(e).read(); x.content["body"] != e.ContentString("body") || !literal(name).inWords(x.folded) || literal(other).inWords(x.folded) {
 				t.Fatalf("%s was read as %v", e.Content(), x.content)
 			}
-			if texts.of(e) != texts.of(e) {
+			if first := texts.of(e); first != texts.of(e) {
 				t.Fatal("an event's text is not shared")
 			}
 		}
