@@ -39,7 +39,7 @@ func since(x payer) time.Time {
 type hops struct {
 	s       *Server
 	began   time.Time
-	opening func(func())
+	opening func(func() bool)
 
 	mu      sync.Mutex // guards all below
 	pending int
@@ -61,7 +61,7 @@ func (h *hops) asks(n int) bool {
 }
 
 // Carry is front.Courier's.
-func (s *Server) Carry(opening func(func())) func(epoch uint32, box []byte, answer func([]byte)) {
+func (s *Server) Carry(opening func(func() bool)) func(epoch uint32, box []byte, answer func([]byte)) {
 	now := time.Now()
 	h := &hops{s: s, began: now, opening: opening, dials: bucket{rate: 1 / sessionDialEvery.Seconds(), burst: hopDials, left: hopDials, at: now}}
 	return h.carry
@@ -90,7 +90,10 @@ func (h *hops) carry(epoch uint32, box []byte, answer func([]byte)) {
 	}
 	var p mailbox.PeeledHalf
 	var err error
-	h.opening(func() { p, err = mailbox.PeelHalf(key, s.self[:], epoch, box) })
+	h.opening(func() bool {
+		p, err = mailbox.PeelHalf(key, s.self[:], epoch, box)
+		return err == nil
+	})
 	if err != nil {
 		h.leave()
 		h.release(size)

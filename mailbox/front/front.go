@@ -67,9 +67,9 @@ type Courier interface {
 	// its turn. serve, unless it is nil, is called after the answer
 	// was written, and lasts as long as the session; it ends when the connection is closed. Concurrent.
 	Hello(epoch uint32, up *[mailbox.UpSize]byte, down *[mailbox.DownSize]byte, opening func(func())) (serve func(net.Conn))
-	// Carry is called for each link. What it returns takes the link's halves that have layers, which it peels within opening; it
-	// does not wait for anything else, and calls answer once at most, at once or later, from any goroutine.
-	Carry(opening func(func())) func(epoch uint32, box []byte, answer func([]byte))
+	// Carry is called for each link. What it returns takes the link's halves that have layers, which it peels within opening, whose
+	// function says whether that went well; it does not wait for anything else, and calls answer once at most, at once or later, from any goroutine.
+	Carry(opening func(func() bool)) func(epoch uint32, box []byte, answer func([]byte))
 }
 
 // Config says what a Server is. A zero value is replaced by the default.

@@ -32,7 +32,7 @@ const (
 type links struct {
 	most    int
 	working chan struct{} // places of requests that are worked on
-	opening chan struct{} // of these, of those that are being opened, or peeled
+	opening chan struct{} // places of what is being opened or peeled, also for the courier's own sessions
 
 	mu  sync.Mutex // guards all
 	all map[*link]struct{}
@@ -110,11 +110,8 @@ func (k *links) leave(l *link) {
 	delete(k.all, l)
 }
 
-// answered notes an answer to a half: it counts if the half could be opened.
-func (k *links) answered(l *link, answer []byte) {
-	if mailbox.Clear(answer[0]) != mailbox.ClearSealed {
-		return
-	}
+// opened notes that the link brought a half that could be opened.
+func (k *links) opened(l *link) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	l.brought(time.Now())
@@ -161,7 +158,12 @@ func (s *Server) serveLink(l *link, c net.Conn) {
 	}
 	var carry func(epoch uint32, box []byte, answer func([]byte))
 	if s.cfg.Courier != nil {
-		carry = s.cfg.Courier.Carry(s.links.open)
+		carry = s.cfg.Courier.Carry(func(open func() bool) {
+			var ok bool
+			if s.links.open(func() { ok = open() }); ok {
+				s.links.opened(l)
+			}
+		})
 	}
 	r := bufio.NewReaderSize(c, mailbox.MaxLinkMessage)
 	for {
@@ -175,10 +177,7 @@ func (s *Server) serveLink(l *link, c net.Conn) {
 			if carry == nil {
 				write(m, mailbox.RefuseHalf(len(m.Data), mailbox.ClearRefused))
 			} else {
-				carry(m.Epoch, m.Data, func(answer []byte) {
-					s.links.answered(l, answer)
-					write(m, answer)
-				})
+				carry(m.Epoch, m.Data, func(answer []byte) { write(m, answer) })
 			}
 			continue
 		}
@@ -188,7 +187,9 @@ func (s *Server) serveLink(l *link, c net.Conn) {
 			s.links.working <- struct{}{}
 			answer, op := s.half(m.Epoch, m.Data, nil)
 			<-s.links.working
-			s.links.answered(l, answer)
+			if mailbox.Clear(answer[0]) == mailbox.ClearSealed {
+				s.links.opened(l)
+			}
 			time.Sleep(s.pace.wait(came, op))
 			write(m, answer)
 		})

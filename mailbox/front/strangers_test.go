@@ -77,9 +77,9 @@ func TestACrowdOfStrangersLeavesHalfOfTheProcessors(t *testing.T) {
 	})
 }
 
-func (c *slowCourier) Carry(opening func(func())) func(uint32, []byte, func([]byte)) {
+func (c *slowCourier) Carry(opening func(func() bool)) func(uint32, []byte, func([]byte)) {
 	return func(_ uint32, box []byte, answer func([]byte)) {
-		opening(c.open)
+		opening(func() bool { c.open(); return false })
 		answer(mailbox.RefuseHalf(len(box), mailbox.ClearRefused))
 	}
 }
