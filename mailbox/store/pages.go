@@ -19,6 +19,7 @@ import (
 const (
 	maxPageHandles = 1 << 20 // in one page, all parts: 8 MiB while it is made. A level-2 page of 4 h: 70 boxes a second
 	maxPageCache   = 8 << 20 // bytes of signed parts kept
+	highLevel      = 2       // from here on pages take long to make
 )
 
 // pages makes, signs and keeps digest pages. A page never changes once it was made, so it is kept as it is sent.
@@ -30,7 +31,9 @@ type pages struct {
 	bucket  time.Duration
 	ttl     time.Duration
 
-	making sync.Mutex // one page is made at a time: bounds memory and work
+	// One page is made at a time, and one of the higher levels beside it: that bounds memory and work, and who asks for pages
+	// of four hours holds up nobody who reads what is new.
+	making, makingHigh sync.Mutex
 
 	mu    sync.Mutex                         // guards the cache, never while a page is made
 	byKey map[mailbox.PageAddr]*list.Element // Part is 0
@@ -103,8 +106,12 @@ func (p *pages) cached(key mailbox.PageAddr) *madePage {
 }
 
 func (p *pages) make(key mailbox.PageAddr, from, to uint64) (*madePage, error) {
-	p.making.Lock()
-	defer p.making.Unlock()
+	making := &p.making
+	if key.Level >= highLevel {
+		making = &p.makingHigh
+	}
+	making.Lock()
+	defer making.Unlock()
 	if page := p.cached(key); page != nil { // somebody else made it meanwhile
 		return page, nil
 	}
