@@ -17,8 +17,7 @@ type seen struct {
 	state  map[string]string // by type and state key: the event
 	events map[string]int    // by id, back to the beginning: how often
 	texts  map[string]int    // of messages that its client can read
-	order  []string
-	story  []string
+	story  []string          // its memberships, the newest first
 }
 
 // lookAt asks a node for all it shows of a room; nil if its user is not in it.
@@ -55,7 +54,6 @@ func (w *world) lookAt(n *node, room string) *seen {
 		c.need("GET", path, nil, &page)
 		for _, e := range page.Chunk {
 			s.events[e.ID]++
-			s.order = append(s.order, e.ID)
 			if e.StateKey != nil && e.Type == "m.room.member" {
 				var c struct{ Membership string }
 				_ = json.Unmarshal(e.Content, &c)

@@ -206,12 +206,9 @@ func (c *client) event(room string, v *view, e *shownEvent) {
 			c.n.w.heard(c, m)
 		}
 	}
-	if e.Type == "m.room.member" && e.StateKey != nil {
-		c.olm.memberChanged(room, *e.StateKey)
-	}
 }
 
-// members are the users that the node shows as joined, or invited if that is asked for.
+// members are the users that the node shows as joined.
 func (c *client) members(room string) (joined map[string]bool, ok bool) {
 	var a struct{ Joined map[string]json.RawMessage }
 	if status, _ := c.ask("GET", api+"/rooms/"+url.PathEscape(room)+"/joined_members", nil, &a); status != http.StatusOK {

@@ -249,13 +249,6 @@ func (d *olmDevice) text(room string, e *shownEvent) string {
 	return ""
 }
 
-// memberChanged: the next message has another room key if somebody who has the present one is gone (seal looks).
-func (d *olmDevice) memberChanged(_, user string) {
-	if _, ok := d.devices[user]; ok && len(d.devices[user]) == 0 {
-		delete(d.devices, user) // nothing was known; perhaps there is something now
-	}
-}
-
 // seal encrypts a message for the members. missing are those for whom there was nothing to encrypt to.
 func (d *olmDevice) seal(room string, members map[string]bool, body string) (content object, missing map[string]string, ok bool) {
 	missing = map[string]string{}
