@@ -15,7 +15,7 @@
 //   - A waiting /sync costs a goroutine and no CPU: it is woken by store.Stream, nothing polls.
 //
 // Where things are: routes.go is the one table of endpoints; a file a spec module beside it; errors.go is the one table
-// from errors to statuses and errcodes. The package keeps nothing on disk, and in memory only the sends under way,
+// from errors to statuses and errcodes. The package keeps nothing on disk, and in memory only who is there, the sends under way,
 // the connections of sliding sync (package sliding) and the counters of rate limits. /sync tokens are stream positions, so they survive restarts.
 //
 // LIMITS: pushers are kept and nothing is sent to them; with lazy_load_members

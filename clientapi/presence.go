@@ -206,8 +206,8 @@ func (a *API) wakeNear(near map[matrix.UserID][]matrix.UserID) (woke int) {
 	return len(topics)
 }
 
-// watching finds whose presence changed in (since, upTo] for a user, or nil and false if the user's watch does not reach back that
-// far and something has changed since. It begins one, or keeps it.
+// watching finds whose presence changed after since for a user, or nil and false if the user's watch does not reach back that far
+// and something has changed. It begins one, or keeps it.
 func (a *API) watching(user matrix.UserID, since store.Pos) (changed []matrix.UserID, ok bool) {
 	x := &a.presence
 	x.mu.Lock()
