@@ -50,23 +50,32 @@ func TestSnapshotIsCheckedWhole(t *testing.T) {
 		ev, err := matrix.Parse(good.Version, raw)
 		return err == nil && ev.ID() == good.Event
 	})
+	var inviter matrix.EventID
+	for _, raw := range good.Events {
+		if ev, err := matrix.Parse(good.Version, raw); err == nil && ev.Is(matrix.TypeMember, string(a.user)) {
+			inviter = ev.ID()
+		}
+	}
 	for what, spoil := range map[string]func(*Snapshot) *player{
-		"from a stranger":           func(*Snapshot) *player { return eve },
-		"unknown version":           func(s *Snapshot) *player { s.Version = "99"; return a },
-		"another version":           func(s *Snapshot) *player { s.Version = "11"; return a },
-		"another room id":           func(s *Snapshot) *player { s.Room = other; return a },
-		"no room id":                func(s *Snapshot) *player { s.Room = ""; return a },
-		"no event":                  func(s *Snapshot) *player { s.Event = ""; return a },
-		"invite is not in it":       func(s *Snapshot) *player { s.Events = slices.Delete(s.Events, inviteAt, inviteAt+1); return a },
-		"no create event":           func(s *Snapshot) *player { s.Events = s.Events[1:]; return a },
-		"no state":                  func(s *Snapshot) *player { s.State = nil; return a },
-		"state without the inviter": func(s *Snapshot) *player { s.State = s.State[:2]; return a },
-		"state twice":               func(s *Snapshot) *player { s.State[1] = s.State[0]; return a },
-		"state that is not in it":   func(s *Snapshot) *player { s.State[1] = "$" + "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"; return a },
-		"no certificates":           func(s *Snapshot) *player { s.Certificates = nil; return a },
-		"a broken certificate":      func(s *Snapshot) *player { s.Certificates[0][40] ^= 1; return a },
-		"an event of another room":  func(s *Snapshot) *player { s.Events = append(s.Events, foreign); return a },
-		"an event that is no JSON":  func(s *Snapshot) *player { s.Events = append(s.Events, []byte("{")); return a },
+		"from a stranger":     func(*Snapshot) *player { return eve },
+		"unknown version":     func(s *Snapshot) *player { s.Version = "99"; return a },
+		"another version":     func(s *Snapshot) *player { s.Version = "11"; return a },
+		"another room id":     func(s *Snapshot) *player { s.Room = other; return a },
+		"no room id":          func(s *Snapshot) *player { s.Room = ""; return a },
+		"no event":            func(s *Snapshot) *player { s.Event = ""; return a },
+		"invite is not in it": func(s *Snapshot) *player { s.Events = slices.Delete(s.Events, inviteAt, inviteAt+1); return a },
+		"no create event":     func(s *Snapshot) *player { s.Events = s.Events[1:]; return a },
+		"no state":            func(s *Snapshot) *player { s.State = nil; return a },
+		"state without the inviter": func(s *Snapshot) *player {
+			s.State = slices.DeleteFunc(s.State, func(id matrix.EventID) bool { return id == inviter })
+			return a
+		},
+		"state twice":              func(s *Snapshot) *player { s.State[1] = s.State[0]; return a },
+		"state that is not in it":  func(s *Snapshot) *player { s.State[1] = "$" + "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"; return a },
+		"no certificates":          func(s *Snapshot) *player { s.Certificates = nil; return a },
+		"a broken certificate":     func(s *Snapshot) *player { s.Certificates[0][40] ^= 1; return a },
+		"an event of another room": func(s *Snapshot) *player { s.Events = append(s.Events, foreign); return a },
+		"an event that is no JSON": func(s *Snapshot) *player { s.Events = append(s.Events, []byte("{")); return a },
 		"a forged event": func(s *Snapshot) *player {
 			s.Events[1] = slices.Clone(s.Events[1])
 			flip(s.Events[1], "signatures")
