@@ -42,7 +42,7 @@ func (e *Engine) boundOutboxes() error {
 	}
 	for name, n := range waiting {
 		c := e.contacts[onionid.Name(name)]
-		kinds := []byte{store.ItemEvent, store.ItemMessage}
+		kinds := []byte{store.ItemHistory, store.ItemEvent, store.ItemMessage}
 		if c == nil {
 			kinds = []byte{anyKind}
 		}
@@ -70,9 +70,6 @@ func (e *Engine) takeOut(name string, c *contact, kind byte, limit int) (n int, 
 	var row contactRow
 	err = e.kv.Update(func(txn store.Txn) error {
 		after := uint64(0)
-		if c != nil {
-			after = c.packed
-		}
 		var seqs []uint64
 		for len(seqs) < min(limit, boundBatch) {
 			items, err := store.Pending(txn, name, after, boundBatch)
@@ -83,7 +80,12 @@ func (e *Engine) takeOut(name string, c *contact, kind byte, limit int) (n int, 
 				break
 			}
 			for _, it := range items {
-				if after = it.Seq; (it.Kind == kind || kind == anyKind) && len(seqs) < min(limit, boundBatch) {
+				if after = it.Seq; it.Kind != kind && kind != anyKind || len(seqs) >= min(limit, boundBatch) {
+					continue
+				}
+				if free, err := store.Untaken(txn, name, it.Seq); err != nil {
+					return err
+				} else if free {
 					seqs = append(seqs, it.Seq)
 				}
 			}
@@ -95,7 +97,7 @@ func (e *Engine) takeOut(name string, c *contact, kind byte, limit int) (n int, 
 			return err
 		}
 		row = c.contactRow
-		if kind == store.ItemEvent {
+		if kind != store.ItemMessage {
 			row.unsent += uint64(n)
 		} else {
 			row.unsentMessages += uint64(n)

@@ -43,7 +43,7 @@ type contact struct {
 	contactRow
 
 	pair     ratchet.Pair
-	packed   uint64    // outbox items up to this seq are in boxes or fragments
+	turns    [2]uint64 // of each class of outbox items, the lane that had the last turn
 	ackSent  [32]byte  // what the newest box acknowledged (acks)
 	recovery *recovery // one that is under way
 
@@ -157,26 +157,24 @@ func parseContact(b []byte) (contactRow, error) {
 }
 
 // streamsRow is the streams' state with what must change in the same write.
-func streamsRow(p ratchet.Pair, packed uint64, ackSent [32]byte) []byte {
+func streamsRow(p ratchet.Pair, ackSent [32]byte) []byte {
 	w := writer{}
 	w.u8(rowVersion)
 	w.bytes(p.Marshal())
-	w.uvarint(packed)
 	w.raw(ackSent[:])
 	return w.b
 }
 
-func parseStreams(b []byte) (p ratchet.Pair, packed uint64, ackSent [32]byte, err error) {
+func parseStreams(b []byte) (p ratchet.Pair, ackSent [32]byte, err error) {
 	r := reader{b: b}
 	r.version()
 	state := r.bytes(ratchet.MaxPairSize)
-	packed = r.uvarint()
 	ackSent = r.key32()
 	if err := r.end(); err != nil {
-		return p, 0, ackSent, err
+		return p, ackSent, err
 	}
 	p, err = ratchet.ParsePair(state)
-	return p, packed, ackSent, err
+	return p, ackSent, err
 }
 
 // fetchable tells whether more may be taken in from the contact: what waits to be worked off is bounded.
@@ -264,7 +262,7 @@ func (e *Engine) loadContact(r store.Reader, c *contact, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("streams: %w", err)
 	}
-	if c.pair, c.packed, c.ackSent, err = parseStreams(b); err != nil {
+	if c.pair, c.ackSent, err = parseStreams(b); err != nil {
 		return fmt.Errorf("streams: %w", err)
 	}
 	switch b, err := r.Get(store.Key(tableRecovery, peer)); {

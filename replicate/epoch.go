@@ -30,7 +30,7 @@ func (a boxAt) before(b boxAt) bool {
 // on disk when the box is (commitBox), in one Update: a crash before leaves the state without the step, and the key or
 // the ciphertext of it never left.
 func (e *Engine) blank(c *contact, now time.Time) *filling {
-	f := &filling{head: c.head(), pair: c.pair}
+	f := &filling{head: c.head(), pair: c.pair, turns: c.turns}
 	if c.recovery != nil {
 		return f // the streams begin anew soon
 	}

@@ -195,11 +195,6 @@ func TestRecordsLargerThanABoxCross(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, a, b := pair(t)
 		defer w.stopAll()
-		noise := func(n int) string {
-			b := make([]byte, n/2)
-			rand.Read(b)
-			return fmt.Sprintf("%x", b)
-		}
 		want := []string{"small", noise(60_000), "between", noise(30_000), noise(9_000), "end"}
 		for _, x := range want {
 			a.rooms.send(t, lounge, x)

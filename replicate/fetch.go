@@ -405,7 +405,7 @@ func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plain
 			}
 		}
 		return errors.Join(
-			txn.Set(store.Key(tableStreams, peer), streamsRow(p, c.packed, c.ackSent)),
+			txn.Set(store.Key(tableStreams, peer), streamsRow(p, c.ackSent)),
 			txn.Set(store.Key(tableContact, peer), row.marshal()),
 			txn.Delete(todoKey(st, t.handle)))
 	})

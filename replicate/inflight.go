@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"tarn/bundle"
@@ -130,7 +131,7 @@ func (e *Engine) commitBox(c *contact, plaintext []byte, f *filling, now time.Ti
 	old := c.pair
 	c.pair, c.ackSent = next, acks(f.head)
 	e.moved(c, old)
-	c.packed = max(c.packed, f.packed)
+	c.turns = f.turns
 	c.fragments += max(0, len(f.cut)-1) - len(f.pieces)
 	c.boxes[bx.boxAt] = bx
 	c.ackDue = time.Time{} // it rides in this one
@@ -151,7 +152,14 @@ func (e *Engine) commitBox(c *contact, plaintext []byte, f *filling, now time.Ti
 // writeFilling writes what a filling changes beside the box: the streams, the outbox, fragments, certificates.
 func (e *Engine) writeFilling(txn store.Txn, c *contact, f *filling, next ratchet.Pair) error {
 	peer := string(c.name)
-	if err := txn.Set(store.Key(tableStreams, peer), streamsRow(next, max(c.packed, f.packed), acks(f.head))); err != nil {
+	if err := txn.Set(store.Key(tableStreams, peer), streamsRow(next, acks(f.head))); err != nil {
+		return err
+	}
+	taken := f.whole
+	if f.split != 0 {
+		taken = append(slices.Clone(taken), f.split)
+	}
+	if err := store.Take(txn, peer, taken...); err != nil {
 		return err
 	}
 	if len(f.dropped) > 0 {
@@ -305,7 +313,7 @@ func (e *Engine) reseal(c *contact, old *box, plaintext []byte, w *where, now ti
 	bx := &box{boxAt: boxAt{slot.Epoch, slot.Index}, id: slot.ID, place: slot.Place(), created: old.created, sealed: now, eliciting: old.eliciting, carried: old.carried, failures: old.failures}
 	err := e.kv.Update(func(txn store.Txn) error {
 		return errors.Join(
-			txn.Set(store.Key(tableStreams, string(c.name)), streamsRow(next, c.packed, c.ackSent)),
+			txn.Set(store.Key(tableStreams, string(c.name)), streamsRow(next, c.ackSent)),
 			txn.Delete(boxKey(tableBoxMeta, c, old.boxAt)),
 			txn.Delete(boxKey(tableBox, c, old.boxAt)),
 			txn.Set(boxKey(tableBoxMeta, c, bx.boxAt), bx.marshal()),

@@ -312,7 +312,8 @@ func (e *Engine) begin(c *contact, root ratchet.Root, since time.Time, more func
 		told = row
 		return errors.Join(
 			txn.Set(store.Key(tableContact, peer), row.marshal()),
-			txn.Set(store.Key(tableStreams, peer), streamsRow(c.pair, 0, c.ackSent)),
+			txn.Set(store.Key(tableStreams, peer), streamsRow(c.pair, c.ackSent)),
+			store.Retake(txn, peer),
 			more(txn))
 	})
 	if err != nil {

@@ -192,7 +192,9 @@ func (e *Engine) tellUser(l listener, p people.Published, now time.Time) error {
 		case now != told:
 			return errMoved
 		}
-		if told.item > l.packed {
+		if free, err := store.Untaken(txn, string(l.name), max(told.item, 1)); err != nil {
+			return err
+		} else if free && told.item != 0 {
 			if err := store.Dequeue(txn, string(l.name), told.item); err != nil {
 				return err
 			}

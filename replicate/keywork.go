@@ -91,9 +91,8 @@ func (e *Engine) workKeys(ctx context.Context) {
 
 // listener is a contact as the worker has it, without the engine's lock. What may have changed of it since is looked at in the transactions.
 type listener struct {
-	name   onionid.Name
-	packed uint64 // items up to this one are in boxes, perhaps more
-	floor  uint64 // serials of batches are higher
+	name  onionid.Name
+	floor uint64 // serials of batches are higher
 }
 
 // errMoved: a row is not as it was when it was read; all is compared again.
@@ -108,7 +107,7 @@ func (e *Engine) tellKeys(c *contact) {
 		return
 	}
 	turn := c.keys.turn
-	l := listener{name: c.name, packed: c.packed}
+	l := listener{name: c.name}
 	if !c.recovered.IsZero() {
 		l.floor = uint64(c.recovered.Add(people.RestoreSlack).UnixMilli())
 	}

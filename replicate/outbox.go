@@ -25,6 +25,7 @@ const (
 	packItems = 64       // outbox items
 	packBytes = 40 << 10 // of events before compression; bundle.MaxInflated bounds them anyway
 	packWants = 64       // events asked for in one box
+	bulkShare = 4        // one in how many boxes begins with what nobody waits for
 )
 
 // choosePut finds something to write: what package room and people wait for, acknowledgements, and then files, which now and then come first.
@@ -175,7 +176,6 @@ func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
 			e.log.Warn("dropping outbox items", "err", err)
 			return job{}, false
 		}
-		c.packed = max(c.packed, f.packed)
 		return job{}, false
 	}
 	return e.seal(c, f, w, now)
@@ -188,8 +188,8 @@ func (e *Engine) hasNew(c *contact, now time.Time) bool {
 	}
 	some := false
 	err := e.kv.View(func(r store.Reader) error {
-		items, err := store.Pending(r, string(c.name), c.packed, 1)
-		some = len(items) > 0
+		var err error
+		some, err = store.Untaken(r, string(c.name), 0)
 		return err
 	})
 	if err != nil {
@@ -204,7 +204,6 @@ type filling struct {
 	pair      ratchet.Pair // the streams with the step that head has
 	packer    *bundle.Packer
 	eliciting bool     // the peer will acknowledge it
-	packed    uint64   // outbox items up to this one are dealt with; 0: none
 	whole     []uint64 // items that are whole in this box
 	pieces    []fragmentKey
 	dropped   []uint64 // items that can never be sent
@@ -212,6 +211,7 @@ type filling struct {
 	cut       []bundle.Fragment
 	given     []onionid.Name
 	asked     []*want
+	turns     [2]uint64    // of each class, the lane that had the last turn
 	sources   *toldSources // what c is told of whose events we get from themselves
 	questions []media.Ask
 	files     []gave
@@ -229,6 +229,8 @@ type fragmentKey struct{ seq, index uint64 }
 // entry is one outbox item, ready to be packed.
 type entry struct {
 	seq    uint64
+	class  byte          // and lane, in the outbox
+	lane   uint64        // of those that have turns
 	room   matrix.RoomID // of an event; the record is made once it is known which events share it
 	raw    []byte
 	signed []onionid.Name // the servers whose certificates it takes to check it
@@ -247,7 +249,7 @@ func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
 		f.eliciting = true
 		return true
 	}
-	entries, stop, err := e.entries(c, f)
+	entries, err := e.entries(c, f)
 	if err != nil {
 		return nil, err
 	}
@@ -262,30 +264,29 @@ func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
 	}
 	e.addSources(c, f, func(r bundle.Record) bool { return add(func(p *bundle.Packer) bool { return p.Add(r) }) }, now)
 	e.addQuestions(c, f, now, add)
-	// The longest beginning of entries that fits.
-	for n := len(entries); n > 0; n = n * 2 / 3 {
-		records, given := e.records(c, entries[:n])
-		p := bundle.NewPacker(f.head)
-		if addAll(p, prefix) && addRecords(p, records) {
-			f.packer, f.given, f.eliciting = p, given, true
-			for _, en := range entries[:n] {
-				f.whole = append(f.whole, en.seq)
+	for ; len(entries) > 0; entries = entries[1:] {
+		// The longest beginning of entries that fits.
+		for n := len(entries); n > 0; n = n * 2 / 3 {
+			records, given := e.records(c, entries[:n])
+			p := bundle.NewPacker(f.head)
+			if addAll(p, prefix) && addRecords(p, records) {
+				f.packer, f.given, f.eliciting = p, given, true
+				for _, en := range entries[:n] {
+					f.whole = append(f.whole, en.seq)
+					f.turns[en.class] = en.lane
+				}
+				e.addParts(c, f, now)
+				return f, nil
 			}
-			f.packed = entries[n-1].seq
-			if n == len(entries) {
-				f.packed = max(f.packed, stop)
-			}
-			f.dropped = slices.DeleteFunc(f.dropped, func(s uint64) bool { return s > f.packed })
-			e.addParts(c, f, now)
-			return f, nil
 		}
-	}
-	if len(entries) == 0 {
-		f.packed = stop
-	} else {
-		f.dropped = slices.DeleteFunc(f.dropped, func(s uint64) bool { return s > entries[0].seq })
-		if len(prefix) == 0 && f.head.KEM == nil {
+		if len(prefix) == 0 && f.head.KEM == nil && c.fragments == 0 {
 			return f, e.split(c, f, entries[0])
+		}
+		// The first has to wait for a box of its own, or for its turn to be cut; others need not.
+	}
+	if len(prefix) == 0 && c.fragments > 0 {
+		if err := e.addFragments(c, f, add); err != nil {
+			return nil, err
 		}
 	}
 	f.packer = bundle.NewPacker(f.head)
@@ -322,23 +323,17 @@ func (e *Engine) split(c *contact, f *filling, en entry) error {
 		f.given, f.eliciting = given, addRecords(f.packer, records[:len(records)-1])
 		return nil
 	}
-	if c.fragments > 0 {
-		return e.addFragments(c, f, func(fn func(*bundle.Packer) bool) bool {
-			ok := fn(f.packer)
-			f.eliciting = f.eliciting || ok
-			return ok
-		})
-	}
 	var id [16]byte
 	rand.Read(id[:])
 	cut, err := bundle.Split(records[len(records)-1], id)
 	if err != nil {
 		// Larger than any record may be: it can not be sent at all.
 		e.counts.unsent.Add(1)
-		f.dropped, f.packed = append(f.dropped, en.seq), en.seq
+		f.dropped = append(f.dropped, en.seq)
 		return nil
 	}
-	f.split, f.cut, f.packed = en.seq, cut, en.seq
+	f.split, f.cut = en.seq, cut
+	f.turns[en.class] = en.lane
 	if !f.packer.AddFragment(cut[0]) {
 		return fmt.Errorf("%w: a fragment does not fit an empty bundle", bundle.ErrTooLarge)
 	}
@@ -346,20 +341,37 @@ func (e *Engine) split(c *contact, f *filling, en entry) error {
 	return nil
 }
 
-// entries reads the next items. stop is the last seq that was looked at if all up to it are in the entries or dropped.
-func (e *Engine) entries(c *contact, f *filling) (out []entry, stop uint64, err error) {
-	var items []store.Item
+// entries reads the next items: of each room, and of each kind of other things, one after the other, so that many of one do not keep back the
+// others; what nobody waits for behind what somebody does, but for one box in bulkShare.
+func (e *Engine) entries(c *contact, f *filling) (out []entry, err error) {
+	type candidate struct {
+		store.Item
+		class byte
+		lane  uint64
+	}
+	var all []candidate
 	err = e.kv.View(func(r store.Reader) error {
-		var err error
-		items, err = store.Pending(r, string(c.name), c.packed, packItems)
-		return err
+		classes := []byte{store.Urgent, store.Bulk}
+		if e.rng.IntN(bulkShare) == 0 {
+			slices.Reverse(classes)
+		}
+		for _, class := range classes {
+			items, lanes, err := store.Next(r, string(c.name), class, c.turns[class], packItems-len(all))
+			if err != nil {
+				return err
+			}
+			for i, it := range items {
+				all = append(all, candidate{it, class, lanes[i]})
+			}
+		}
+		return nil
 	})
 	if err != nil {
-		return nil, 0, fmt.Errorf("read the outbox: %w", err)
+		return nil, fmt.Errorf("read the outbox: %w", err)
 	}
 	size := 0
-	for _, it := range items {
-		en, err := e.entry(c, it)
+	for _, it := range all {
+		en, err := e.entry(c, it.Item)
 		switch {
 		case errors.Is(err, errHeld):
 			f.dropped = append(f.dropped, it.Seq)
@@ -368,22 +380,22 @@ func (e *Engine) entries(c *contact, f *filling) (out []entry, stop uint64, err 
 			f.dropped = append(f.dropped, it.Seq)
 		case err != nil:
 			if len(out) == 0 && len(f.dropped) == 0 {
-				return nil, 0, fmt.Errorf("read an outbox item: %w", err)
+				return nil, fmt.Errorf("read an outbox item: %w", err)
 			}
-			return out, stop, nil // it waits; those before it can go
+			return out, nil // it waits; those before it can go
 		default:
 			n := len(en.raw)
 			if en.record != nil {
 				n = len(en.record.Data)
 			}
 			if size += n; size > packBytes && len(out) > 0 {
-				return out, stop, nil
+				return out, nil
 			}
+			en.class, en.lane = it.class, it.lane
 			out = append(out, en)
 		}
-		stop = it.Seq
 	}
-	return out, stop, nil
+	return out, nil
 }
 
 // errHeld: the contact has shown meanwhile that it has the event.
@@ -411,12 +423,12 @@ func (e *Engine) entry(c *contact, it store.Item) (entry, error) {
 			return entry{}, err
 		}
 		return entry{seq: it.Seq, record: &rec}, nil
-	case store.ItemEvent, store.ItemInvite:
+	case store.ItemEvent, store.ItemHistory, store.ItemInvite:
 		roomID, id, ok := bytes.Cut(it.Data, []byte{0})
 		if !ok {
 			return entry{}, errUnsendable
 		}
-		if it.Kind == store.ItemEvent {
+		if it.Kind != store.ItemInvite {
 			if c.relay.shown.has(matrix.EventID(id)) {
 				return entry{}, errHeld
 			}

@@ -325,7 +325,7 @@ func (e *Engine) takeRequest(c *contact, signed []byte, now time.Time, done func
 	row.recovered, row.rescued = time.Unix(int64(at), 0), epoch
 	if err := e.kv.Update(func(txn store.Txn) error {
 		return errors.Join(done(txn),
-			txn.Set(store.Key(tableStreams, string(c.name)), streamsRow(pair, c.packed, c.ackSent)),
+			txn.Set(store.Key(tableStreams, string(c.name)), streamsRow(pair, c.ackSent)),
 			txn.Set(store.Key(tableContact, string(c.name)), row.marshal()),
 			txn.Set(store.Key(tableRecovery, string(c.name)), r.marshal()),
 			forgetToldOf(txn, c), forgetSources(txn, c))
@@ -364,7 +364,7 @@ func (e *Engine) takeAnswer(c *contact, body []byte, now time.Time, done func(st
 	row.recovered, row.rescued, row.peerNext, row.lastHeard = time.Unix(int64(at), 0), epoch, 0, now
 	if err := e.kv.Update(func(txn store.Txn) error {
 		return errors.Join(done(txn),
-			txn.Set(store.Key(tableStreams, string(c.name)), streamsRow(pair, c.packed, [32]byte{})),
+			txn.Set(store.Key(tableStreams, string(c.name)), streamsRow(pair, [32]byte{})),
 			txn.Set(store.Key(tableContact, string(c.name)), row.marshal()),
 			txn.Delete(store.Key(tableRecovery, string(c.name))),
 			forgetToldOf(txn, c), forgetSources(txn, c))

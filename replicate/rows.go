@@ -18,7 +18,7 @@ var ErrRow = errors.New("replicate: unreadable row")
 // The tables. A key is made by store.Key of the table and the parts named here; peer is a contact's server name.
 const (
 	tableContact  = store.TableContact + 0x0  // peer → contactRow
-	tableStreams  = store.TableContact + 0x1  // peer → streamsRow: the ratchet's pair, how far the outbox is packed, what was acknowledged last
+	tableStreams  = store.TableContact + 0x1  // peer → streamsRow: the ratchet's pair, what was acknowledged last
 	tableRecovery = store.TableContact + 0x2  // peer → recoveryRow: one that is under way
 	tableBoxMeta  = store.TableContact + 0x3  // peer, epoch, index → boxRow: a box the peer has not acknowledged
 	tableBox      = store.TableContact + 0x4  // peer, epoch, index → boxBytes: its sealed bytes, and its plaintext in case it must be sealed anew

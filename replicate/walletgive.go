@@ -103,9 +103,14 @@ func latest(a, b time.Time) time.Time {
 func (e *Engine) queued(c *contact) int {
 	n := giveQueue
 	err := e.kv.View(func(r store.Reader) error {
-		items, err := store.Pending(r, string(c.name), c.packed, giveQueue)
-		n = len(items)
-		return err
+		n = 0
+		for _, class := range []byte{store.Urgent, store.Bulk} {
+			items, _, err := store.Next(r, string(c.name), class, 0, giveQueue-n)
+			if n += len(items); err != nil || n == giveQueue {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		e.log.Warn("reading the outbox", "err", err)

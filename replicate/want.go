@@ -231,7 +231,7 @@ func (e *Engine) answerWant(c *contact, data []byte) (effect, error) {
 	slices.Reverse(give) // ancestors first
 	return effect{write: func(txn store.Txn) error {
 		for _, item := range give {
-			if err := store.Enqueue(txn, string(c.name), store.ItemEvent, item); err != nil {
+			if err := store.Enqueue(txn, string(c.name), store.ItemHistory, item); err != nil {
 				return err
 			}
 		}

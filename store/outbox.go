@@ -3,15 +3,18 @@
 package store
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 )
 
 // Item is one thing to be delivered to another node, kept until that node has acknowledged it.
 type Item struct {
 	Seq  uint64 // grows per destination; never reused; the first is 1
-	Kind byte   // ItemEvent, ItemInvite, ItemRecord, ItemMessage, ItemAsk, ItemQuestion, ItemAnswer
+	Kind byte   // ItemEvent, ItemInvite, ItemRecord, ItemMessage, ItemAsk, ItemQuestion, ItemAnswer, ItemHistory
 	Data []byte
 }
 
@@ -26,18 +29,47 @@ const (
 	// Data: JSON of package room, likewise.
 	ItemQuestion = 6 // room.Ask: something that a contact is asked
 	ItemAnswer   = 7 // and what a contact is answered; a snapshot is assembled when the item is packed
+	// Data as of ItemEvent: an event that was asked for. It goes when nothing else does, and now and then before.
+	ItemHistory = 8
 )
 
 // Rows of TableOutbox:
 //
 //	(outboxHead, dest)      -> last sequence number, number of items waiting (8 bytes each, big-endian)
 //	(outboxItem, dest, seq) -> kind (1 byte), data
+//	(outboxTurn, dest, class (1 byte), lane (8 bytes), seq) -> nothing: an item that is not taken yet. Lanes have turns.
 //
 // The head stays when the last item has gone: numbers are never reused.
 const (
 	outboxHead = 1
 	outboxItem = 2
+	outboxTurn = 3
 )
+
+// Classes of items: one is looked at before the other.
+const (
+	Urgent = 0
+	Bulk   = 1
+)
+
+// turn is the class and lane of an item: events of one room share a lane, as does each other kind.
+func turn(kind byte, data []byte) (class byte, lane uint64) {
+	switch kind {
+	case ItemHistory:
+		class = Bulk
+		fallthrough
+	case ItemEvent, ItemInvite:
+		room, _, _ := bytes.Cut(data, []byte{0})
+		sum := sha256.Sum256(room)
+		return class, binary.BigEndian.Uint64(sum[:])
+	}
+	return Urgent, uint64(kind)
+}
+
+func turnKey(dest string, kind byte, data []byte, seq uint64) []byte {
+	class, lane := turn(kind, data)
+	return Key(TableOutbox, byte(outboxTurn), dest, class, lane, seq)
+}
 
 var errOutbox = errors.New("store: a row of the outbox is damaged")
 
@@ -87,7 +119,143 @@ func Queue(txn Txn, dest string, kind byte, data []byte) (seq uint64, err error)
 	if err := txn.Set(Key(TableOutbox, byte(outboxItem), dest, h.last), row); err != nil {
 		return 0, fmt.Errorf("outbox: %w", err)
 	}
+	if err := txn.Set(turnKey(dest, kind, data, h.last), nil); err != nil {
+		return 0, fmt.Errorf("outbox: %w", err)
+	}
 	return h.last, writeHead(txn, dest, h)
+}
+
+// Take notes that items are on their way: Next does not list them any more. They stay until Dequeue. Those that are not there are passed over.
+func Take(txn Txn, dest string, seqs ...uint64) error {
+	for _, seq := range seqs {
+		it, ok, err := item(txn, dest, seq)
+		if err == nil && ok {
+			err = txn.Delete(turnKey(dest, it.Kind, it.Data, seq))
+		}
+		if err != nil {
+			return fmt.Errorf("outbox: %w", err)
+		}
+	}
+	return nil
+}
+
+// Retake undoes all Takes of a destination: what was on its way will not arrive.
+func Retake(txn Txn, dest string) error {
+	for after := uint64(0); ; {
+		items, err := Pending(txn, dest, after, 1000)
+		if err != nil || len(items) == 0 {
+			return err
+		}
+		for _, it := range items {
+			if err := txn.Set(turnKey(dest, it.Kind, it.Data, it.Seq), nil); err != nil {
+				return fmt.Errorf("outbox: %w", err)
+			}
+		}
+		after = items[len(items)-1].Seq
+	}
+}
+
+// Untaken tells whether an item, or any if seq is 0, waits that was not taken.
+func Untaken(r Reader, dest string, seq uint64) (bool, error) {
+	if seq != 0 {
+		it, ok, err := item(r, dest, seq)
+		if err == nil && ok {
+			if _, err = r.Get(turnKey(dest, it.Kind, it.Data, seq)); errors.Is(err, ErrNotFound) {
+				return false, nil
+			}
+		}
+		return err == nil && ok, err
+	}
+	some := false
+	err := r.Scan(Key(TableOutbox, byte(outboxTurn), dest), nil, func(_, _ []byte) (bool, error) {
+		some = true
+		return false, nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("outbox: %w", err)
+	}
+	return some, nil
+}
+
+// item reads one; false: it is not there.
+func item(r Reader, dest string, seq uint64) (Item, bool, error) {
+	v, err := r.Get(Key(TableOutbox, byte(outboxItem), dest, seq))
+	if errors.Is(err, ErrNotFound) {
+		return Item{}, false, nil
+	}
+	if err == nil && len(v) == 0 {
+		err = errOutbox
+	}
+	if err != nil {
+		return Item{}, false, err
+	}
+	return Item{Seq: seq, Kind: v[0], Data: append([]byte{}, v[1:]...)}, true, nil
+}
+
+// maxLanes bounds the lanes that one Next looks at.
+const maxLanes = 32
+
+// Next lists up to limit items of a class that were not taken, the lanes by turns: one of each, then the next one of each. The first
+// lane is the one after the lane given. Each item comes with its lane, to begin after it the next time. What it costs does not grow
+// with what waits.
+func Next(r Reader, dest string, class byte, after uint64, limit int) (items []Item, lanes []uint64, err error) {
+	prefix := Key(TableOutbox, byte(outboxTurn), dest, class)
+	var found []uint64
+	// search finds lanes of a range.
+	search := func(from, to uint64) error {
+		for len(found) < maxLanes {
+			lane, some := uint64(0), false
+			err := r.Scan(prefix, AppendUint64(prefix[:len(prefix):len(prefix)], from), func(k, _ []byte) (bool, error) {
+				if len(k) != len(prefix)+2*uint64Size {
+					return false, errOutbox
+				}
+				lane, some = binary.BigEndian.Uint64(k[len(prefix):]), true
+				return false, nil
+			})
+			if err != nil || !some || lane > to {
+				return err
+			}
+			if found = append(found, lane); lane == to {
+				return nil
+			}
+			from = lane + 1
+		}
+		return nil
+	}
+	if after < math.MaxUint64 {
+		err = search(after+1, math.MaxUint64)
+	}
+	if err == nil {
+		err = search(0, after)
+	}
+	queues := make([][]uint64, len(found))
+	for i, lane := range found {
+		of := AppendUint64(prefix[:len(prefix):len(prefix)], lane)
+		each := (limit + len(found) - 1) / len(found)
+		if err == nil {
+			err = r.Scan(of, nil, func(k, _ []byte) (bool, error) {
+				queues[i] = append(queues[i], binary.BigEndian.Uint64(k[len(of):]))
+				return len(queues[i]) < each, nil
+			})
+		}
+	}
+	for round, some := 0, true; some && err == nil; round++ {
+		some = false
+		for i, q := range queues {
+			if round >= len(q) || len(items) >= limit || err != nil {
+				continue
+			}
+			var it Item
+			if it, some, err = item(r, dest, q[round]); err == nil && !some {
+				err = errOutbox
+			}
+			items, lanes, some = append(items, it), append(lanes, found[i]), true
+		}
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("outbox: %w", err)
+	}
+	return items, lanes, nil
 }
 
 // Waiting is how many items wait for dest.
@@ -127,13 +295,14 @@ func Dequeue(txn Txn, dest string, seqs ...uint64) error {
 	}
 	waiting := h.waiting
 	for _, seq := range seqs {
-		key := Key(TableOutbox, byte(outboxItem), dest, seq)
-		if _, err := txn.Get(key); errors.Is(err, ErrNotFound) {
-			continue
-		} else if err != nil {
+		it, ok, err := item(txn, dest, seq)
+		if err != nil {
 			return fmt.Errorf("outbox: %w", err)
 		}
-		if err := txn.Delete(key); err != nil {
+		if !ok {
+			continue
+		}
+		if err := errors.Join(txn.Delete(Key(TableOutbox, byte(outboxItem), dest, seq)), txn.Delete(turnKey(dest, it.Kind, it.Data, seq))); err != nil {
 			return fmt.Errorf("outbox: %w", err)
 		}
 		if h.waiting == 0 {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -304,17 +305,64 @@ func TestStreamReaderMissesNothing(t *testing.T) {
 	}
 }
 
+// checkTurns compares Next with what is in the model and was not taken: all of it, of each lane in order, each lane's first before any second.
+func checkTurns(rt *rapid.T, kv KV, dest string, class byte, model []Item, taken map[string]bool) {
+	want := map[uint64][]uint64{}
+	n := 0
+	var lanes []uint64
+	for _, it := range model {
+		if c, lane := turn(it.Kind, it.Data); c == class && !taken[fmt.Sprint(dest, " ", it.Seq)] {
+			if len(want[lane]) == 0 {
+				lanes = append(lanes, lane)
+			}
+			want[lane] = append(want[lane], it.Seq)
+			n++
+		}
+	}
+	after := rapid.SampledFrom(append(lanes, 0, 1, 1<<64-1)).Draw(rt, "lane before")
+	limit := rapid.IntRange(0, 9).Draw(rt, "limit")
+	if err := kv.View(func(r Reader) error {
+		items, of, err := Next(r, dest, class, after, limit)
+		if err != nil || len(items) != len(of) || len(items) > limit || limit > 0 && n > 0 && len(items) == 0 {
+			rt.Fatalf("%v %v: %v", items, of, err)
+		}
+		got := map[uint64]int{}
+		most := 0
+		for i, it := range items {
+			if got[of[i]] >= len(want[of[i]]) || it.Seq != want[of[i]][got[of[i]]] {
+				rt.Fatalf("lane %d has %v, and gave %d as its number %d", of[i], want[of[i]], it.Seq, got[of[i]])
+			}
+			got[of[i]]++
+			if most = max(most, got[of[i]]); most == 2 && len(got) < min(len(want), limit) {
+				rt.Fatalf("a second item of a lane before the first of another: %v of %v", of, want)
+			}
+			if i == 0 && of[0] <= after {
+				for _, l := range lanes {
+					if l > after {
+						rt.Fatalf("the first turn is lane %d's, after %d, and there is %d", of[0], after, l)
+					}
+				}
+			}
+		}
+		return nil
+	}); err != nil {
+		rt.Fatal(err)
+	}
+}
+
 func TestOutboxAgreesWithAModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		kv := OpenMemory()
 		dests := []string{"a", "b", "a\x00", "aa"}
 		model := map[string][]Item{}
 		last := map[string]uint64{}
+		taken := map[string]bool{}
 		for range rapid.IntRange(0, 20).Draw(rt, "steps") {
 			d := rapid.SampledFrom(dests).Draw(rt, "dest")
 			if rapid.Bool().Draw(rt, "enqueue") {
 				last[d]++
-				it := Item{Seq: last[d], Kind: ItemEvent, Data: []byte(rapid.StringMatching(`[a-c]{0,3}`).Draw(rt, "data"))}
+				kind := rapid.SampledFrom([]byte{ItemEvent, ItemHistory, ItemRecord, ItemMessage}).Draw(rt, "kind")
+				it := Item{Seq: last[d], Kind: kind, Data: []byte(rapid.StringMatching(`[a-c]{0,3}`).Draw(rt, "data"))}
 				if err := kv.Update(func(x Txn) error { return Enqueue(x, d, it.Kind, it.Data) }); err != nil {
 					rt.Fatal(err)
 				}
@@ -335,6 +383,40 @@ func TestOutboxAgreesWithAModel(t *testing.T) {
 					}
 				}
 				model[d] = left
+			}
+			if rapid.IntRange(0, 2).Draw(rt, "take") == 0 {
+				seqs := rapid.SliceOfN(rapid.Uint64Range(0, last[d]+1), 0, 4).Draw(rt, "taken")
+				if err := kv.Update(func(x Txn) error { return Take(x, d, seqs...) }); err != nil {
+					rt.Fatal(err)
+				}
+				for _, it := range model[d] {
+					if slices.Contains(seqs, it.Seq) {
+						taken[fmt.Sprint(d, " ", it.Seq)] = true
+					}
+				}
+			}
+			if rapid.IntRange(0, 9).Draw(rt, "retake") == 0 {
+				if err := kv.Update(func(x Txn) error { return Retake(x, d) }); err != nil {
+					rt.Fatal(err)
+				}
+				for _, it := range model[d] {
+					delete(taken, fmt.Sprint(d, " ", it.Seq))
+				}
+			}
+			some := false
+			for class := range byte(2) {
+				checkTurns(rt, kv, d, class, model[d], taken)
+				for _, it := range model[d] {
+					some = some || !taken[fmt.Sprint(d, " ", it.Seq)]
+				}
+			}
+			if err := kv.View(func(r Reader) error {
+				if got, err := Untaken(r, d, 0); err != nil || got != some {
+					rt.Fatalf("untaken: %v, %v", got, err)
+				}
+				return nil
+			}); err != nil {
+				rt.Fatal(err)
 			}
 			after, limit := rapid.Uint64Range(0, last[d]+1).Draw(rt, "after"), rapid.IntRange(0, 5).Draw(rt, "limit")
 			var want []Item
