@@ -111,6 +111,17 @@ func crowd(t *testing.T, n int) *world {
 	return w
 }
 
+// More wrote at once than an event can have parents: everybody in the room can speak nevertheless.
+func TestAMemberSpeaksThoughTheRoomHasMoreHeadsThanParentsFit(t *testing.T) {
+	w := crowd(t, 26)
+	if heads, err := w.players[0].Heads(w.room); err != nil || len(heads) <= matrix.MaxPrev {
+		t.Fatalf("%d heads, %v", len(heads), err)
+	}
+	for _, p := range w.players {
+		p.say(w.room, "here") // ErrForbidden, if the parents were the first that come
+	}
+}
+
 // mails is the way of one event through a world, in a time of its own.
 type mails struct {
 	*world

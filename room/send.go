@@ -204,10 +204,10 @@ func (p *plan) author(proto matrix.Proto) (*held, error) {
 		return nil, fmt.Errorf("%w: the sender is not of this server", ErrForbidden)
 	}
 	proto.Room = p.row.id
-	heads := p.row.heads
-	if len(heads) > matrix.MaxPrev {
-		// The rest stay heads, for the next event.
-		heads = heads[:matrix.MaxPrev]
+	proto.AuthEvents = dag.AuthEvents(p.row.version, p.current, proto)
+	heads, err := p.parents(proto.AuthEvents)
+	if err != nil {
+		return nil, err
 	}
 	for _, h := range heads {
 		e, err := p.held(h)
@@ -225,7 +225,6 @@ func (p *plan) author(proto matrix.Proto) (*held, error) {
 	// servers' clocks do not pull it.
 	clock := max(time.Now().UnixMilli(), p.row.clock+1)
 	proto.Time = time.UnixMilli(clock)
-	proto.AuthEvents = dag.AuthEvents(p.row.version, p.current, proto)
 	ev, err := p.r.build(p.row.version, proto)
 	if err != nil {
 		return nil, err
