@@ -220,7 +220,7 @@ func restore(dir, file, passphrase string) error {
 	if err != nil {
 		return err
 	}
-	in := bufio.NewReader(plain) // Restore reads ahead in it
+	in := bufio.NewReader(plain)          // Restore reads ahead in it
 	if _, err := in.Peek(1); err != nil { // another passphrase
 		return err
 	}
