@@ -225,3 +225,39 @@ func TestRawForHidesWhatVisibilityHides(t *testing.T) {
 		t.Fatalf("%v %v", types(page.Events), err)
 	}
 }
+
+// A ban stands on what its server has and the banned one's may lack: that it is given too, or the ban would wait there for ever.
+func TestWhoIsRemovedIsGivenWhatTheRemovalStandsOn(t *testing.T) {
+	for _, end := range []string{matrix.MemberBan, matrix.MemberLeave} {
+		a, b := play(t, 1), play(t, 2)
+		room := a.create(Create{InitialState: []StateEvent{{matrix.TypeHistoryVisibility, "", []byte(`{"history_visibility":"joined"}`)}}})
+		a.member(room, a.user, b.user, matrix.MemberInvite)
+		a.post(b)
+		beside := a.say(room, "secret") // b has not joined yet, as a sees it
+		b.member(room, b.user, b.user, matrix.MemberJoin)
+		b.post(a)
+		ban := a.member(room, a.user, b.user, end)
+		after := a.say(room, "secret")
+		in := b.ingest(a, room, a.raw(room, ban))
+		for tries := 0; len(in.Missing[room]) > 0 && tries < 5; tries++ {
+			var raws [][]byte
+			for _, id := range in.Missing[room] {
+				raw, err := a.RawFor(b.s.Server, room, id)
+				if err != nil || strings.Contains(string(raw), "secret") {
+					t.Fatalf("%s: %s %v", end, raw, err)
+				}
+				raws = append(raws, raw)
+			}
+			in = b.ingest(a, room, raws...)
+		}
+		if m, err := b.Membership(b.user, room); err != nil || m != end {
+			t.Errorf("%s: it is %q, %v", end, m, err)
+		}
+		if raw, err := a.RawFor(b.s.Server, room, beside); err != nil || strings.Contains(string(raw), "secret") {
+			t.Errorf("%s: before: %s %v", end, raw, err)
+		}
+		if raw, err := a.RawFor(b.s.Server, room, after); !errors.Is(err, ErrUnknownEvent) {
+			t.Errorf("%s: after: %s %v", end, raw, err)
+		}
+	}
+}

@@ -157,7 +157,8 @@ func (r *Rooms) Raw(room matrix.RoomID, id matrix.EventID) ([]byte, error) {
 
 // RawFor reads an event's wire bytes for a server that asks for them ("want" records). What the room's history visibility
 // keeps from it, it gets redacted, as long as it is in the room: it needs every event's place in the graph, or it could not
-// take what comes after. ErrUnknownEvent: it is not here, or the server is not in the room.
+// take what comes after. What ended its part in the room comes after something too: of a server that left or was removed the
+// events before that are given in the same way. ErrUnknownEvent: it is not here, or the server was not in the room.
 func (r *Rooms) RawFor(server matrix.ServerName, room matrix.RoomID, id matrix.EventID) ([]byte, error) {
 	var raw []byte
 	err := r.read(room, func(q *reading) error {
@@ -180,6 +181,9 @@ func (r *Rooms) RawFor(server matrix.ServerName, room matrix.RoomID, id matrix.E
 			return nil
 		}
 		in, err := q.serverIn(server)
+		if err == nil && !in {
+			in, err = q.wasInAfter(server, e)
+		}
 		if err != nil {
 			return err
 		}

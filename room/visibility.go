@@ -209,6 +209,37 @@ func (q *reading) serverIn(server matrix.ServerName) (bool, error) {
 	return err == nil, err
 }
 
+// wasInAfter says whether a joined member of a server left the room, or was removed, after an event.
+func (q *reading) wasInAfter(server matrix.ServerName, e *held) (bool, error) {
+	s, err := q.state(q.row.current)
+	if err != nil {
+		return false, err
+	}
+	for k, id := range s {
+		if k.Type != matrix.TypeMember || serverOf(matrix.UserID(k.Key)) != server {
+			continue
+		}
+		end, err := q.byID(id)
+		if err != nil {
+			return false, err
+		}
+		if end == nil || end.outlier || !e.outlier && e.place >= end.place {
+			continue
+		}
+		if m := end.ev.Membership(); m != matrix.MemberLeave && m != matrix.MemberBan {
+			continue
+		}
+		before, err := q.state(end.before)
+		if err != nil {
+			return false, err
+		}
+		if was, err := q.membershipIn(before, matrix.UserID(k.Key)); err != nil || was == matrix.MemberJoin {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
 // serverWas says whether a user of the server has that membership in a state. It looks at every member's name.
 func (q *reading) serverWas(s dag.State, server matrix.ServerName, membership string) (bool, error) {
 	for k, id := range s {
