@@ -411,3 +411,26 @@ func TestNothingIsPassedOnToWhoIsNotInTheRoom(t *testing.T) {
 		t.Fatalf("%d items for who is not in the room", len(l))
 	}
 }
+
+// A contact is told of servers in rooms that it is in, and of no others (docs/THREATS.md, "Rooms with more than two nodes").
+func TestFellowsAreOfSharedRoomsAlone(t *testing.T) {
+	w := linked(t, [][]bool{{false, true, true, true}, {true, false, false, false}, {true, false, false, false}, {true, false, false, false}}, matrix.DefaultVersion)
+	a, b, c, d := w.players[0], w.players[1], w.players[2], w.players[3]
+	d.member(w.room, d.user, d.user, matrix.MemberLeave)
+	w.flow()
+	other := a.create(Create{Creator: a.user, Invite: []matrix.UserID{d.user}})
+	a.post(d)
+	for _, x := range []struct {
+		of   *player
+		want []matrix.ServerName
+	}{{b, []matrix.ServerName{c.s.Server}}, {c, []matrix.ServerName{b.s.Server}}, {d, nil}} {
+		if got, err := a.Fellows(x.of.s.Server); err != nil || !slices.Equal(got, x.want) {
+			t.Errorf("%v, %v, not %v", got, err, x.want)
+		}
+	}
+	d.member(other, d.user, d.user, matrix.MemberJoin)
+	d.post(a)
+	if got, err := a.Fellows(d.s.Server); err != nil || len(got) != 0 {
+		t.Errorf("%v, %v, though no other server is in that room", got, err)
+	}
+}
