@@ -317,8 +317,7 @@ func (r *Rooms) Tend(now time.Time, pace time.Duration) error {
 			}
 		case s.Next == 0: // in memory alone: after a restart it begins anew
 			s.Next = at + pace.Milliseconds()
-		case at >= s.Next && s.Asked < len(s.Via):
-			rand.Read(s.ID[:])
+		case at >= s.Next && s.Asked < len(s.Via): // the same question: who was asked before may still answer
 			if err := r.askNext(s); err != nil {
 				return err
 			}
@@ -389,11 +388,14 @@ func (r *Rooms) TakeAnswer(ctx context.Context, from matrix.ServerName, a Answer
 
 // refusedBy asks the next server, if there is one. The caller holds askMu.
 func (r *Rooms) refusedBy(s *seeking, by matrix.ServerName) error {
-	if !slices.Contains(s.Refused, by) {
-		s.Refused = append(s.Refused, by)
+	if slices.Contains(s.Refused, by) {
+		return nil // said twice
 	}
+	s.Refused = append(s.Refused, by)
 	if s.Asked < len(s.Via) {
-		rand.Read(s.ID[:])
+		if s.Sent != nil {
+			rand.Read(s.ID[:]) // another question
+		}
 		return r.askNext(s)
 	}
 	for _, v := range s.Via {

@@ -373,3 +373,37 @@ func TestAskingSurvivesACrashAtAnyWrite(t *testing.T) {
 		}
 	}
 }
+
+// Who is slow to say no is not asked again: when all have said it, late or not, the user hears so.
+func TestALateNoCounts(t *testing.T) {
+	a, b, c := play(t, 1), play(t, 2), play(t, 3)
+	c.begins(Seek{User: c.user, Membership: matrix.MemberJoin, Room: "!ACMESqjmQ0CRTPIKjYYGaCbyZlg3ENlZ5DHdbkCyFpI", Via: []matrix.ServerName{a.s.Server, b.s.Server}})
+	first := c.questions(a)
+	for i := range 2 { // the first Tend starts the clock
+		if err := c.Tend(time.Now().Add(time.Duration(i)*2*time.Minute), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second := c.questions(b)
+	if len(first) != 1 || len(second) != 1 || len(c.seeking) != 1 {
+		t.Fatalf("asked %d, %d; %d stand", len(first), len(second), len(c.seeking))
+	}
+	waits := c.seeking[0]
+	for _, of := range []struct {
+		o *player
+		q Ask
+	}{{b, second[0]}, {b, second[0]}, {a, first[0]}} {
+		select {
+		case <-waits.done:
+			t.Fatal("one who was asked has not answered")
+		default:
+		}
+		if err := c.TakeAnswer(t.Context(), of.o.s.Server, Answer{ID: of.q.ID}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-waits.done
+	if !errors.Is(waits.err, ErrRefused) {
+		t.Fatal(waits.err)
+	}
+}
