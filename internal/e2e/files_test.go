@@ -246,6 +246,7 @@ func TestAFileGoesOnAfterEitherNodeStops(t *testing.T) {
 
 // TestAGreatFileDelaysNoMessages: while 5 MB cross, messages take as long as without.
 func TestAGreatFileDelaysNoMessages(t *testing.T) {
+	long(t)
 	synctest.Test(t, func(t *testing.T) {
 		_, alice, bob, room, since := meetQuick(t)
 		n := 0
@@ -377,6 +378,7 @@ func (l *liar) Next(server matrix.ServerName, n int) ([]media.Piece, error) {
 // TestALiarAboutAFileIsTold: what comes is not what its node described. The client is told after the second time, a message passes meanwhile, and the
 // node can do better later.
 func TestALiarAboutAFileIsTold(t *testing.T) {
+	long(t)
 	synctest.Test(t, func(t *testing.T) {
 		p, box := profile(), mailboxtest.New(t)
 		l := &liar{lies: true}

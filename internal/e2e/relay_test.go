@@ -44,6 +44,7 @@ func queued(nodes []*watcher) (n uint64) {
 // Four nodes in a row: each hears what each says, though only neighbours are contacts; soon, for nobody waits to be asked; and
 // one that is stopped in between passes on what it has taken when it is back.
 func TestWhatIsSaidIsPassedOnAlongARowOfContacts(t *testing.T) {
+	long(t)
 	synctest.Test(t, func(t *testing.T) {
 		nodes := neighbours(t, []string{"ann", "ben", "cid", "dot"}, [2]int{0, 1}, [2]int{1, 2}, [2]int{2, 3})
 		room := gather(t, nodes, 0, 1, 2)
@@ -102,6 +103,7 @@ func TestWhatIsSaidIsPassedOnAlongARowOfContacts(t *testing.T) {
 
 // Four nodes that are all contacts: once they have said so, nobody passes on what the others get from its author.
 func TestContactsDoNotPassOnWhatTheyAllGet(t *testing.T) {
+	long(t)
 	synctest.Test(t, func(t *testing.T) {
 		nodes := neighbours(t, []string{"ann", "ben", "cid", "dot"})
 		room := gather(t, nodes, 0, 0, 0)
