@@ -104,18 +104,11 @@ func (r *Rooms) takeArrival(l *live, s *seeking, snap *Snapshot, c *checked) (ac
 	defer l.lock.Unlock()
 	var p *plan
 	err = r.view(func(rd snapshot) error {
-		p, err = r.begin(l, rd)
-		if errors.Is(err, ErrUnknownRoom) {
-			p, err = r.beginNew(l, rd, snap.Room, snap.Version)
-		}
-		if err != nil {
+		if p, err = r.beginFrom(l, rd, snap); err != nil {
 			return err
 		}
 		if active = p.row.active; active {
 			return nil
-		}
-		if p.row.version != snap.Version {
-			return fmt.Errorf("%w: another version than the room has", ErrBadSnapshot)
 		}
 		if err := p.outliers(c); err != nil {
 			return err

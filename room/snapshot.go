@@ -313,6 +313,19 @@ func (r *Rooms) roomForInvite(room matrix.RoomID, c *checked) error {
 	})
 }
 
+// beginFrom plans what a snapshot brings, to a room that is known or not. In a room that the node takes part in nothing of the
+// snapshot is looked at.
+func (r *Rooms) beginFrom(l *live, rd snapshot, s *Snapshot) (*plan, error) {
+	p, err := r.begin(l, rd)
+	if errors.Is(err, ErrUnknownRoom) {
+		p, err = r.beginNew(l, rd, s.Room, s.Version)
+	}
+	if err == nil && !p.row.active && p.row.version != s.Version {
+		err = fmt.Errorf("%w: another version than the room has", ErrBadSnapshot)
+	}
+	return p, err
+}
+
 // takeSnapshot stores a good snapshot; active: the node is in the room, and nothing was stored.
 func (r *Rooms) takeSnapshot(l *live, s *Snapshot, c *checked) (active bool, err error) {
 	l.lock.Lock()
@@ -320,18 +333,11 @@ func (r *Rooms) takeSnapshot(l *live, s *Snapshot, c *checked) (active bool, err
 	var p *plan
 	nothing := false
 	err = r.view(func(rd snapshot) error {
-		p, err = r.begin(l, rd)
-		if errors.Is(err, ErrUnknownRoom) {
-			p, err = r.beginNew(l, rd, s.Room, s.Version)
-		}
-		if err != nil {
+		if p, err = r.beginFrom(l, rd, s); err != nil {
 			return err
 		}
 		if active = p.row.active; active {
 			return nil
-		}
-		if p.row.version != s.Version {
-			return fmt.Errorf("%w: another version than the room has", ErrBadSnapshot)
 		}
 		known, err := p.byID(s.Event)
 		if err != nil {
