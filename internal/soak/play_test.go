@@ -417,11 +417,9 @@ func (w *world) churn(g *gathering) {
 // removed: from now on until the removed one's client hears of it, what it writes may be shown or not (it is soft-failed where the
 // removal came first), and so may be what it wrote before that the remover's node did not have.
 func (w *world) removed(g *gathering, by, who *node) {
-	v := who.client.views[g.id]
-	if v == nil || !v.joined {
-		return
-	}
-	v.removed = true
+	if v := who.client.views[g.id]; v != nil && v.joined {
+		v.removed = true
+	} // else it left, and the remover's node had not heard of it
 	for _, m := range w.said {
 		if m.room == g && m.from == who && m.id != "" && by.client.views[g.id].shown[m.id] == 0 {
 			m.contested = true
