@@ -38,60 +38,6 @@ func what(b *dagtest.Branch, s dag.State) map[string]string {
 	return out
 }
 
-// MSC4297, problem A: one server wrongly thinks that the join rule is still the old one. All agree that Alice, who set both,
-// has left. v2 judges both rules by the state on which all agree, in which Alice may not set any: the room has none.
-func TestProblemAOfMSC4297(t *testing.T) {
-	eachVersion(t, func(t *testing.T, v matrix.RoomVersion) {
-		b := open(t, v, nil, bob, carol)
-		public := b.Holds(matrix.TypeJoinRules, "")
-		invite := b.Must(alice, matrix.TypeJoinRules, key(""), `{"join_rule":"invite"}`)
-		if _, err := b.Member(alice, alice, "leave"); err != nil {
-			t.Fatal(err)
-		}
-		right := b.Room.Current
-		b.Must(carol, matrix.TypeMember, key(string(carol.ID)), `{"membership":"join","displayname":"C"}`)
-		wrong := b.Room.Current.With(slot(matrix.TypeJoinRules, ""), public)
-
-		got := resolve(t, b, right, wrong)
-		rule := got[slot(matrix.TypeJoinRules, "")]
-		switch {
-		case v == "11" && rule != "":
-			t.Errorf("v2 is to show the reset: %v", what(b, got))
-		case v == "12" && rule != invite.ID():
-			t.Errorf("v2.1 keeps the rule: %v", what(b, got))
-		}
-		if m := got[slot(matrix.TypeMember, string(alice.ID))]; m != right[slot(matrix.TypeMember, string(alice.ID))] {
-			t.Error("Alice came back")
-		}
-	})
-}
-
-// MSC4297, problem B: one server wrongly holds the first power levels. The ones between, by which the third were allowed,
-// are in every auth chain and so in no difference; v2 judges the third without them.
-func TestProblemBOfMSC4297(t *testing.T) {
-	eachVersion(t, func(t *testing.T, v matrix.RoomVersion) {
-		b := open(t, v, map[matrix.UserID]int{carol.ID: 100}, bob, carol, dave)
-		first := b.Holds(matrix.TypePowerLevels, "")
-		b.Must(carol, matrix.TypePowerLevels, key(""), levels(v, map[matrix.UserID]int{carol.ID: 100, bob.ID: 50}))
-		third := b.Must(bob, matrix.TypePowerLevels, key(""), levels(v, map[matrix.UserID]int{carol.ID: 100, bob.ID: 50, dave.ID: 50}))
-		side := b.Fork()
-		b.Join(dagtest.NewServer(9).User("zara"))
-		right := b.Room.Current
-		side.Join(erin)
-		side.Must(erin, matrix.TypeMember, key(string(erin.ID)), `{"membership":"join","displayname":"E"}`)
-		wrong := side.Room.Current.With(slot(matrix.TypePowerLevels, ""), first)
-
-		got := resolve(t, b, right, wrong)
-		id := got[slot(matrix.TypePowerLevels, "")]
-		switch {
-		case v == "11" && id != first:
-			t.Errorf("v2 is to show the reset: %v", what(b, got))
-		case v == "12" && id != third.ID():
-			t.Errorf("v2.1 keeps the third power levels: %v", what(b, got))
-		}
-	})
-}
-
 // The room's moderator, whose clock is slow, is demoted and banned while he promotes a friend and renames the room.
 func TestDemotionAndBanWinOverWhatTheModeratorDidMeanwhile(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v matrix.RoomVersion) {
