@@ -172,6 +172,12 @@ func (c *call) remote() string {
 	return host
 }
 
+// warn says that something beside a request went wrong. As in fail, only the root of the error is for every log.
+func (a *API) warn(what string, err error) {
+	a.log.Warn(what, "cause", rootCause(err))
+	a.log.Debug(what, "err", err)
+}
+
 // fail answers err, and logs it if it is ours.
 func (a *API) fail(c *call, route string, err error) {
 	e := classify(err)

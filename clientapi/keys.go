@@ -55,7 +55,7 @@ func (a *API) keysUpload(c *call) (any, error) {
 func (a *API) tellNeighbours(user matrix.UserID) {
 	all, err := a.rooms.Neighbours(user)
 	if err != nil {
-		a.log.Warn("could not wake other users for changed keys; they see them with their next event", "err", err)
+		a.warn("could not wake other users for changed keys; they see them with their next event", err)
 		return
 	}
 	topics := make([]string, 0, len(all))

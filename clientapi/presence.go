@@ -160,7 +160,7 @@ func (a *API) tellPresence() {
 		for u := range fresh {
 			var err error
 			if near[u], err = a.rooms.Neighbours(u); err != nil {
-				a.log.Warn("could not tell others who is online", "err", err)
+				a.warn("could not tell others who is online", err)
 			}
 		}
 		if woke := a.wakeNear(near); woke > few {

@@ -183,7 +183,7 @@ func (e *Engine) failAccept(a *accept, reason string) {
 	a.state, a.reason = acceptFailed, reason
 	a.reply, a.root, a.numberKey, a.recovery, a.ownKey = nil, ratchet.Root{}, [32]byte{}, [32]byte{}, [32]byte{}
 	if err := e.saveAccept(a); err != nil {
-		e.log.Warn("ending the following of a link", "err", err)
+		e.warn("ending the following of a link", err)
 		*a = old // it is tried again
 		return
 	}

@@ -290,7 +290,7 @@ func (e *Engine) retire(g *guard) {
 	}
 	if g.retired.IsZero() {
 		if err := e.kv.Update(func(txn store.Txn) error { return txn.Delete(guardKey(g.address)) }); err != nil {
-			e.log.Warn("forgetting a courier", "err", err)
+			e.warn("forgetting a courier", err)
 		}
 		return
 	}
@@ -300,7 +300,7 @@ func (e *Engine) retire(g *guard) {
 
 func (e *Engine) saveGuard(g *guard) bool {
 	if err := e.kv.Update(func(txn store.Txn) error { return txn.Set(guardKey(g.address), g.marshal()) }); err != nil {
-		e.log.Warn("keeping a courier", "err", err)
+		e.warn("keeping a courier", err)
 		return false
 	}
 	return true

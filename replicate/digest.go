@@ -97,7 +97,7 @@ func (e *Engine) chooseDigest(st *depot, now time.Time) (job, bool) {
 					f.came(bucket)
 				}
 				if err := e.readPage(st, page, bucket); err != nil {
-					e.log.Warn("keeping a digest page", "err", err)
+					e.warn("keeping a digest page", err)
 					f.settle(span{from, to}, false)
 				}
 			case errors.Is(err, mailbox.ErrGone):
@@ -199,7 +199,7 @@ func (e *Engine) pushed(a mailbox.Address, part []byte) {
 	}
 	f.slack = max(min(f.slack, now.Sub(end)), -maxSlack) // it is closed: our clock may be behind
 	if err := e.readPage(st, page, bucket); err != nil {
-		e.log.Warn("keeping a pushed digest page", "err", err)
+		e.warn("keeping a pushed digest page", err)
 		f.unreadAgain(span{from, to})
 	}
 }

@@ -36,7 +36,7 @@ func (e *Engine) blank(c *contact, now time.Time) *filling {
 	}
 	block, next, err := c.pair.Turn(now, c.settled())
 	if err != nil {
-		e.log.Warn("beginning a new epoch", "err", err)
+		e.warn("beginning a new epoch", err)
 		return f
 	}
 	if block != nil {

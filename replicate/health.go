@@ -228,7 +228,7 @@ func (e *Engine) judge(now time.Time) {
 		was := d.health
 		d.health.state, d.health.since = state, now
 		if err := e.saveHealth(d); err != nil {
-			e.log.Warn("keeping what is thought of a mailbox", "err", err)
+			e.warn("keeping what is thought of a mailbox", err)
 			d.health = was
 			continue
 		}
@@ -242,7 +242,7 @@ func (e *Engine) judge(now time.Time) {
 		}
 		if d.own {
 			if err := e.tellStores(now); err != nil {
-				e.log.Warn("telling contacts our mailboxes", "err", err)
+				e.warn("telling contacts our mailboxes", err)
 			}
 		}
 	}

@@ -104,7 +104,7 @@ func (e *Engine) workInbox(ctx context.Context) {
 			save = now.Add(cursorEvery)
 			e.mu.Lock()
 			if err := e.saveCursors(); err != nil {
-				e.log.Warn("saving the digest cursors", "err", err)
+				e.warn("saving the digest cursors", err)
 			}
 			e.expire(now)
 			e.mu.Unlock()
@@ -149,7 +149,7 @@ func (e *Engine) drainContact(ctx context.Context, c *contact) (next time.Time) 
 			})
 		})
 		if err != nil {
-			e.log.Warn("reading the inbox", "err", err)
+			e.warn("reading the inbox", err)
 			return time.Now().Add(retryMax)
 		}
 		if len(rows) == 0 {
@@ -222,7 +222,7 @@ func (e *Engine) work(ctx context.Context, c *contact, key []byte, row inboxRow)
 		return txn.Delete(key)
 	})
 	if err != nil {
-		e.log.Warn("working off the inbox", "err", err)
+		e.warn("working off the inbox", err)
 		return now.Add(retryFirst)
 	}
 	delete(e.retries, string(key))
@@ -420,7 +420,7 @@ func (e *Engine) expire(now time.Time) {
 				continue
 			}
 			if err := e.kv.Update(func(txn store.Txn) error { return eraseAssembly(txn, c, id) }); err != nil {
-				e.log.Warn("dropping an unfinished record", "err", err)
+				e.warn("dropping an unfinished record", err)
 				return
 			}
 			e.counts.refused.Add(1)
@@ -429,12 +429,12 @@ func (e *Engine) expire(now time.Time) {
 	}
 	if e.files != nil {
 		if err := e.files.Expire(now); err != nil {
-			e.log.Warn("forgetting files that did not come", "err", err)
+			e.warn("forgetting files that did not come", err)
 		}
 	}
 	e.judgeUnlisted(now)
 	if err := e.boundOutboxes(); err != nil {
-		e.log.Warn("bounding what waits for contacts that are away", "err", err)
+		e.warn("bounding what waits for contacts that are away", err)
 	}
 	e.expireLinks(now)
 }

@@ -94,7 +94,7 @@ func (e *Engine) seal(c *contact, f *filling, w *where, now time.Time) (job, boo
 	plaintext := f.packer.Pack()
 	bx, sealed, err := e.commitBox(c, plaintext, f, now)
 	if err != nil {
-		e.log.Warn("sealing a box", "err", err)
+		e.warn("sealing a box", err)
 		return job{}, false
 	}
 	return e.putJob(c, bx, sealed, w), true
@@ -320,7 +320,7 @@ func (e *Engine) reseal(c *contact, old *box, plaintext []byte, w *where, now ti
 			txn.Set(boxKey(tableBox, c, bx.boxAt), boxBytes(sealed, plaintext)))
 	})
 	if err != nil {
-		e.log.Warn("sealing a box anew", "err", err)
+		e.warn("sealing a box anew", err)
 		return job{}, false
 	}
 	e.counts.resealed.Add(1)

@@ -193,7 +193,7 @@ func (e *Engine) saveInvite(in *invite) {
 	if err := e.kv.Update(func(txn store.Txn) error {
 		return txn.Set(store.Key(tableInvite, in.voucher[:]), in.marshal())
 	}); err != nil {
-		e.log.Warn("keeping the state of a link", "err", err)
+		e.warn("keeping the state of a link", err)
 	}
 }
 
@@ -407,7 +407,7 @@ func (e *Engine) expireLinks(now time.Time) {
 		return nil
 	})
 	if err != nil {
-		e.log.Warn("dropping old links", "err", err)
+		e.warn("dropping old links", err)
 		return
 	}
 	for v, in := range e.invites {

@@ -173,7 +173,7 @@ func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
 	if !f.eliciting {
 		// Nothing of it can ever be sent: only the outbox changes.
 		if err := e.kv.Update(func(txn store.Txn) error { return e.writeFilling(txn, c, f, c.pair) }); err != nil {
-			e.log.Warn("dropping outbox items", "err", err)
+			e.warn("dropping outbox items", err)
 			return job{}, false
 		}
 		return job{}, false
@@ -193,7 +193,7 @@ func (e *Engine) hasNew(c *contact, now time.Time) bool {
 		return err
 	})
 	if err != nil {
-		e.log.Warn("reading the outbox", "err", err)
+		e.warn("reading the outbox", err)
 	}
 	return some
 }

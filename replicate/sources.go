@@ -144,7 +144,7 @@ func (e *Engine) workSources(ctx context.Context) {
 			if err := e.compareSources(ctx); err == nil {
 				first, rooms, contacts = false, now, peering
 			} else if ctx.Err() == nil {
-				e.log.Warn("comparing whose events come from whom", "err", err)
+				e.warn("comparing whose events come from whom", err)
 			}
 		}
 		select {

@@ -208,7 +208,7 @@ func (e *Engine) spend(p *purse, now time.Time, cover bool) (shown, bool) {
 			_, p.current.seed, p.current.outputs, err = parseChunk(row)
 		}
 		if err != nil {
-			e.log.Warn("reading tokens", "err", err)
+			e.warn("reading tokens", err)
 			p.current.outputs = nil
 			return shown{}, false
 		}
@@ -219,7 +219,7 @@ func (e *Engine) spend(p *purse, now time.Time, cover bool) (shown, bool) {
 		if err := e.kv.Update(func(txn store.Txn) error {
 			return txn.Set(chunkKey(tableUsed, p.address, c), binary.AppendUvarint(nil, uint64(used)))
 		}); err != nil {
-			e.log.Warn("marking tokens as used", "err", err)
+			e.warn("marking tokens as used", err)
 			return shown{}, false
 		}
 		c.used = used
@@ -421,7 +421,7 @@ func (e *Engine) walletStep(ctx context.Context) bool {
 	if day := mailbox.Epoch(now); e.walletDay != day {
 		if err := e.forgetTokens(now); err != nil {
 			e.mu.Unlock()
-			e.log.Warn("forgetting old tokens", "err", err)
+			e.warn("forgetting old tokens", err)
 			return false
 		}
 		e.walletDay = day

@@ -219,7 +219,7 @@ func (e *Engine) drawStep(d *depot, now time.Time) func(context.Context) bool {
 		if err := e.kv.Update(func(txn store.Txn) error {
 			return txn.Set(store.Key(tableDraw, string(p.address.Onion)), w.marshal())
 		}); err != nil {
-			e.log.Warn("keeping a draw of tokens", "err", err)
+			e.warn("keeping a draw of tokens", err)
 			return nil
 		}
 		p.draw, p.nextDraw = w, now.Add(e.jitter(drawPace*e.profile.Load().Frame))
@@ -308,7 +308,7 @@ func (e *Engine) saveAccount(p *purse, a *account) bool {
 		return txn.Set(store.Key(tablePurse, string(p.address.Onion)), a.marshal())
 	})
 	if err != nil {
-		e.log.Warn("keeping an account with a mailbox", "err", err)
+		e.warn("keeping an account with a mailbox", err)
 	}
 	return err == nil
 }
@@ -339,7 +339,7 @@ func (e *Engine) endDraw(p *purse, w *tokenDraw, outputs []byte) bool {
 			txn.Delete(store.Key(tableDraw, string(p.address.Onion))))
 	})
 	if err != nil {
-		e.log.Warn("keeping tokens", "err", err)
+		e.warn("keeping tokens", err)
 		return false
 	}
 	p.draw = nil

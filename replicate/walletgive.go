@@ -113,7 +113,7 @@ func (e *Engine) queued(c *contact) int {
 		return nil
 	})
 	if err != nil {
-		e.log.Warn("reading the outbox", "err", err)
+		e.warn("reading the outbox", err)
 	}
 	return n
 }

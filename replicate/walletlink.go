@@ -178,7 +178,7 @@ func (e *Engine) hold(in *invite, x *chunk) bool {
 		c.held = true
 		return errors.Join(txn.Set(at, chunkRow(&c, seed, outputs)), txn.Set(store.Key(tableTokenBox, in.voucher[:]), next.marshal()))
 	}); err != nil {
-		e.log.Warn("keeping a link's tokens", "err", err)
+		e.warn("keeping a link's tokens", err)
 		return false
 	}
 	x.held = true
@@ -213,7 +213,7 @@ func (e *Engine) endLink(voucher [32]byte, l *linkPurse) bool {
 		}
 		return errors.Join(errs...)
 	}); err != nil {
-		e.log.Warn("forgetting a link's tokens", "err", err)
+		e.warn("forgetting a link's tokens", err)
 		return false
 	}
 	for _, h := range l.held {

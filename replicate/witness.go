@@ -330,7 +330,7 @@ func (e *Engine) convict(st *depot, x, y mailbox.Testimony) *Lie {
 		err = e.kv.Update(func(txn store.Txn) error { return txn.Set(store.Key(tableLie, string(st.address.Onion)), row) })
 	}
 	if err != nil {
-		e.log.Warn("keeping the proof that a mailbox lied", "err", err)
+		e.warn("keeping the proof that a mailbox lied", err)
 		return nil
 	}
 	st.heard.lie = lie
