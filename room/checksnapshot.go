@@ -14,6 +14,7 @@ import (
 // checked is a snapshot that was found good.
 type checked struct {
 	events []*matrix.Event // parents first; those whose auth events allow them
+	good   outliers        // the same, by id
 	spoilt map[matrix.EventID]bool
 	state  dag.State
 	event  *matrix.Event // of whose membership it is
@@ -113,7 +114,8 @@ func (r *Rooms) checkEvents(from matrix.ServerName, s *Snapshot) (c *checked, go
 		}
 		all[ev.ID()] = ev
 	}
-	return c, c.settle(s.Version, all), nil
+	c.good = c.settle(s.Version, all)
+	return c, c.good, nil
 }
 
 // checkState checks that the state is one, of this room, and sees whether who sent it is in the room.

@@ -224,7 +224,9 @@ func (p *plan) author(proto matrix.Proto) (*held, error) {
 	// The own clock, but never back within a room: the order of a sender's events is that of their times. Other
 	// servers' clocks do not pull it.
 	clock := max(time.Now().UnixMilli(), p.row.clock+1)
-	proto.Time = time.UnixMilli(clock)
+	if proto.Time, err = p.notBefore(proto, time.UnixMilli(clock)); err != nil {
+		return nil, err
+	}
 	ev, err := p.r.build(p.row.version, proto)
 	if err != nil {
 		return nil, err
@@ -253,6 +255,25 @@ func (p *plan) author(proto matrix.Proto) (*held, error) {
 	}
 	p.outbox = append(p.outbox, to...)
 	return e, nil
+}
+
+// maxSkew is how far another server's clock may be ahead without harm.
+const maxSkew = 2 * time.Hour
+
+// notBefore is the time of an event: now, but after that of the state that it replaces. State resolution sorts by time: a join that
+// looks older than its invite, for the inviter's clock is ahead, would lose to it wherever something else is decided beside the two.
+func (p *plan) notBefore(proto matrix.Proto, now time.Time) (time.Time, error) {
+	if proto.StateKey == nil {
+		return now, nil
+	}
+	old, err := p.stateEvent(p.current, proto.Type, *proto.StateKey)
+	if old == nil || err != nil {
+		return now, err
+	}
+	if t := old.ev.Time(); !t.Before(now) && t.Sub(now) <= maxSkew {
+		return t.Add(time.Millisecond), nil
+	}
+	return now, nil
 }
 
 // build makes an event, with this package's errors.

@@ -372,16 +372,8 @@ func (r *Rooms) takeSnapshot(l *live, s *Snapshot, c *checked) (active bool, err
 
 // plant plans a snapshot's events as outliers and the invited user's standing.
 func (p *plan) plant(c *checked) error {
-	if row, err := p.user(c.user); err != nil {
+	if late, err := p.overtaken(c); late || err != nil {
 		return err
-	} else if row.event != (hash{}) {
-		old, err := p.held(row.event)
-		if err != nil {
-			return err
-		}
-		if old != nil && c.event.Depth() < old.ev.Depth() {
-			return nil // it was taken back before it came
-		}
 	}
 	if err := p.outliers(c); err != nil {
 		return err
@@ -394,6 +386,46 @@ func (p *plan) plant(c *checked) error {
 	p.users[c.user] = userChange{userRow{membership: matrix.MemberInvite, event: by, state: id}, by}
 	p.topics[c.user] = true
 	return nil
+}
+
+// overtaken tells whether an invite is nothing beside the user's standing: who wrote it did not know that the user had left, or was removed,
+// and by the rules that stands. A join on it would be one for this node alone. (Who invited learns of the leave as of any event.)
+func (p *plan) overtaken(c *checked) (bool, error) {
+	row, err := p.user(c.user)
+	if err != nil || row.event == (hash{}) {
+		return false, err
+	}
+	old, err := p.held(row.event)
+	if err != nil || old == nil {
+		return false, err
+	}
+	if c.event.Depth() < old.ev.Depth() {
+		return true, nil // it was taken back before it came
+	}
+	if row.membership != matrix.MemberLeave && row.membership != matrix.MemberBan {
+		return false, nil
+	}
+	s, err := p.state(cmp.Or(old.after, p.row.current))
+	if err != nil {
+		return false, err
+	}
+	slot, _ := c.event.Slot()
+	now, err := dag.Resolve(beside{p, c}, p.row.version, []dag.State{s.With(slot, old.ev.ID()), c.state.With(slot, c.event.ID())})
+	return err == nil && now[slot] != c.event.ID(), err
+}
+
+// beside is what the plan holds, with a snapshot that it has not taken.
+type beside struct {
+	*plan
+	c *checked
+}
+
+// Event is a dag.View's.
+func (b beside) Event(id matrix.EventID) (*matrix.Event, dag.Status, error) {
+	if ev, status, err := b.plan.Event(id); ev != nil || err != nil {
+		return ev, status, err
+	}
+	return b.c.good.Event(id)
 }
 
 // outliers plans a snapshot's events, without their states.

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"tarn/matrix"
 	"tarn/store"
@@ -212,6 +214,57 @@ func TestInviteTakenBack(t *testing.T) {
 	a.post(b)
 	if m, _ := b.Membership(b.user, room); m != matrix.MemberInvite {
 		t.Fatal(m)
+	}
+}
+
+// Who declines has declined what was written before, though it comes later: the room's rules say so everywhere, and a join on it
+// would count at the newcomer alone. What is written after it, by somebody who has not heard of it, counts.
+func TestInviteOvertakenByADecline(t *testing.T) {
+	for _, version := range []matrix.RoomVersion{"11", "12"} {
+		synctest.Test(t, func(t *testing.T) { declines(t, version) })
+	}
+}
+
+func declines(t *testing.T, version matrix.RoomVersion) {
+	a, b, room, first := invited(t, Create{Version: version})
+	second, err := a.Snapshot(room, a.member(room, a.user, b.user, matrix.MemberInvite)) // Alice again, before she hears
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.take(a, first)
+	time.Sleep(time.Second)
+	b.member(room, b.user, b.user, matrix.MemberLeave)
+	_, at := b.sync(b.user, 0)
+	b.take(a, second)
+	if m, _ := b.Membership(b.user, room); m != matrix.MemberLeave {
+		t.Fatalf("version %s: after an invite that the decline overtook Bob is in %q", version, m)
+	}
+	if cs, _ := b.sync(b.user, at); len(cs) != 0 {
+		t.Errorf("%+v", cs)
+	}
+	time.Sleep(time.Second)
+	a.mail(b)
+	third, err := a.Snapshot(room, a.member(room, a.user, b.user, matrix.MemberInvite)) // still without having heard
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.take(a, third)
+	if m, _ := b.Membership(b.user, room); m != matrix.MemberInvite {
+		t.Fatalf("version %s: after an invite that was written after the decline Bob is in %q", version, m)
+	}
+	j := b.member(room, b.user, b.user, matrix.MemberJoin)
+	for _, i := range b.mail(a) {
+		t.Log(i.Kind, string(i.Data))
+		b.hand(a, i)
+		m, _ := a.Membership(b.user, room)
+		t.Log(m, a.describe(room, j))
+	}
+	a.post(b)
+	a.say(room, "here you are")
+	a.post(b)
+	same(t, room, a, b)
+	if m, _ := a.Membership(b.user, room); m != matrix.MemberJoin {
+		t.Fatalf("version %s: for Alice Bob is in %q", version, m)
 	}
 }
 
