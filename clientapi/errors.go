@@ -85,6 +85,7 @@ var classes = []struct {
 	{room.ErrUnknownEvent, 404, matrix.ErrcodeNotFound, "there is no such event, or you may not see it"},
 	{room.ErrNoState, 404, matrix.ErrcodeNotFound, "the room has no such state"},
 	{room.ErrTooLarge, 413, matrix.ErrcodeTooLarge, "an event may have at most 65,536 bytes"},
+	{room.ErrLargeRoom, 413, matrix.ErrcodeTooLarge, "the room has too many members on too many servers for an invite to a server that is not in it yet"},
 	{room.ErrBadVersion, 400, matrix.ErrcodeUnsupportedRoomVersion, "this room version is not supported"},
 	{room.ErrBadEvent, 400, matrix.ErrcodeBadJSON, ""},
 	{room.ErrDuplicate, 400, matrix.ErrcodeDuplicateAnnotation, "you annotated this event so already"},

@@ -6,6 +6,8 @@ package dag_test
 
 import (
 	"errors"
+	"flag"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -22,11 +24,24 @@ func dice(t *rapid.T) dagtest.Dice {
 	return func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "dice") }
 }
 
+// checks is rapid.Check, 2,000 times in `make full`.
+func checks(t *testing.T, prop func(*rapid.T)) {
+	t.Helper()
+	if os.Getenv("TARN_FULL") != "" {
+		asked := flag.Lookup("rapid.checks").Value.String()
+		if err := flag.Set("rapid.checks", "2000"); err != nil {
+			t.Fatal(err)
+		}
+		defer flag.Set("rapid.checks", asked)
+	}
+	rapid.Check(t, prop)
+}
+
 var crowd = []dagtest.User{alice, bob, carol, dave, erin}
 
 func TestResolveDoesNotDependOnTheOrderOfStates(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v matrix.RoomVersion) {
-		rapid.Check(t, func(t *rapid.T) {
+		checks(t, func(t *rapid.T) {
 			rr, err := dagtest.Random(dice(t), v, crowd, rapid.IntRange(5, 60).Draw(t, "steps"))
 			if err != nil {
 				t.Fatal(err)
@@ -59,7 +74,7 @@ func TestResolveDoesNotDependOnTheOrderOfStates(t *testing.T) {
 
 func TestNodesConvergeWhateverOrderEventsComeIn(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v matrix.RoomVersion) {
-		rapid.Check(t, func(t *rapid.T) {
+		checks(t, func(t *rapid.T) {
 			rr, err := dagtest.Random(dice(t), v, crowd, rapid.IntRange(5, 60).Draw(t, "steps"))
 			if err != nil {
 				t.Fatal(err)

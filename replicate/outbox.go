@@ -461,7 +461,7 @@ func (e *Engine) entry(c *contact, it store.Item) (entry, error) {
 }
 
 func gone(err error) bool {
-	return errors.Is(err, room.ErrUnknownEvent) || errors.Is(err, room.ErrUnknownRoom)
+	return errors.Is(err, room.ErrUnknownEvent) || errors.Is(err, room.ErrUnknownRoom) || errors.Is(err, room.ErrLargeRoom)
 }
 
 // signers are the servers of an event's sender, and of who let it in by a restricted join; none if the bytes do not say.

@@ -124,7 +124,7 @@ func (i *answerItem) upTo(r *Rooms, txn store.Txn) seq {
 
 // isNo: the answer is no.
 func isNo(err error) bool {
-	for _, e := range []error{ErrUnknownRoom, ErrUnknownEvent, ErrForbidden, ErrNotMember, ErrBadEvent, ErrBadVersion, ErrTooLarge, ErrNoState} {
+	for _, e := range []error{ErrUnknownRoom, ErrUnknownEvent, ErrForbidden, ErrNotMember, ErrBadEvent, ErrBadVersion, ErrTooLarge, ErrLargeRoom, ErrNoState} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -227,7 +227,7 @@ func (w *world) meetAgain() {
 }
 
 func TestServersConvergeWhateverThePostDoes(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
+	checks(t, 25, func(rt *rapid.T) {
 		w := &world{t: rt, lossy: rapid.Bool().Draw(rt, "lossy")}
 		for i := range 3 {
 			w.players = append(w.players, play(rt, i+1))
@@ -325,7 +325,7 @@ func (p *player) judge(room matrix.RoomID) {
 // Others write beside the invite, on parents that the newcomer never gets: the newcomer must not be stuck, and must
 // come to the same room.
 func TestNewcomerConvergesWithWhatWasWrittenBesideTheInvite(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
+	checks(t, 25, func(rt *rapid.T) {
 		w := &world{t: rt}
 		for i := range 3 {
 			w.players = append(w.players, play(rt, i+1))

@@ -16,7 +16,7 @@ import (
 
 // SetMembership is invite, join, leave (also reject an invite), kick, ban, unban (leave for a banned target), by actor on target.
 // A join from an invite works alone and offline from the invite's snapshot. A join of who is joined gives the event
-// by which they are. Errors: ErrForbidden, ErrUnknownRoom, ErrNotMember (leaving what one is not in), ErrBadEvent.
+// by which they are. Errors: ErrForbidden, ErrLargeRoom (an invite), ErrUnknownRoom, ErrNotMember (leaving what one is not in), ErrBadEvent.
 func (r *Rooms) SetMembership(ctx context.Context, room matrix.RoomID, actor, target matrix.UserID, membership, reason string, direct bool) (matrix.EventID, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -42,6 +42,11 @@ func (r *Rooms) SetMembership(ctx context.Context, room matrix.RoomID, actor, ta
 			}
 		} else if !p.row.active {
 			return fmt.Errorf("%w: nobody here is in the room", ErrForbidden)
+		}
+		if membership == matrix.MemberInvite {
+			if err := p.fits(serverOf(target)); err != nil {
+				return err
+			}
 		}
 		content := r.memberContent(target, membership, reason, direct)
 		if actor == target && membership == matrix.MemberJoin {

@@ -40,4 +40,6 @@ var (
 	ErrNoState      = errors.New("room: no such state")
 	ErrAliasInUse   = errors.New("room: the alias is taken")
 	ErrBadSnapshot  = errors.New("room: snapshot is malformed or not allowed")
+	// ErrLargeRoom: the room's state is more than can be handed to another node in one piece.
+	ErrLargeRoom = errors.New("room: too large to be handed over")
 )

@@ -31,17 +31,19 @@ type Snapshot struct {
 	Certificates [][]byte         // of every server that signed one of them
 }
 
-// Limits of a snapshot. The whole must fit a bundle's record (4 MiB).
+// Limits of a snapshot.
 const (
 	historyEvents   = 50        // last events that go along
 	historyBytes    = 512 << 10 // bytes of them
 	maxSnapshot     = 20_000    // events
 	maxCertificates = 2_000
-	maxSnapshotSize = 8 << 20 // bytes of all events
+	maxSnapshotSize = 8 << 20 // bytes of all events; what is taken
+	maxHandedOver   = 4 << 20 // of a bundle's record, which holds all of it: what is given
+	largeRoom       = 500     // entries of the state of a room that is measured before somebody is invited
 	invitesFrom     = 100     // of one server's users for one of ours, in rooms that this node never was in
 )
 
-// Snapshot assembles one for the membership event. ErrUnknownRoom, ErrUnknownEvent.
+// Snapshot assembles one for the membership event. ErrUnknownRoom, ErrUnknownEvent, ErrLargeRoom.
 func (r *Rooms) Snapshot(room matrix.RoomID, event matrix.EventID) (*Snapshot, error) {
 	var out *Snapshot
 	err := r.read(room, func(q *reading) (err error) {
@@ -154,7 +156,7 @@ func (q *reading) leanedOn(ev *matrix.Event, state dag.State) (dag.State, error)
 	return out, nil
 }
 
-// fill puts events, parents first, and their certificates into s.
+// fill puts events, parents first, and their certificates into s. ErrLargeRoom.
 func (q *reading) fill(s *Snapshot, all map[matrix.EventID]*held) error {
 	sorted := make([]*matrix.Event, 0, len(all))
 	for _, e := range all {
@@ -171,18 +173,50 @@ func (q *reading) fill(s *Snapshot, all map[matrix.EventID]*held) error {
 					continue
 				}
 				have[name] = true
-				c, err := q.r.certificate(q.rd, matrix.ServerName(server), string(keyID))
+				// As it lies there: it was checked when it came, and checking a thousand again would take half a second.
+				raw, err := q.rd.Get(certificateKey(matrix.ServerName(server), string(keyID)))
 				if isNotFound(err) {
 					continue
 				}
 				if err != nil {
 					return err
 				}
-				s.Certificates = append(s.Certificates, c.Bytes())
+				s.Certificates = append(s.Certificates, slices.Clone(raw))
 			}
 		}
 	}
+	if len(s.Events) > maxSnapshot || len(s.Certificates) > maxCertificates || s.size() > maxHandedOver {
+		return ErrLargeRoom
+	}
 	return nil
+}
+
+// size is how many bytes a record of s takes at most (SPEC §6.3: each piece with its length).
+func (s *Snapshot) size() int {
+	n := len(s.Room) + len(s.Version) + len(s.Event) + 64
+	for _, ids := range [][]matrix.EventID{s.Heads, s.State} {
+		for _, id := range ids {
+			n += len(id) + 1
+		}
+	}
+	for _, raws := range [][][]byte{s.Events, s.Certificates} {
+		for _, raw := range raws {
+			n += len(raw) + 3
+		}
+	}
+	return n
+}
+
+// fits is nil if the room as it is could go with an invite to a server. ErrLargeRoom.
+func (p *plan) fits(server matrix.ServerName) error {
+	if p.r.server() == server || len(p.current) < largeRoom {
+		return nil
+	}
+	if in, err := p.serverIn(server); in || err != nil {
+		return err // it gets the event alone
+	}
+	_, err := p.snapshotNow(server)
+	return err
 }
 
 // byDepth sorts parents before children, the same everywhere.

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"tarn/bundle"
 	"tarn/matrix"
 	"tarn/store"
 )
@@ -433,5 +435,46 @@ func TestNewcomerIsHandedWhatWasSaidSinceTheInvite(t *testing.T) {
 		if got := bodies(only(t, cs).Timeline); !slices.Equal(got, want) {
 			t.Fatalf("%s: %q", vis, got)
 		}
+	}
+}
+
+// A room that is too large for an invite says so to who invites; nothing waits for ever in the outbox.
+func TestAnInviteToARoomThatIsTooLargeIsRefused(t *testing.T) {
+	a, b, c := play(t, 1), play(t, 2), play(t, 3)
+	a.meet(b)
+	room := a.create(Create{Invite: []matrix.UserID{b.user}, Public: true})
+	a.post(b)
+	b.member(room, b.user, b.user, matrix.MemberJoin)
+	b.post(a)
+	much := strings.Repeat("x", 9000)
+	for i := range largeRoom {
+		a.set(room, "org.example.much", fmt.Sprint(i), map[string]string{"text": much + fmt.Sprint(i)})
+		if i == 100 { // what is measured is what a record of it has
+			s, err := a.Snapshot(room, a.member(room, a.user, a.s.User("x").ID, matrix.MemberInvite))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := bundle.Snapshot{Room: s.Room, Version: s.Version, Event: s.Event, Heads: s.Heads, Events: s.Events, State: s.State, Certificates: s.Certificates}.Record()
+			if n := s.size(); err != nil || n < len(r.Data) || n > len(r.Data)+200 || maxHandedOver != bundle.MaxRecord {
+				t.Errorf("%d bytes are taken for %d (%v)", n, len(r.Data), err)
+			}
+		}
+	}
+	a.mail(b)
+	if _, err := a.SetMembership(context.Background(), room, a.user, c.user, matrix.MemberInvite, "", false); !errors.Is(err, ErrLargeRoom) {
+		t.Errorf("inviting: %v", err)
+	}
+	if items := a.mail(c); len(items) > 0 {
+		t.Errorf("%d items wait", len(items))
+	}
+	if m, err := a.Membership(c.user, room); err != nil || m != "" {
+		t.Errorf("the user is %q (%v)", m, err)
+	}
+	// Those whose server is in the room are invited as ever.
+	if _, err := a.SetMembership(context.Background(), room, a.user, b.at("other"), matrix.MemberInvite, "", false); err != nil {
+		t.Errorf("inviting to a server that is in the room: %v", err)
+	}
+	if got, ok := c.asks(a, Ask{ID: AskID{1}, Kind: AskJoin, Room: room, User: c.user}); !ok || got.Kind != AnswerNo {
+		t.Errorf("asking: %v %v", got.Kind, ok)
 	}
 }

@@ -36,6 +36,7 @@ type node struct {
 	kv      store.KV
 	stream  *store.Stream
 	engine  *replicate.Engine
+	rooms   *room.Rooms
 	api     http.Handler
 	user    matrix.UserID
 	token   string
@@ -88,6 +89,7 @@ func newNodeAt(t *testing.T, name string, seed byte, at func(*replicate.Config))
 			},
 		})
 		must(err)
+		n.rooms = rooms
 		kept, err := media.Open(files, n.kv, n.limits)
 		must(err)
 		cfg := replicate.Config{
