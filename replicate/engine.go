@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"tarn/crypto/onionid"
-	"tarn/dag"
 	"tarn/mailbox"
 	"tarn/matrix"
 	"tarn/room"
@@ -41,7 +40,7 @@ var (
 // concurrent use; what returns nil is durable.
 type Rooms interface {
 	RawFor(server matrix.ServerName, room matrix.RoomID, id matrix.EventID) ([]byte, error)
-	Status(room matrix.RoomID, id matrix.EventID) (dag.Status, error)
+	Lacks(room matrix.RoomID, id matrix.EventID) (bool, error)
 	Heads(room matrix.RoomID) ([]matrix.EventID, error)
 	Shared(server matrix.ServerName) ([]matrix.RoomID, error)
 	Snapshot(room matrix.RoomID, event matrix.EventID) (*room.Snapshot, error)

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"tarn/crypto/onionid"
-	"tarn/dag"
 	"tarn/matrix"
 	"tarn/room"
 	"tarn/store"
@@ -112,13 +111,11 @@ func (f *fakeRooms) RawFor(server matrix.ServerName, id matrix.RoomID, ev matrix
 	return raw, nil
 }
 
-func (f *fakeRooms) Status(id matrix.RoomID, ev matrix.EventID) (dag.Status, error) {
+func (f *fakeRooms) Lacks(id matrix.RoomID, ev matrix.EventID) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, ok := f.events[id][ev]; !ok {
-		return 0, room.ErrUnknownEvent
-	}
-	return dag.Accepted, nil
+	_, ok := f.events[id][ev]
+	return !ok, nil
 }
 
 func (f *fakeRooms) Heads(id matrix.RoomID) ([]matrix.EventID, error) {

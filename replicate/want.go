@@ -4,11 +4,11 @@ package replicate
 
 import (
 	"encoding/json"
-	"errors"
 	"slices"
 	"time"
 
 	"tarn/bundle"
+	"tarn/crypto/onionid"
 	"tarn/matrix"
 	"tarn/room"
 	"tarn/store"
@@ -57,17 +57,26 @@ func wantRow(c *contact, k wantKey) []byte {
 
 // noteIngested is what the fate of some events does to the list of those to ask for: what came goes, what they lack comes.
 func (e *Engine) noteIngested(c *contact, id matrix.RoomID, got room.Ingested) effect {
-	var came []wantKey
-	for _, ev := range got.Stored {
-		came = append(came, wantKey{id, ev})
-	}
-	var missing []wantKey
-	for r, ids := range got.Missing {
-		for _, ev := range ids {
-			missing = append(missing, wantKey{r, ev})
+	torn := map[matrix.EventID]bool{}
+	var missing []wanting
+	for _, t := range got.Torn {
+		torn[t.Event] = true
+		for _, s := range t.Ask {
+			missing = append(missing, wanting{s, wantKey{id, t.Event}})
 		}
 	}
-	eff := e.wanted(c, came, missing)
+	for r, ids := range got.Missing {
+		for _, ev := range ids {
+			missing = append(missing, wanting{c.name, wantKey{r, ev}})
+		}
+	}
+	var came []wantKey
+	for _, ev := range got.Stored {
+		if !torn[ev] {
+			came = append(came, wantKey{id, ev})
+		}
+	}
+	eff := e.wanted(came, missing)
 	apply := eff.apply
 	eff.apply = func() {
 		apply()
@@ -78,9 +87,19 @@ func (e *Engine) noteIngested(c *contact, id matrix.RoomID, got room.Ingested) e
 	return eff
 }
 
+// wanting is whom to ask for what.
+type wanting struct {
+	who onionid.Name
+	wantKey
+}
+
 // wanted adds and removes wants. An event that is wanted already is asked for at its own pace.
-func (e *Engine) wanted(c *contact, came, missing []wantKey) effect {
-	var fresh []*want
+func (e *Engine) wanted(came []wantKey, missing []wanting) effect {
+	type row struct {
+		c *contact
+		w *want
+	}
+	var fresh []row
 	return effect{
 		write: func(txn store.Txn) error {
 			fresh = nil
@@ -93,13 +112,16 @@ func (e *Engine) wanted(c *contact, came, missing []wantKey) effect {
 					}
 				}
 			}
-			for _, k := range missing {
-				if c.wants[k] != nil || len(c.wants)+len(fresh) >= maxWants || len(k.room) > 255 || len(k.event) > 255 {
+			seen, more := map[wanting]bool{}, map[*contact]int{}
+			for _, m := range missing {
+				c := e.contacts[m.who]
+				if c == nil || c.wants[m.wantKey] != nil || seen[m] || len(c.wants)+more[c] >= maxWants || len(m.room) > 255 || len(m.event) > 255 {
 					continue
 				}
-				w := &want{wantKey: k}
-				fresh = append(fresh, w)
-				if err := txn.Set(wantRow(c, k), w.marshal()); err != nil {
+				more[c]++
+				w := &want{wantKey: m.wantKey}
+				seen[m], fresh = true, append(fresh, row{c, w})
+				if err := txn.Set(wantRow(c, m.wantKey), w.marshal()); err != nil {
 					return err
 				}
 			}
@@ -111,10 +133,10 @@ func (e *Engine) wanted(c *contact, came, missing []wantKey) effect {
 					delete(o.wants, k)
 				}
 			}
-			for _, w := range fresh {
+			for _, r := range fresh {
 				// It may be in a box that is being fetched: wait a little.
-				w.due = time.Now().Add(e.jitter(e.profile.Load().Want))
-				c.wants[w.wantKey] = w
+				r.w.due = time.Now().Add(e.jitter(e.profile.Load().Want))
+				r.c.wants[r.w.wantKey] = r.w
 			}
 		},
 	}
@@ -139,7 +161,7 @@ func (e *Engine) wantRecords(c *contact, f *filling, now time.Time) (out []bundl
 		if w.due.After(now) {
 			continue
 		}
-		if _, err := e.rooms.Status(k.room, k.event); err == nil || w.tries >= askTries {
+		if lacks, err := e.rooms.Lacks(k.room, k.event); err == nil && !lacks || w.tries >= askTries {
 			over = append(over, k)
 			continue
 		}
@@ -150,7 +172,7 @@ func (e *Engine) wantRecords(c *contact, f *filling, now time.Time) (out []bundl
 		f.asked = append(f.asked, w)
 	}
 	if len(over) > 0 {
-		eff := e.wanted(c, over, nil)
+		eff := e.wanted(over, nil)
 		if err := e.kv.Update(eff.write); err == nil {
 			eff.apply()
 		}
@@ -303,7 +325,7 @@ func (e *Engine) compareHeads(c *contact, data []byte) (effect, error) {
 	}
 	got := room.Ingested{Missing: map[matrix.RoomID][]matrix.EventID{}, Shown: heads}
 	for _, ev := range heads {
-		if _, err := e.rooms.Status(id, ev); errors.Is(err, room.ErrUnknownEvent) {
+		if lacks, err := e.rooms.Lacks(id, ev); err == nil && lacks {
 			got.Missing[id] = append(got.Missing[id], ev)
 		}
 	}

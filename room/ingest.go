@@ -19,8 +19,19 @@ type Ingested struct {
 	Missing map[matrix.RoomID][]matrix.EventID // to be asked for: parents and auth events not held
 	Unknown []matrix.ServerName                // servers whose certificate is not known: their events were dropped, to be asked for again with it
 	Bad     int                                // refused: malformed, wrong signature, sender's server has no business in the room
+	Torn    []Torn                             // what is stored without its content for now
 	Shown   []matrix.EventID                   // what the contact has shown to have: what it delivered, and the parents of that
 }
+
+// Torn is an event that came with its content cut out, though users here may read it: who gave it did not have it whole either, or
+// could not know that they may.
+type Torn struct {
+	Event matrix.EventID
+	Ask   []matrix.ServerName // contacts in the room beside the giver: the author's first
+}
+
+// maxTellers is how many contacts are asked for the whole form of one event.
+const maxTellers = 3
 
 // Bounds of one Ingest.
 const (
@@ -250,10 +261,40 @@ func (in *ingest) offer(p *plan, h hash, c *candidate) (ok bool, err error) {
 		in.out.Bad++
 		return false, nil
 	}
-	got.spoilt = c.spoilt
+	if got.spoilt = c.spoilt; got.spoilt {
+		if err := in.torn(p, got, c.from); err != nil {
+			return false, err
+		}
+	}
 	in.work = append(in.work, in.waits[h]...)
 	delete(in.waits, h)
 	return got.status != dag.Rejected, in.unpark(p, h)
+}
+
+// torn notes that an event is to be asked for again.
+func (in *ingest) torn(p *plan, e *held, from matrix.ServerName) error {
+	if torn, err := p.torn(e); !torn || err != nil {
+		return err
+	}
+	t, err := p.tallyOf()
+	if err != nil {
+		return err
+	}
+	ask := slices.DeleteFunc(slices.Clone(in.r.contacts(t.remotes)), func(s matrix.ServerName) bool { return s == from })
+	author := e.ev.Server()
+	slices.SortStableFunc(ask, func(a, b matrix.ServerName) int {
+		if a == author {
+			return -1
+		}
+		if b == author {
+			return 1
+		}
+		return 0
+	})
+	if len(ask) > 0 {
+		in.out.Torn = append(in.out.Torn, Torn{e.ev.ID(), ask[:min(len(ask), maxTellers)]})
+	}
+	return nil
 }
 
 // await notes what a candidate waits for. What is held as an outlier only, and is not rooted, is tried itself.

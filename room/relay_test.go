@@ -348,6 +348,45 @@ func TestWhatWasPassedOnRedactedIsPassedOnWholeLater(t *testing.T) {
 	}
 }
 
+// Who came by an event without its content, for the giver did not know better, asks the others for it: of what users here may read.
+func TestTornEventIsAskedForElsewhere(t *testing.T) {
+	w := linked(t, [][]bool{{false, true, true}, {true, false, true}, {true, true, false}}, matrix.DefaultVersion)
+	a, b, c := w.players[0], w.players[1], w.players[2]
+	early := a.say(w.room, "before all")
+	w.tellAll()
+	w.flow()
+	id := a.say(w.room, "the words")
+	raw, err := a.Raw(w.room, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := a.Version(w.room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ev, err := matrix.Parse(v, raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lacks := func(id matrix.EventID, want bool) {
+		t.Helper()
+		if got, err := c.Lacks(w.room, id); err != nil || got != want {
+			t.Fatalf("lacks %v, %v", got, err)
+		}
+	}
+	lacks(id, true)
+	in := c.ingest(b, w.room, ev.Redact().Raw())
+	if len(in.Stored) != 1 || len(in.Torn) != 1 || in.Torn[0].Event != id || !slices.Equal(in.Torn[0].Ask, []matrix.ServerName{a.s.Server}) {
+		t.Fatalf("%+v", in)
+	}
+	lacks(id, true)
+	if in = c.ingest(a, w.room, raw); len(in.Torn) != 0 {
+		t.Fatalf("%+v", in)
+	}
+	lacks(id, false)
+	lacks(early, false)
+}
+
 // A liar shows two branches to two servers that both hear from it: they are joined by the summaries of honest ones.
 func TestTwoBranchesShownToTwoServers(t *testing.T) {
 	w := linked(t, [][]bool{{false, true, true}, {true, false, true}, {true, true, false}}, matrix.DefaultVersion)

@@ -265,6 +265,19 @@ func (r *Rooms) Servers(room matrix.RoomID) ([]matrix.ServerName, error) {
 	return append([]matrix.ServerName(nil), t.remotes...), nil
 }
 
+// Lacks tells whether the node lacks an event: it does not hold it, or without its content, which users here may read.
+func (r *Rooms) Lacks(room matrix.RoomID, id matrix.EventID) (lacks bool, err error) {
+	err = r.read(room, func(q *reading) error {
+		e, err := q.byID(id)
+		if lacks = e == nil; lacks || err != nil {
+			return err
+		}
+		lacks, err = q.torn(e)
+		return err
+	})
+	return lacks, err
+}
+
 // Status of an event here, for tests and doctors. ErrUnknownEvent.
 func (r *Rooms) Status(room matrix.RoomID, id matrix.EventID) (dag.Status, error) {
 	var s dag.Status

@@ -165,6 +165,14 @@ func (r *Rooms) MayHave(server matrix.ServerName, room matrix.RoomID, id matrix.
 	return may, err
 }
 
+// torn tells whether an event is held without its content, though users here may read it, and nobody redacted it.
+func (q *reading) torn(e *held) (bool, error) {
+	if !e.spoilt || e.redacted || e.outlier || !e.shown || !q.row.active {
+		return false, nil
+	}
+	return q.mayHave(q.r.server(), e)
+}
+
 func (q *reading) mayHave(server matrix.ServerName, e *held) (bool, error) {
 	s, err := q.state(e.before)
 	if err != nil {
@@ -202,6 +210,9 @@ func orEmpty(s *string) *string {
 
 // serverIn says whether a server has joined members now.
 func (q *reading) serverIn(server matrix.ServerName) (bool, error) {
+	if server == q.r.server() {
+		return q.row.active, nil
+	}
 	_, err := q.rd.Get(serverKey(server, q.n))
 	if isNotFound(err) {
 		return false, nil

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"tarn/crypto/onionid"
-	"tarn/dag"
 	"tarn/matrix"
 	"tarn/room"
 	"tarn/store"
@@ -95,11 +94,9 @@ func (r *rooms) RawFor(_ matrix.ServerName, _ matrix.RoomID, id matrix.EventID) 
 	return nil, room.ErrUnknownEvent
 }
 
-func (r *rooms) Status(_ matrix.RoomID, id matrix.EventID) (dag.Status, error) {
-	if _, err := r.RawFor("", "", id); err != nil {
-		return 0, err
-	}
-	return dag.Accepted, nil
+func (r *rooms) Lacks(_ matrix.RoomID, id matrix.EventID) (bool, error) {
+	_, err := r.RawFor("", "", id)
+	return err != nil, nil
 }
 
 // Heads is the newest event.
