@@ -68,6 +68,7 @@ const (
 	TypeMediaWanted Type = 18 // a file asked for: MediaWanted
 	TypeMedia       Type = 19 // what a file is: Media
 	TypeMediaPart   Type = 20 // bytes of a file: MediaBytes
+	TypeSigns       Type = 23 // who is there and types: Signs
 )
 
 // Record is one typed piece, of at most MaxRecord bytes.

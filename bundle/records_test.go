@@ -47,6 +47,7 @@ var parsers = map[Type]func([]byte) (coder, error){
 	TypeMediaWanted: parse(ParseMediaWanted),
 	TypeMedia:       parse(ParseMedia),
 	TypeMediaPart:   parse(ParseMediaBytes),
+	TypeSigns:       parse(ParseSigns),
 }
 
 // Two store addresses of real keys (rend-spec-v3's examples).
@@ -97,7 +98,7 @@ func drawKeys(t *rapid.T, top int) (keys []NamedKey) {
 
 func drawRecord(t *rapid.T) coder {
 	room, version := matrix.RoomID(drawID(t, "!")), matrix.RoomVersion(rapid.StringMatching(`[a-z0-9.-]{0,32}`).Draw(t, "version"))
-	switch rapid.IntRange(1, 17).Draw(t, "type") {
+	switch rapid.IntRange(1, 18).Draw(t, "type") {
 	case 1:
 		return Events{Room: room, Version: version, Raw: drawRaws(t, maxEvent)}
 	case 2:
@@ -171,6 +172,15 @@ func drawRecord(t *rapid.T) coder {
 		return m
 	case 16:
 		return MediaBytes{MediaName: drawMedia(t), Part: rapid.Uint64Range(0, maxMediaParts).Draw(t, "part"), Bytes: stuff(t, rapid.IntRange(1, MediaPart).Draw(t, "size"), "bytes")}
+	case 17:
+		s := Signs{Serial: drawSerial(t), Good: drawTime(t)}
+		for range rapid.IntRange(0, 5).Draw(t, "users") {
+			s.Present = append(s.Present, Present{matrix.UserID(drawID(t, "@")), State(rapid.IntRange(1, 3).Draw(t, "state")), drawTime(t), rapid.StringMatching(`[ -~é漢]{0,99}`).Draw(t, "status")})
+		}
+		for range rapid.IntRange(0, 5).Draw(t, "typists") {
+			s.Typing = append(s.Typing, Typist{matrix.RoomID(drawID(t, "!")), matrix.UserID(drawID(t, "@")), drawTime(t)})
+		}
+		return s
 	default:
 		c := Contact{Serial: rapid.Uint64Range(0, 1<<63-1).Draw(t, "serial"), Name: rapid.StringMatching(`[ -~é]{0,80}`).Draw(t, "name"), Profile: "balanced"}
 		for range rapid.IntRange(0, 3).Draw(t, "stores") {
@@ -178,6 +188,10 @@ func drawRecord(t *rapid.T) coder {
 		}
 		return c
 	}
+}
+
+func drawTime(t *rapid.T) time.Time {
+	return time.UnixMilli(rapid.Int64Range(0, maxMillis).Draw(t, "time"))
 }
 
 func drawMedia(t *rapid.T) MediaName {
@@ -237,6 +251,7 @@ func samples(tb testing.TB) (out []Record) {
 		KeysWanted{User: "@a:b", Device: "D", Batch: 300, Fallback: "signed_curve25519:F"},
 		Message{Number: 300, Previous: 299, Sender: "@a:b", User: "@c:d", Device: "*", Type: "m.room.encrypted", Content: s.bytes(900)},
 		Sources{Serial: 300, Servers: []onionid.Name{mustAddress(tb, storeAddresses[0]).Onion}},
+		Signs{Serial: 300, Good: time.UnixMilli(1764000000000), Present: []Present{{"@a:b", Unavailable, time.UnixMilli(1763999999000), "at lunch"}}, Typing: []Typist{{"!r", "@a:b", time.UnixMilli(1764000000000)}}},
 		Ask{ID: [16]byte(s.bytes(16)), Kind: AskJoin, Room: "!r", User: "@a:b"},
 		Ask{ID: [16]byte(s.bytes(16)), Kind: AskSend, Room: "!r", Event: s.message()},
 		Ask{ID: [16]byte(s.bytes(16)), Kind: AskAlias, Text: "#grüße:b"},
@@ -299,6 +314,12 @@ func TestCountsAreCheckedBeforeMemoryIsTaken(t *testing.T) {
 		"sources, more than bytes":    {TypeSources, append(number([]byte{1}, 100), make([]byte, 32*99)...), ErrMalformed},
 		"sources, one twice":          {TypeSources, append(number([]byte{1}, 2), bytes.Repeat(ed25519.NewKeyFromSeed(make([]byte, 32))[32:], 2)...), ErrMalformed},
 		"sources, no key":             {TypeSources, append(number([]byte{1}, 1), bytes.Repeat([]byte{0xff}, 32)...), ErrMalformed},
+		"signs, 65 users":             {TypeSigns, append(number([]byte{1, 0}, MaxPresent+1), make([]byte, 6*(MaxPresent+1))...), ErrTooLarge},
+		"signs, 65 typists":           {TypeSigns, append(number([]byte{1, 0, 0}, MaxTypists+1), make([]byte, 7*(MaxTypists+1))...), ErrTooLarge},
+		"signs, more than bytes":      {TypeSigns, append(number([]byte{1, 0}, 60), make([]byte, 6*59)...), ErrMalformed},
+		"signs, state 0":              {TypeSigns, append(appendBytes([]byte{1, 0, 1}, "@a"), 0, 0, 0, 0), ErrMalformed},
+		"signs, state 4":              {TypeSigns, append(appendBytes([]byte{1, 0, 1}, "@a"), 4, 0, 0, 0), ErrMalformed},
+		"signs, long status":          {TypeSigns, append(appendBytes(append(appendBytes([]byte{1, 0, 1}, "@a"), 1, 0), strings.Repeat("x", maxStatus+1)), 0), ErrTooLarge},
 		"sources, serial 0":           {TypeSources, []byte{0, 0}, ErrMalformed},
 		"stores, 17":                  {TypeContact, number([]byte{1}, MaxStores+1), ErrTooLarge},
 		"room id of 256 bytes":        {TypeWant, append(appendBytes([]byte(nil), "!"+strings.Repeat("x", 255)), 0), ErrTooLarge},
@@ -379,6 +400,7 @@ func TestWhatADecoderRefusesIsNotEncoded(t *testing.T) {
 		"private receipt":     {Receipts{Room: "!r", Receipts: []Receipt{{User: "@a:b", Event: "$e", Type: "m.read.private"}}}, ErrMalformed},
 		"receipt before 1970": {Receipts{Room: "!r", Receipts: []Receipt{{User: "@a:b", Event: "$e", Type: "m.read", Time: time.UnixMilli(-1)}}}, ErrTooLarge},
 		"no user":             {Receipts{Room: "!r", Receipts: []Receipt{{Event: "$e", Type: "m.read", Time: time.UnixMilli(1)}}}, ErrMalformed},
+		"state of a user":     {Signs{Serial: 1, Good: time.UnixMilli(1), Present: []Present{{"@a:b", 0, time.UnixMilli(1), ""}}}, ErrMalformed},
 		"no store":            {Contact{Stores: make([]mailbox.Address, 1)}, ErrMalformed},
 		"too many stores":     {Contact{Stores: slicesOf(17, mustAddress(t, storeAddresses[0]))}, ErrTooLarge},
 		"witness of no store": {Witness{}, ErrMalformed},
@@ -432,6 +454,7 @@ func FuzzParseWitness(f *testing.F)     { fuzzRecord(f, TypeWitness) }
 func FuzzParseTestimony(f *testing.F)   { fuzzRecord(f, TypeTestimony) }
 func FuzzParseDevices(f *testing.F)     { fuzzRecord(f, TypeDevices) }
 func FuzzParseOneTimeKeys(f *testing.F) { fuzzRecord(f, TypeOneTimeKeys) }
+func FuzzParseSigns(f *testing.F)       { fuzzRecord(f, TypeSigns) }
 func FuzzParseSources(f *testing.F)     { fuzzRecord(f, TypeSources) }
 func FuzzParseKeysWanted(f *testing.F)  { fuzzRecord(f, TypeKeysWanted) }
 func FuzzParseMessage(f *testing.F)     { fuzzRecord(f, TypeMessage) }

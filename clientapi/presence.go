@@ -5,14 +5,15 @@ package clientapi
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tarn/matrix"
 	"tarn/store"
 )
 
-// Presence is in memory and of this node's users only: to other nodes it would be a clock of when somebody sits at a screen. A user is
-// online while a client of theirs syncs, and absentAfter longer.
+// Presence is in memory. To other nodes it is a clock of when somebody sits at a screen, so it goes to those alone that the operator says, and comes from those
+// whose operator did (signs.go). A user is online while a client of theirs syncs, and absentAfter longer.
 //
 // Whoever syncs subscribes (watch): a change goes to those of the user's neighbours who do, and a /sync reads what came for it. So
 // a change costs what the user's own rooms are large, and a /sync what is new, however many people the node has. Of a crowd each is
@@ -45,7 +46,9 @@ type presence struct {
 	mu      sync.Mutex // also held while neighbours are woken, so that they find what they were woken for
 	users   map[matrix.UserID]*present
 	watches map[matrix.UserID]*watch
-	last    store.Pos              // of the last change that was told
+	last    store.Pos     // of the last change that was told
+	turn    atomic.Uint64 // grows with what other nodes could be told
+	others  map[matrix.ServerName]*visitors
 	fresh   map[matrix.UserID]bool // whose changes were not told yet
 	telling bool                   // somebody tells, or will
 }
@@ -135,6 +138,9 @@ func (a *API) changePresence(user matrix.UserID, change func(*present)) bool {
 	if p.state == state && p.status == status {
 		return false
 	}
+	if a.local(user) {
+		x.turn.Add(1)
+	}
 	if x.fresh == nil {
 		x.fresh = map[matrix.UserID]bool{}
 	}
@@ -159,7 +165,7 @@ func (a *API) tellPresence() {
 		near := map[matrix.UserID][]matrix.UserID{}
 		for u := range fresh {
 			var err error
-			if near[u], err = a.rooms.Neighbours(u); err != nil {
+			if near[u], err = a.near(u); err != nil {
 				a.warn("could not tell others who is online", err)
 			}
 		}
@@ -196,7 +202,9 @@ func (a *API) wakeNear(near map[matrix.UserID][]matrix.UserID) (woke int) {
 	}
 	x.last = a.stream.Notify(topics...)
 	for u := range near {
-		x.users[u].at = x.last
+		if p := x.users[u]; p != nil { // of another node's users some are forgotten
+			p.at = x.last
+		}
 	}
 	for v, all := range news {
 		for _, u := range all {
@@ -282,6 +290,11 @@ func (a *API) addPresence(c *call, q syncQuery, upTo store.Pos, ignored map[matr
 		if near, err = a.rooms.Neighbours(c.who.User); err != nil {
 			return err
 		}
+		others, err := a.othersNear(c.who.User)
+		if err != nil {
+			return err
+		}
+		near = append(near, others...)
 	}
 	a.presence.mu.Lock()
 	defer a.presence.mu.Unlock()

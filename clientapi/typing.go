@@ -10,7 +10,7 @@ const (
 	maxTyping     = 2 * time.Minute
 )
 
-// typing: PUT /rooms/{roomId}/typing/{userId}. Local: it does not cross to other nodes (it is a clock).
+// typing: PUT /rooms/{roomId}/typing/{userId}. To other nodes it is a clock: it goes to those alone that the operator says (signs.go).
 func (a *API) typing(c *call) (any, error) {
 	r, err := c.room()
 	if err != nil {

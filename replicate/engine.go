@@ -77,6 +77,7 @@ type Config struct {
 	Rooms    Rooms
 	Accounts Accounts // nil: no keys and no to-device messages cross
 	Files    Files    // nil: no files cross
+	Signs    Signs    // nil: nobody is told who is here
 	Identity Identity
 	Stores   []mailbox.Address             // own mailboxes, where contacts drop boxes for us: at most 8
 	Dial     func(mailbox.Address) Mailbox // makes a client for a store; it connects only when called
@@ -96,6 +97,7 @@ type Engine struct {
 	rooms    Rooms
 	accounts Accounts
 	files    Files
+	signs    Signs
 	self     Identity
 	log      *slog.Logger
 	dial     func(mailbox.Address) Mailbox
@@ -149,6 +151,7 @@ type Engine struct {
 	walletDay  uint32                      // on which old tokens were last forgotten; guarded by mu
 	passRng    *rand.Rand                  // for the times of their draws alone; guarded by mu
 	peering    uint64                      // grows with each setPeers
+	signing    uint64                      // grows with each SetSigns
 	passes     map[mailbox.Address]*passes // session tokens of our couriers; guarded by mu
 	erased     time.Time                   // when the wallet was thrown away: what is given again of days up to that one's may have been shown; guarded by mu
 }
@@ -208,7 +211,7 @@ func New(c Config) (*Engine, error) {
 	content := sha256.Sum256(append([]byte("tarn/1 content choices"), c.Seed[:]...))
 	draws := sha256.Sum256(append([]byte("tarn/1 session token times"), c.Seed[:]...))
 	e := &Engine{
-		kv: c.KV, rooms: c.Rooms, accounts: c.Accounts, files: c.Files, self: c.Identity, log: c.Log, dial: c.Dial,
+		kv: c.KV, rooms: c.Rooms, accounts: c.Accounts, files: c.Files, signs: c.Signs, self: c.Identity, log: c.Log, dial: c.Dial,
 		clock: rand.New(rand.NewChaCha8(c.Seed)), rng: rand.New(rand.NewChaCha8(content)),
 		wake: make(chan struct{}, 1), keyWake: make(chan struct{}, 1), maxWaiting: maxWaiting,
 		depots:   map[mailbox.Address]*depot{},
@@ -245,6 +248,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	work.Go(func() { e.workWallet(ctx) })
 	work.Go(func() { e.workKeys(ctx) })
 	work.Go(func() { e.workSources(ctx) })
+	work.Go(func() { e.workSigns(ctx) })
 	work.Go(func() { e.workSessions(ctx) })
 	work.Go(func() { e.tendQuestions(ctx) })
 	e.mu.Lock()

@@ -433,7 +433,7 @@ func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plain
 	for _, h := range given {
 		delete(e.expected, h)
 	}
-	if (len(fragments)+len(given) > 0 || head.KEM != nil) && c.ackDue.IsZero() {
+	if (!signsAlone(fragments) || len(given) > 0 || head.KEM != nil) && c.ackDue.IsZero() {
 		c.ackDue = now.Add(e.exp(e.profile.Load().AckDelay))
 	}
 	return nil

@@ -323,6 +323,8 @@ func (e *Engine) take(ctx context.Context, c *contact, row inboxRow) (effect, er
 		return e.takeTokens(c, data)
 	case typeHello:
 		return e.takeHello(c, data)
+	case bundle.TypeSigns:
+		return effect{}, e.takeSigns(c, data)
 	}
 	if e.files != nil {
 		switch row.kind {

@@ -14,6 +14,7 @@ import (
 	"tarn/bundle"
 	"tarn/crypto/ratchet"
 	"tarn/mailbox"
+	"tarn/room"
 	"tarn/store"
 )
 
@@ -29,7 +30,8 @@ type box struct {
 	id        mailbox.BoxID
 	created   time.Time
 	sealed    time.Time // under this index
-	eliciting bool      // it holds more than an acknowledgement
+	eliciting bool      // it holds more than an acknowledgement, or signs of life
+	once      bool      // it holds signs of life alone: it is written once, and whether it arrives is no matter (signs.go)
 	carried   []uint64  // outbox items, one entry for each fragment or whole item in it
 	place     [32]byte  // the ratchet slot's: which of the contact's stores it goes to
 
@@ -51,6 +53,7 @@ func (b *box) marshal() []byte {
 	w.time(b.created)
 	w.time(b.sealed)
 	w.flag(b.eliciting)
+	w.flag(b.once)
 	w.uvarint(uint64(len(b.carried)))
 	for _, s := range b.carried {
 		w.uvarint(s)
@@ -64,7 +67,7 @@ func parseBox(v []byte) (*box, error) {
 	b := &box{}
 	copy(b.id[:], r.raw(mailbox.IDSize))
 	b.place = r.key32()
-	b.created, b.sealed, b.eliciting = r.time(), r.time(), r.flag()
+	b.created, b.sealed, b.eliciting, b.once = r.time(), r.time(), r.flag(), r.flag()
 	n := r.uvarint()
 	if n > bundle.MaxFragments {
 		r.bad = true
@@ -109,7 +112,7 @@ func (e *Engine) commitBox(c *contact, plaintext []byte, f *filling, now time.Ti
 	if len(sealed) != mailbox.BoxSize {
 		return nil, nil, fmt.Errorf("replicate: a sealed bundle of %d bytes", len(sealed))
 	}
-	bx := &box{boxAt: boxAt{slot.Epoch, slot.Index}, id: slot.ID, place: slot.Place(), created: now, sealed: now, eliciting: f.eliciting, carried: append([]uint64(nil), f.whole...)}
+	bx := &box{boxAt: boxAt{slot.Epoch, slot.Index}, id: slot.ID, place: slot.Place(), created: now, sealed: now, eliciting: f.eliciting, once: f.once, carried: append([]uint64(nil), f.whole...)}
 	for _, p := range f.pieces {
 		bx.carried = append(bx.carried, p.seq)
 	}
@@ -144,6 +147,9 @@ func (e *Engine) commitBox(c *contact, plaintext []byte, f *filling, now time.Ti
 	}
 	if f.sources != nil {
 		c.relay.told = *f.sources
+	}
+	if f.signs != nil {
+		c.signs.told = *f.signs
 	}
 	e.noteFiles(f)
 	return bx, (*[mailbox.BoxSize]byte)(sealed), nil
@@ -210,6 +216,10 @@ func (e *Engine) putJob(c *contact, bx *box, sealed *[mailbox.BoxSize]byte, w *w
 			now := time.Now()
 			bx.busy = false
 			switch {
+			case bx.once:
+				if err != nil {
+					c.signs.told = room.Signs{} // again, in another box
+				}
 			case err == nil:
 				bx.attempts++
 				bx.failures = 0
@@ -261,7 +271,7 @@ func (e *Engine) jitter(d time.Duration) time.Duration {
 func (c *contact) dueBox(w *where, now time.Time) *box {
 	var best *box
 	for _, b := range c.boxes {
-		if b.busy || b.due.After(now) || best != nil && best.before(b.boxAt) ||
+		if b.busy || b.once || b.due.After(now) || best != nil && best.before(b.boxAt) ||
 			b.failures%4 > 0 && b.via != nil && b.via == w.guard && w.others {
 			continue
 		}
@@ -356,13 +366,22 @@ func (e *Engine) applyAcks(c *contact, h bundle.Head) error {
 
 func (e *Engine) applyAck(c *contact, a bundle.Ack) error {
 	var acked []*box
+	var last boxAt
 	present := a.Epoch == c.pair.Epoch()
 	for at, b := range c.boxes {
 		if at.epoch == a.Epoch && a.Has(at.index) {
 			acked = append(acked, b)
+			if last.before(at) {
+				last = at
+			}
 			if present {
 				c.highAcked = max(c.highAcked, at.index+1)
 			}
+		}
+	}
+	for at, b := range c.boxes {
+		if b.once && at.before(last) && !(at.epoch == a.Epoch && a.Has(at.index)) {
+			acked = append(acked, b) // it was overtaken, or lost: the floor says so
 		}
 	}
 	for len(acked) > 0 {

@@ -108,8 +108,13 @@ func (e *Engine) chooseSmall(w *where, now time.Time) (job, bool) {
 			}
 		}
 		if !c.ackDue.IsZero() && now.After(c.ackDue) {
-			return e.seal(c, e.blank(c, now).begin(), w, now)
+			f := e.blank(c, now).begin()
+			e.addSigns(c, f, now)
+			return e.seal(c, f, w, now)
 		}
+	}
+	if j, ok := e.putSigns(reachable, w, now); ok {
+		return j, true
 	}
 	return e.leaveTokens(w, false, now)
 }
@@ -157,6 +162,7 @@ func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
 	if next && !fresh && c.gaveUp(now) && c.roomForBox(maxAhead) {
 		f := e.blank(c, now).begin()
 		f.eliciting = true
+		e.addSigns(c, f, now)
 		return e.seal(c, f, w, now)
 	}
 	if due != nil && (!fresh || e.rng.IntN(rewriteShare) == 0) {
@@ -204,6 +210,7 @@ type filling struct {
 	pair      ratchet.Pair // the streams with the step that head has
 	packer    *bundle.Packer
 	eliciting bool     // the peer will acknowledge it
+	once      bool     // it will not, and need not
 	whole     []uint64 // items that are whole in this box
 	pieces    []fragmentKey
 	dropped   []uint64 // items that can never be sent
@@ -215,6 +222,7 @@ type filling struct {
 	sources   *toldSources // what c is told of whose events we get from themselves
 	questions []media.Ask
 	files     []gave
+	signs     *room.Signs // what c is told of who is here
 }
 
 // begin makes the packer of a box that holds little.
@@ -275,6 +283,7 @@ func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
 					f.whole = append(f.whole, en.seq)
 					f.turns[en.class] = en.lane
 				}
+				e.addSigns(c, f, now)
 				e.addParts(c, f, now)
 				return f, nil
 			}
@@ -291,6 +300,7 @@ func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
 	}
 	f.packer = bundle.NewPacker(f.head)
 	addAll(f.packer, prefix)
+	e.addSigns(c, f, now)
 	e.addParts(c, f, now)
 	return f, nil
 }

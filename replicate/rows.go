@@ -52,6 +52,7 @@ const (
 
 	tableSources     = store.TableRelay + 0x0 // peer → serial, record: what the contact said last of whose events it gets from themselves
 	tableToldSources = store.TableRelay + 0x1 // peer → toldSources: what it was told of that
+	tableSigns       = store.TableRelay + 0x8 // peer → nothing: it is told who is here and who types
 )
 
 // rowVersion is the first byte of every row here that is not another package's state.

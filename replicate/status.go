@@ -46,6 +46,8 @@ type ContactStatus struct {
 	ExpectedDelay time.Duration
 	// Files is what is on its way between the two nodes.
 	Files media.Transfers
+	// Signs: it is told who is here and who types.
+	Signs bool
 	// Number is six digits that both people see and may compare; "" until the other node's first word came.
 	Number string
 }
@@ -106,7 +108,7 @@ func (e *Engine) Contacts() ([]ContactStatus, error) {
 	var out []ContactStatus
 	for _, c := range e.contacts {
 		s := ContactStatus{Name: c.name, State: Active, Created: c.created, LastHeard: c.lastHeard, Waiting: waiting[string(c.name)],
-			Unacked: len(c.boxes), ExpectedDelay: e.expectedDelay(c), Number: c.number}
+			Unacked: len(c.boxes), ExpectedDelay: e.expectedDelay(c), Signs: c.signs.on, Number: c.number}
 		if e.files != nil {
 			s.Files = e.files.Transfers(c.name)
 		}

@@ -306,6 +306,7 @@ func (e *Engine) putHeads(c *contact, w *where, now time.Time) (job, bool) {
 	if !f.eliciting {
 		return job{}, false
 	}
+	e.addSigns(c, f, now)
 	return e.seal(c, f, w, now)
 }
 

@@ -3,21 +3,24 @@
 package room
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tarn/matrix"
 	"tarn/store"
 )
 
-// typing is who types where: in memory, local to the node (between nodes it would be a clock).
+// typing is who types where: in memory. To other nodes it is a clock, so it goes only to those that the operator says (signs.go).
 type typing struct {
 	r     *Rooms
-	mu    sync.Mutex // also held while waiters are woken, so that they find what they were woken for
+	turn  atomic.Uint64 // grows with what other nodes could be told
+	mu    sync.Mutex    // also held while waiters are woken, so that they find what they were woken for
 	rooms map[matrix.RoomID]*typists
 }
 
@@ -27,12 +30,16 @@ type typists struct {
 }
 
 // stint is one SetTyping, until it is renewed or over.
-type stint struct{ timer *time.Timer }
+type stint struct {
+	timer  *time.Timer
+	until  time.Time
+	topics []string // whom its end wakes
+}
 
 // maxTyping bounds how long one SetTyping lasts.
 const maxTyping = 2 * time.Minute
 
-// SetTyping; local to the node. timeout 0 means 30 s; at most 2 minutes. ErrUnknownRoom, ErrNotMember.
+// SetTyping says that a local user types, or does no more. timeout 0 means 30 s; at most 2 minutes. ErrUnknownRoom, ErrNotMember.
 func (r *Rooms) SetTyping(user matrix.UserID, room matrix.RoomID, typing bool, timeout time.Duration) error {
 	locals, err := r.audience(user, room)
 	if err != nil {
@@ -81,13 +88,16 @@ func (t *typing) set(room matrix.RoomID, user matrix.UserID, on bool, timeout ti
 	if old != nil {
 		old.timer.Stop()
 	}
+	if t.r.local(user) && (on || old != nil) {
+		t.turn.Add(1)
+	}
 	if !on {
 		if old == nil {
 			return
 		}
 		delete(x.users, user)
 	} else {
-		now := &stint{}
+		now := &stint{until: time.Now().Add(timeout), topics: topics}
 		now.timer = time.AfterFunc(timeout, func() { t.expire(room, user, now, topics) })
 		x.users[user] = now
 		if old != nil {
@@ -104,7 +114,39 @@ func (t *typing) expire(room matrix.RoomID, user matrix.UserID, over *stint, top
 	if x := t.rooms[room]; x != nil && x.users[user] == over {
 		delete(x.users, user)
 		x.at = t.r.stream.Notify(topics...)
+		if t.r.local(user) {
+			t.turn.Add(1)
+		}
 	}
+}
+
+// stop ends a stint early, if there is one.
+func (t *typing) stop(room matrix.RoomID, user matrix.UserID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	x := t.rooms[room]
+	if x == nil || x.users[user] == nil {
+		return
+	}
+	x.users[user].timer.Stop()
+	topics := x.users[user].topics
+	delete(x.users, user)
+	x.at = t.r.stream.Notify(topics...)
+}
+
+// ofServer lists who of a server's users types anywhere, sorted.
+func (t *typing) ofServer(server matrix.ServerName) (out []Typist) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for room, x := range t.rooms {
+		for u, s := range x.users {
+			if serverOf(u) == server {
+				out = append(out, Typist{room, u, s.until})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Typist) int { return cmp.Or(cmp.Compare(a.Room, b.Room), cmp.Compare(a.User, b.User)) })
+	return out
 }
 
 // changed is when the room's typists last changed.

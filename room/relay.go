@@ -5,7 +5,6 @@ package room
 import (
 	"cmp"
 	"crypto/sha256"
-	"errors"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -216,32 +215,16 @@ func (p *plan) ways(peers map[matrix.ServerName]Peer) map[matrix.ServerName]int 
 // share, sorted.
 func (r *Rooms) Fellows(server matrix.ServerName) ([]matrix.ServerName, error) {
 	found := map[matrix.ServerName]bool{}
-	err := r.view(func(rd snapshot) error {
-		var numbers []uint32
-		if err := rd.Scan(serverPrefix(server), nil, func(k, _ []byte) (bool, error) {
-			numbers = append(numbers, numberFromKey(k))
-			return true, nil
-		}); err != nil {
+	err := r.eachOf(server, func(q *reading) error {
+		t, err := q.tallyOf()
+		if err != nil {
 			return err
 		}
-		for _, n := range numbers {
-			q, err := r.openNumber(rd, n)
-			if errors.Is(err, ErrUnknownRoom) || err == nil && !q.row.active {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			t, err := q.tallyOf()
-			if err != nil {
-				return err
-			}
-			for _, s := range t.remotes {
-				found[s] = true
-			}
-			for _, s := range t.guests {
-				found[s] = true
-			}
+		for _, s := range t.remotes {
+			found[s] = true
+		}
+		for _, s := range t.guests {
+			found[s] = true
 		}
 		return nil
 	})

@@ -146,6 +146,25 @@ func cmdForget(ctx context.Context, e cli.Env, args []string) error {
 	return f.Show(e, forgetArgs{Name: words[0]}, func(io.Writer) {})
 }
 
+func cmdPresence(ctx context.Context, e cli.Env, args []string) error {
+	f := program.Flags(e, "presence")
+	undo := f.Bool("undo", false, "tell it no more")
+	words, err := f.Words(args, 1, "a contact's server name, as `node contacts` shows it")
+	if err != nil {
+		return err
+	}
+	a := presenceArgs{words[0], *undo}
+	if err := call(ctx, f.Config, "presence", true, a, &struct{}{}); err != nil {
+		return err
+	}
+	if *undo {
+		fmt.Fprintln(e.Err, "It is told no more who is online here and who types.")
+	} else {
+		fmt.Fprintln(e.Err, "It is told when users here are online, and when they type in rooms that you share. It learns from that when people sit at their screens; `node presence --undo` ends it.")
+	}
+	return f.Show(e, a, func(io.Writer) {})
+}
+
 func cmdMailboxAdd(_ context.Context, e cli.Env, args []string) error {
 	f := program.Flags(e, "mailbox add")
 	words, err := f.Words(args, 1, "the mailbox's line")

@@ -27,6 +27,7 @@ func main() {
 		{Name: "forget", Args: "CONTACT | LINK-NUMBER", Does: "end a contact, or take a link back", Run: cmdForget},
 		{Name: "profile", Args: "[NAME]", Does: "show what the profiles cost, or change it", Run: cmdProfile},
 		{Name: "cut", Args: "[--undo] CONTACT", Does: "give a contact no more tokens for your mailboxes", Run: cmdCut},
+		{Name: "presence", Args: "[--undo] CONTACT", Does: "tell a contact when users here are online and type", Run: cmdPresence},
 		{Name: "tokens", Does: "show the mailboxes that want tokens, and how many there are", Run: cmdTokens},
 		{Name: "mailbox add", Args: "LINE", Does: "use a mailbox: the line that `mailbox address` prints", Run: cmdMailboxAdd},
 		{Name: "backup", Args: "FILE [--passphrase-stdin]", Does: "write everything that makes the node into one sealed file", Run: cmdBackup},

@@ -31,6 +31,11 @@ type forgetArgs struct {
 	Name string `json:"name"`
 }
 
+type presenceArgs struct {
+	Name string `json:"name"`
+	Undo bool   `json:"undo,omitempty"`
+}
+
 type userArgs struct {
 	Name     string `json:"name"`
 	Password string `json:"password,omitempty"` // "": one is made
@@ -62,6 +67,7 @@ func (n *node) methods() map[string]control.Handler {
 		"profile":       method(n.useProfile),
 		"user standing": method(n.setStanding),
 		"cut":           method(n.cut),
+		"presence":      method(n.presence),
 		"notice":        method(n.notice),
 		"media list":    method(n.listMedia),
 		"media delete":  method(n.deleteMedia),
@@ -108,6 +114,10 @@ func (n *node) accept(ctx context.Context, a acceptArgs) (contactStatus, error) 
 
 func (n *node) forget(_ context.Context, a forgetArgs) (struct{}, error) {
 	return struct{}{}, n.engine.Forget(a.Name)
+}
+
+func (n *node) presence(_ context.Context, a presenceArgs) (struct{}, error) {
+	return struct{}{}, n.engine.SetSigns(a.Name, !a.Undo)
 }
 
 func (n *node) addUser(a userArgs) (res userResult, err error) {

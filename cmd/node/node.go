@@ -127,7 +127,7 @@ func open(cfg configs.Node, logTo io.Writer) (_ *node, err error) {
 
 func (n *node) openEngine() (err error) {
 	c := replicate.Config{
-		KV: n.kv, Rooms: n.rooms, Accounts: n.accounts, Files: n.media, Log: n.log,
+		KV: n.kv, Rooms: n.rooms, Accounts: n.accounts, Files: n.media, Signs: n.api, Log: n.log,
 		Identity: replicate.Identity{Key: n.id.onion, Name: n.id.name, Certificate: n.id.certificate},
 		Dial:     func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, n.tor) },
 		Session: func(a mailbox.Address, p replicate.SessionParams) replicate.Courier {

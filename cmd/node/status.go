@@ -76,7 +76,8 @@ type contactStatus struct {
 	Unacked   int       `json:"unacked"` // boxes written, not acknowledged yet
 	Delay     string    `json:"expected_delay,omitempty"`
 
-	Files *filesStatus `json:"files,omitempty"`
+	Files    *filesStatus `json:"files,omitempty"`
+	Presence bool         `json:"presence,omitempty"` // it is told who is here and who types
 }
 
 // filesStatus is what is on its way between the node and a contact's, in files and bytes.
@@ -120,8 +121,8 @@ func newContactStatus(c replicate.ContactStatus) contactStatus {
 		files = &filesStatus{Coming: f.Coming, Here: f.Here, Of: f.Of, Going: f.Going, ToGo: f.ToGo, Failed: f.Failed, Problem: f.Problem}
 	}
 	return contactStatus{
-		Files: files,
-		ID:    c.ID, Server: string(c.Name), State: string(c.State), Reason: c.Reason, Check: c.Number, LastHeard: c.LastHeard,
+		Files: files, Presence: c.Signs,
+		ID: c.ID, Server: string(c.Name), State: string(c.State), Reason: c.Reason, Check: c.Number, LastHeard: c.LastHeard,
 		Waiting: c.Waiting, Unacked: c.Unacked, Delay: round(c.ExpectedDelay),
 	}
 }
@@ -256,6 +257,9 @@ func printContacts(w io.Writer, cs []contactStatus) {
 	}
 	tw.Flush()
 	for _, c := range cs {
+		if c.Presence {
+			fmt.Fprintf(w, "presence  %s is told who is online here and who types\n", c.Server)
+		}
 		if c.Files != nil {
 			fmt.Fprintf(w, "files  %s: %v\n", c.Server, c.Files)
 		}

@@ -92,14 +92,16 @@ func newNodeAt(t *testing.T, name string, seed byte, at func(*replicate.Config))
 		n.rooms = rooms
 		kept, err := media.Open(files, n.kv, n.limits)
 		must(err)
+		api := clientapi.New(clientapi.Config{Rooms: rooms, Accounts: accounts, Stream: n.stream, Server: server, Media: kept,
+			Reaches: func(s matrix.ServerName) bool { return n.engine.Reaches(s) }, NoRateLimit: true, Log: slog.New(slog.DiscardHandler)})
+		n.api = api
 		cfg := replicate.Config{
-			KV: n.kv, Rooms: rooms, Accounts: accounts, Files: kept, Profile: profile(), Identity: replicate.Identity{Key: onion, Name: server, Certificate: cert},
+			KV: n.kv, Rooms: rooms, Accounts: accounts, Files: kept, Signs: api, Profile: profile(), Identity: replicate.Identity{Key: onion, Name: server, Certificate: cert},
 			Seed: [32]byte{seed}, Log: slog.New(slog.DiscardHandler),
 		}
 		at(&cfg)
 		n.engine, err = replicate.New(cfg)
 		must(err)
-		n.api = clientapi.New(clientapi.Config{Rooms: rooms, Accounts: accounts, Stream: n.stream, Server: server, Media: kept, Reaches: n.engine.Reaches, NoRateLimit: true, Log: slog.New(slog.DiscardHandler)})
 		if n.user == "" {
 			n.user, err = accounts.Create(name, "correct horse battery")
 			must(err)
