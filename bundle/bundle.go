@@ -68,6 +68,8 @@ const (
 	TypeMediaWanted Type = 18 // a file asked for: MediaWanted
 	TypeMedia       Type = 19 // what a file is: Media
 	TypeMediaPart   Type = 20 // bytes of a file: MediaBytes
+	TypeIntroduce   Type = 21 // a link for another contact of the receiver's: Introduce
+	TypeIntroduced  Type = 22 // such a link, passed on: Introduced
 	TypeSigns       Type = 23 // who is there and types: Signs
 )
 

@@ -47,6 +47,8 @@ var parsers = map[Type]func([]byte) (coder, error){
 	TypeMediaWanted: parse(ParseMediaWanted),
 	TypeMedia:       parse(ParseMedia),
 	TypeMediaPart:   parse(ParseMediaBytes),
+	TypeIntroduce:   parse(ParseIntroduce),
+	TypeIntroduced:  parse(ParseIntroduced),
 	TypeSigns:       parse(ParseSigns),
 }
 
@@ -98,7 +100,7 @@ func drawKeys(t *rapid.T, top int) (keys []NamedKey) {
 
 func drawRecord(t *rapid.T) coder {
 	room, version := matrix.RoomID(drawID(t, "!")), matrix.RoomVersion(rapid.StringMatching(`[a-z0-9.-]{0,32}`).Draw(t, "version"))
-	switch rapid.IntRange(1, 18).Draw(t, "type") {
+	switch rapid.IntRange(1, 20).Draw(t, "type") {
 	case 1:
 		return Events{Room: room, Version: version, Raw: drawRaws(t, maxEvent)}
 	case 2:
@@ -173,6 +175,10 @@ func drawRecord(t *rapid.T) coder {
 	case 16:
 		return MediaBytes{MediaName: drawMedia(t), Part: rapid.Uint64Range(0, maxMediaParts).Draw(t, "part"), Bytes: stuff(t, rapid.IntRange(1, MediaPart).Draw(t, "size"), "bytes")}
 	case 17:
+		return Introduce{mustAddress(t, rapid.SampledFrom(storeAddresses).Draw(t, "server")).Onion, [LinkSize]byte(stuff(t, LinkSize, "link"))}
+	case 18:
+		return Introduced{mustAddress(t, rapid.SampledFrom(storeAddresses).Draw(t, "server")).Onion, [LinkSize]byte(stuff(t, LinkSize, "link"))}
+	case 19:
 		s := Signs{Serial: drawSerial(t), Good: drawTime(t)}
 		for range rapid.IntRange(0, 5).Draw(t, "users") {
 			s.Present = append(s.Present, Present{matrix.UserID(drawID(t, "@")), State(rapid.IntRange(1, 3).Draw(t, "state")), drawTime(t), rapid.StringMatching(`[ -~é漢]{0,99}`).Draw(t, "status")})
@@ -263,6 +269,8 @@ func samples(tb testing.TB) (out []Record) {
 		MediaWanted{MediaName: MediaName{ID: [16]byte(s.bytes(16))}, From: 3, To: 200, Max: 8 << 20},
 		Media{MediaName: MediaName{ID: [16]byte(s.bytes(16)), Small: true}, Hash: s.bytes(32), Size: 30000, Type: "image/png", File: "cat.png"},
 		MediaBytes{MediaName: MediaName{ID: [16]byte(s.bytes(16))}, Part: 300, Bytes: s.bytes(900)},
+		Introduce{mustAddress(tb, storeAddresses[0]).Onion, [LinkSize]byte(s.bytes(LinkSize))},
+		Introduced{mustAddress(tb, storeAddresses[1]).Onion, [LinkSize]byte(s.bytes(LinkSize))},
 	} {
 		r, err := c.Record()
 		if err != nil {
@@ -321,6 +329,7 @@ func TestCountsAreCheckedBeforeMemoryIsTaken(t *testing.T) {
 		"signs, state 4":              {TypeSigns, append(appendBytes([]byte{1, 0, 1}, "@a"), 4, 0, 0, 0), ErrMalformed},
 		"signs, long status":          {TypeSigns, append(appendBytes(append(appendBytes([]byte{1, 0, 1}, "@a"), 1, 0), strings.Repeat("x", maxStatus+1)), 0), ErrTooLarge},
 		"sources, serial 0":           {TypeSources, []byte{0, 0}, ErrMalformed},
+		"introduce, no key":           {TypeIntroduce, append(bytes.Repeat([]byte{0xff}, 32), make([]byte, LinkSize)...), ErrMalformed},
 		"stores, 17":                  {TypeContact, number([]byte{1}, MaxStores+1), ErrTooLarge},
 		"room id of 256 bytes":        {TypeWant, append(appendBytes([]byte(nil), "!"+strings.Repeat("x", 255)), 0), ErrTooLarge},
 		"room id with another sigil":  {TypeWant, append(appendBytes([]byte(nil), "#r"), 0), ErrMalformed},
@@ -463,6 +472,8 @@ func FuzzParseAnswer(f *testing.F)      { fuzzRecord(f, TypeAnswer) }
 func FuzzParseMediaWanted(f *testing.F) { fuzzRecord(f, TypeMediaWanted) }
 func FuzzParseMedia(f *testing.F)       { fuzzRecord(f, TypeMedia) }
 func FuzzParseMediaPart(f *testing.F)   { fuzzRecord(f, TypeMediaPart) }
+func FuzzParseIntroduce(f *testing.F)   { fuzzRecord(f, TypeIntroduce) }
+func FuzzParseIntroduced(f *testing.F)  { fuzzRecord(f, TypeIntroduced) }
 
 // TestThreePartsFillABox: beside anything but a KEM block; and two fit beside that one.
 func TestThreePartsFillABox(t *testing.T) {

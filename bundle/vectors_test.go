@@ -66,6 +66,10 @@ func TestVectors(t *testing.T) {
 		TypeAnswer: Answer{ID: [16]byte(certificate[:16]), Kind: AnswerTemplate, Template: Template{Version: "12", Depth: 300, PrevEvents: ids,
 			AuthEvents: ids[:1], Authoriser: "@alice:example", Stripped: raws[:1]}},
 	}
+	var link [LinkSize]byte
+	copy(link[:], certificate)
+	records[TypeIntroduce] = Introduce{mustAddress(t, storeAddresses[0]).Onion, link}
+	records[TypeIntroduced] = Introduced{mustAddress(t, storeAddresses[1]).Onion, link}
 	wire := map[Type][]byte{}
 	for typ, c := range records {
 		r, err := c.Record()

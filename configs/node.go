@@ -35,6 +35,12 @@ type Node struct {
 	// Invite codes that operators of your mailboxes gave you, where a mailbox wants one: "LINE CODE", the mailbox's line
 	// and the code. A code is used once; it can stay here.
 	MailboxCodes []string `toml:"mailbox_codes"`
+	// In which rooms nodes that share a room become contacts by themselves, introduced by a contact of both that is in it: "encrypted" (without
+	// it their people cannot read each other there), "rooms" (all: receipts and files cross then, too) or "off". It counts for
+	// this node in all three parts. `node forget` ends such a contact for good.
+	Introductions string `toml:"introductions"`
+	// How many contacts may be introduced, at most: each may leave boxes for you, and makes the others' a little slower. 1 to 1000.
+	MaxIntroduced int `toml:"max_introduced"`
 	// What is written to the log: "debug", "info", "warn" or "error". Above debug no line names a user, room, onion or box.
 	LogLevel string `toml:"log_level"`
 	// The Client-Server API: where your Matrix clients connect.
@@ -110,6 +116,8 @@ func DefaultNode() Node {
 
 		MailboxCodes: []string{},
 
+		Introductions: "encrypted", MaxIntroduced: 32,
+
 		LogLevel: "info",
 		Client:   Client{Listen: "127.0.0.1:8008"},
 		Media:    Media{MaxUpload: 50 << 20, Quota: 10 << 30, RemoteQuota: 1 << 30},
@@ -141,6 +149,12 @@ func (n *Node) Check() error {
 	}
 	if _, err := n.Codes(); err != nil {
 		return err
+	}
+	if !slices.Contains([]string{"encrypted", "rooms", "off"}, n.Introductions) {
+		return fmt.Errorf(`introductions is %q: it can be "encrypted", "rooms" or "off"`, n.Introductions)
+	}
+	if n.MaxIntroduced < 1 || n.MaxIntroduced > 1000 {
+		return fmt.Errorf("max_introduced is %d: it must be between 1 and 1000", n.MaxIntroduced)
 	}
 	if err := checkLevel(n.LogLevel); err != nil {
 		return err

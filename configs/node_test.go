@@ -20,6 +20,8 @@ func TestNodeErrorsNameTheLineOrTheKey(t *testing.T) {
 		{"data_dir = 5\n", "data_dir"},
 		{"data_dir = \n", "line 1"},
 		{"log_level = 'loud'\n", "log_level"},
+		{"introductions = 'friends'\n", "introductions"},
+		{"max_introduced = 0\n", "max_introduced"},
 		{"mailboxes = ['http://x']\n", "mailboxes"},
 		{"mailboxes = ['tarn-mailbox:1:25njqamcweflpvkl73j4szahhihoc4xt3ktcgjnpaingr5yhkenl5sid', 'tarn-mailbox:1:25njqamcweflpvkl73j4szahhihoc4xt3ktcgjnpaingr5yhkenl5sid']\n", "twice"},
 		{"mailboxes = ['a','b','c','d']\n", "at most 3"},

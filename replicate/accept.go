@@ -39,6 +39,8 @@ type accept struct {
 	created time.Time
 	reason  string // of a failure
 
+	from, by onionid.Name // of an introduction: whose link alone it can be, and who passed it on; else ""
+
 	// From the payload on:
 	name      onionid.Name
 	stores    []mailbox.Address
@@ -70,6 +72,8 @@ func (a *accept) marshal() []byte {
 	w.time(a.link.Expiry)
 	w.time(a.created)
 	w.str(a.reason)
+	w.str(string(a.from))
+	w.str(string(a.by))
 	w.flag(a.reply != nil)
 	if a.reply != nil {
 		w.str(string(a.name))
@@ -94,7 +98,7 @@ func parseAccept(voucher [32]byte, b []byte) (*accept, error) {
 	r.version()
 	a := &accept{state: acceptState(r.u8())}
 	a.link = Link{Store: mailbox.Address{Onion: r.name()}, Voucher: voucher, Expiry: r.time()}
-	a.created, a.reason = r.time(), r.str(255)
+	a.created, a.reason, a.from, a.by = r.time(), r.str(255), r.maybeName(), r.maybeName()
 	if r.flag() {
 		a.name, a.stores, a.promise, a.sealedAt = r.name(), r.stores(), r.key32(), r.time()
 		a.root, a.numberKey, a.recovery, a.ownKey = r.key32(), r.key32(), r.key32(), r.key32()
@@ -152,7 +156,7 @@ func (e *Engine) Accept(ctx context.Context, l Link) (ContactStatus, error) {
 	}
 	open := 0
 	for _, a := range e.accepts {
-		if a.open() {
+		if a.open() && a.from == "" {
 			open++
 		}
 	}
@@ -177,8 +181,17 @@ func (e *Engine) saveAccept(a *accept) error {
 	return nil
 }
 
-// failAccept ends it with words for a person.
+// failAccept ends it with words for a person. An introduction is just gone: no person asked for it.
 func (e *Engine) failAccept(a *accept, reason string) {
+	if a.from != "" {
+		if err := e.kv.Update(func(txn store.Txn) error { return txn.Delete(store.Key(tableAccept, a.link.Voucher[:])) }); err != nil {
+			e.log.Warn("ending an introduction", "err", err)
+			return // it is tried again
+		}
+		delete(e.accepts, a.link.Voucher)
+		e.reroute()
+		return
+	}
 	old := *a
 	a.state, a.reason = acceptFailed, reason
 	a.reply, a.root, a.numberKey, a.recovery, a.ownKey = nil, ratchet.Root{}, [32]byte{}, [32]byte{}, [32]byte{}
@@ -244,6 +257,12 @@ func (e *Engine) answer(a *accept, content []byte, now time.Time) error {
 	case p.name == e.self.Name:
 		e.failAccept(a, "This link was made by this node; give it to the other one.")
 		return ErrOwnLink
+	case a.from != "" && p.name != a.from:
+		e.failAccept(a, "")
+		return errNotIntroduced
+	case a.from != "" && !e.introducible(p.name): // a person was faster, or said no
+		e.failAccept(a, "")
+		return ErrFollowed
 	case !now.Before(p.expiry) || !p.expiry.Equal(a.link.Expiry):
 		e.failAccept(a, "The link has expired; ask for a new one.")
 		return ErrExpired
@@ -336,7 +355,8 @@ func (e *Engine) deliverReply(a *accept) job {
 				next.state, next.tries, next.due = acceptDelivered, 0, now.Add(e.jitter(p.Retransmit))
 				next.root, next.numberKey, next.recovery, next.ownKey = ratchet.Root{}, [32]byte{}, [32]byte{}, [32]byte{} // the contact's rows have what follows from them
 				row := contactRow{state: contactActive, created: now, voucher: a.link.Voucher, linkExpiry: a.link.Expiry, stores: a.stores, told: a.told,
-					numberKey: a.numberKey, promise: a.promise, recoverySecret: a.recovery, ownKey: a.ownKey, peerKey: a.peerKey}
+					numberKey: a.numberKey, promise: a.promise, recoverySecret: a.recovery, ownKey: a.ownKey, peerKey: a.peerKey,
+					introducer: e.introducerOf(a.name, a.by)}
 				err := e.begin(newContact(a.name, row), a.root, a.sealedAt, func(txn store.Txn) error {
 					return txn.Set(store.Key(tableAccept, a.link.Voucher[:]), next.marshal())
 				})

@@ -82,6 +82,7 @@ type contact struct {
 	given     map[onionid.Name]bool // servers whose certificates were put into boxes for it
 	relay     relayState
 	signs     signState
+	intro     introducerRow
 }
 
 // contactRow is what is kept of a contact beside its streams.
@@ -104,10 +105,11 @@ type contactRow struct {
 	recoverySecret [32]byte
 	ownKey         [sealed.PrivateKeySize]byte
 	peerKey        []byte
-	recovered      time.Time // of the newest request or answer that was taken
-	rescued        uint32    // the epoch that began by it
-	unsent         uint64    // events in the outbox that were given up since it was away too long
-	unsentMessages uint64    // to-device messages, likewise
+	recovered      time.Time    // of the newest request or answer that was taken
+	rescued        uint32       // the epoch that began by it
+	unsent         uint64       // events in the outbox that were given up since it was away too long
+	unsentMessages uint64       // to-device messages, likewise
+	introducer     onionid.Name // the contact that introduced it; "": a person did
 }
 
 func (c *contactRow) marshal() []byte {
@@ -134,6 +136,7 @@ func (c *contactRow) marshal() []byte {
 	w.uvarint(uint64(c.rescued))
 	w.uvarint(c.unsent)
 	w.uvarint(c.unsentMessages)
+	w.str(string(c.introducer))
 	return w.b
 }
 
@@ -147,7 +150,7 @@ func parseContact(b []byte) (contactRow, error) {
 	c.peerKey = slices.Clone(r.bytes(sealed.PublicKeySize))
 	c.recovered = r.time()
 	rescued := r.uvarint()
-	c.rescued, c.unsent, c.unsentMessages = uint32(rescued), r.uvarint(), r.uvarint()
+	c.rescued, c.unsent, c.unsentMessages, c.introducer = uint32(rescued), r.uvarint(), r.uvarint(), r.maybeName()
 	if rescued > math.MaxUint32 || len(c.peerKey) != 0 && len(c.peerKey) != sealed.PublicKeySize {
 		r.bad = true
 	}
@@ -210,7 +213,7 @@ func (e *Engine) load() error {
 		if err := e.loadGuards(r); err != nil {
 			return err
 		}
-		return errors.Join(e.loadFirstContacts(r), e.loadWallet(r), e.loadLinkPurses(r))
+		return errors.Join(e.loadFirstContacts(r), e.loadStrangers(r), e.loadWallet(r), e.loadLinkPurses(r))
 	})
 	if err != nil {
 		return err
@@ -296,7 +299,7 @@ func (e *Engine) loadContact(r store.Reader, c *contact, now time.Time) error {
 	if err := loadPartial(r, c); err != nil {
 		return err
 	}
-	if err := errors.Join(c.loadTokens(r), c.loadLeft(r), c.loadSources(r), c.loadSigns(r)); err != nil {
+	if err := errors.Join(c.loadTokens(r), c.loadLeft(r), c.loadSources(r), c.loadSigns(r), c.loadIntroducer(r)); err != nil {
 		return err
 	}
 	if _, err := r.Get(store.Key(tableCut, peer)); err == nil {
@@ -345,7 +348,7 @@ func scanOf(r store.Reader, table byte, peer string, fn func(*store.KeyReader, [
 
 // contactTables are those whose keys begin with a contact's name.
 var contactTables = []byte{tableContact, tableStreams, tableRecovery, tableBoxMeta, tableBox, tableItem, tableFragment,
-	tableInbox, tableAssembly, tableGiven, tableWant, tableTokens, tableLeft, tableCut, tableTold, tableHanded, tableSources, tableToldSources, tableSigns}
+	tableInbox, tableAssembly, tableGiven, tableWant, tableTokens, tableLeft, tableCut, tableTold, tableHanded, tableSources, tableToldSources, tableSigns, tableIntroducer}
 
 // erase deletes all rows of a contact but its outbox and what was received and not worked off yet (keepInbox).
 func erase(txn store.Txn, name onionid.Name, keepInbox bool) error {

@@ -57,6 +57,10 @@ type Rooms interface {
 	// SetPeers says who the contacts are and whose events they get from themselves; Fellows are the servers in the rooms shared with server.
 	SetPeers(peers map[matrix.ServerName]room.Peer)
 	Fellows(server matrix.ServerName) ([]matrix.ServerName, error)
+	// Strangers are the servers in (encrypted) rooms with us that are no contacts, each with the contacts there that are its; Meet tells whether
+	// there is such a room with members of all these servers.
+	Strangers(encrypted bool) (map[matrix.ServerName][]matrix.ServerName, error)
+	Meet(encrypted bool, servers ...matrix.ServerName) (bool, error)
 	IngestReceipts(from matrix.ServerName, room matrix.RoomID, rs []room.Receipt) error
 	AddCertificate(c onionid.Certificate) error
 	Certificate(server matrix.ServerName) (onionid.Certificate, bool, error)
@@ -86,9 +90,12 @@ type Config struct {
 	// what Dial makes must be a Sealer too, or a *mailbox.Client.
 	Session func(mailbox.Address, SessionParams) Courier
 	Codes   map[mailbox.Address]mailbox.Code // invite codes for accounts with own mailboxes
-	Profile Profile
-	Seed    [32]byte // of the schedule's ChaCha8; drawn from crypto/rand by main, fixed in tests
-	Log     *slog.Logger
+	// Introductions says in which rooms contacts of contacts become contacts; MaxIntroduced bounds them, 0: DefaultIntroduced.
+	Introductions Introductions
+	MaxIntroduced int
+	Profile       Profile
+	Seed          [32]byte // of the schedule's ChaCha8; drawn from crypto/rand by main, fixed in tests
+	Log           *slog.Logger
 }
 
 // Engine is one node's replication. Safe for concurrent use.
@@ -119,6 +126,9 @@ type Engine struct {
 
 	maxWaiting int // tests make it small
 
+	introductions Introductions
+	maxIntroduced int
+
 	// mu guards everything below, and the order of this package's writes to its own tables. It is held over an Update
 	// (a disk sync), never over the network or package room's Ingest.
 	mu         sync.Mutex
@@ -129,9 +139,11 @@ type Engine struct {
 	contacts   map[onionid.Name]*contact
 	invites    map[[32]byte]*invite
 	accepts    map[[32]byte]*accept
-	expected   map[mailbox.Handle]ref // the boxes that we wait for
-	retries    map[string]*retry      // inbox rows that could not be worked off yet
-	draining   []mailbox.Address      // were our own: read, and not offered any more
+	strangers  map[onionid.Name]*stranger // servers in rooms with us that are no contacts
+	shunned    map[onionid.Name]bool      // servers that a person forgot
+	expected   map[mailbox.Handle]ref     // the boxes that we wait for
+	retries    map[string]*retry          // inbox rows that could not be worked off yet
+	draining   []mailbox.Address          // were our own: read, and not offered any more
 	loops      map[mailbox.Handle]*loop
 	ages       ages
 	owed       int       // real boxes that cover is to make up for
@@ -202,6 +214,8 @@ func New(c Config) (*Engine, error) {
 		return nil, fmt.Errorf("%w: KV, Rooms and Dial are needed", ErrConfig)
 	case len(c.Identity.Key) != ed25519.PrivateKeySize || onionid.FromKey(c.Identity.Key.Public().(ed25519.PublicKey)) != c.Identity.Name:
 		return nil, fmt.Errorf("%w: the onion key is not the name's", ErrConfig)
+	case c.Introductions > AllIntroductions || c.MaxIntroduced < 0:
+		return nil, fmt.Errorf("%w: introductions", ErrConfig)
 	case len(c.Stores) > maxStores:
 		return nil, fmt.Errorf("%w: %d mailboxes, at most %d", ErrConfig, len(c.Stores), maxStores)
 	}
@@ -214,11 +228,12 @@ func New(c Config) (*Engine, error) {
 		kv: c.KV, rooms: c.Rooms, accounts: c.Accounts, files: c.Files, signs: c.Signs, self: c.Identity, log: c.Log, dial: c.Dial,
 		clock: rand.New(rand.NewChaCha8(c.Seed)), rng: rand.New(rand.NewChaCha8(content)),
 		wake: make(chan struct{}, 1), keyWake: make(chan struct{}, 1), maxWaiting: maxWaiting,
-		depots:   map[mailbox.Address]*depot{},
-		hops:     map[mailbox.Address]*hop{},
-		contacts: map[onionid.Name]*contact{},
-		invites:  map[[32]byte]*invite{},
-		accepts:  map[[32]byte]*accept{},
+		depots:    map[mailbox.Address]*depot{},
+		hops:      map[mailbox.Address]*hop{},
+		contacts:  map[onionid.Name]*contact{},
+		invites:   map[[32]byte]*invite{},
+		accepts:   map[[32]byte]*accept{},
+		strangers: map[onionid.Name]*stranger{}, shunned: map[onionid.Name]bool{}, introductions: c.Introductions, maxIntroduced: cmp.Or(c.MaxIntroduced, DefaultIntroduced),
 		expected: map[mailbox.Handle]ref{},
 		retries:  map[string]*retry{},
 		loops:    map[mailbox.Handle]*loop{},
@@ -249,6 +264,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	work.Go(func() { e.workKeys(ctx) })
 	work.Go(func() { e.workSources(ctx) })
 	work.Go(func() { e.workSigns(ctx) })
+	work.Go(func() { e.workIntroductions(ctx) })
 	work.Go(func() { e.workSessions(ctx) })
 	work.Go(func() { e.tendQuestions(ctx) })
 	e.mu.Lock()

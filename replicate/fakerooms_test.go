@@ -37,6 +37,10 @@ type fakeRooms struct {
 	sharers  func() // called by Sharers
 	fail     error  // of Ingest
 	needCert bool
+
+	encrypted map[matrix.RoomID]bool
+	peers     map[matrix.ServerName]room.Peer
+	changed   uint64
 }
 
 func newFakeRooms(self onionid.Name) *fakeRooms {
@@ -61,6 +65,18 @@ func (f *fakeRooms) join(id matrix.RoomID, members ...onionid.Name) {
 		f.events[id] = map[matrix.EventID][]byte{}
 	}
 	f.members[id] = members
+}
+
+// encrypt is join of an encrypted room.
+func (f *fakeRooms) encrypt(id matrix.RoomID, members ...onionid.Name) {
+	f.join(id, members...)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.encrypted == nil {
+		f.encrypted = map[matrix.RoomID]bool{}
+	}
+	f.encrypted[id] = true
+	f.changed++
 }
 
 // send makes an event and queues it for every other member, in one Update, as package room does.
@@ -147,12 +163,69 @@ func (f *fakeRooms) Sharers(matrix.ServerName) ([]matrix.UserID, error) {
 	return nil, nil
 }
 
-func (f *fakeRooms) Memberships() uint64 { return 0 }
+func (f *fakeRooms) Memberships() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changed
+}
 
-// The nodes of the plays do not pass on what others wrote: internal/e2e has nodes that do.
-func (f *fakeRooms) SetPeers(map[matrix.ServerName]room.Peer) {}
+// The nodes of the plays do not pass on what others wrote (internal/e2e has nodes that do), and say whose events they get only of rooms that are encrypted.
+func (f *fakeRooms) SetPeers(peers map[matrix.ServerName]room.Peer) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.peers = peers
+}
 
-func (f *fakeRooms) Fellows(matrix.ServerName) ([]matrix.ServerName, error) { return nil, nil }
+func (f *fakeRooms) Fellows(server matrix.ServerName) (out []matrix.ServerName, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id := range f.encrypted {
+		if !slices.Contains(f.members[id], server) {
+			continue
+		}
+		for _, m := range f.members[id] {
+			if m != f.self && m != server && !slices.Contains(out, m) {
+				out = append(out, m)
+			}
+		}
+	}
+	return out, nil
+}
+
+// Strangers and Meet have rooms that are not encrypted too, if they are asked for any.
+func (f *fakeRooms) Strangers(encrypted bool) (map[matrix.ServerName][]matrix.ServerName, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := map[matrix.ServerName][]matrix.ServerName{}
+	for id, members := range f.members {
+		if encrypted && !f.encrypted[id] || !slices.Contains(members, f.self) {
+			continue
+		}
+		for _, s := range members {
+			if _, contact := f.peers[s]; contact || s == f.self {
+				continue
+			}
+			out[s] = slices.Clip(out[s])
+			for _, c := range members {
+				if p, contact := f.peers[c]; contact && p.Sources[s] && !slices.Contains(out[s], c) {
+					out[s] = append(out[s], c)
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+func (f *fakeRooms) Meet(encrypted bool, servers ...matrix.ServerName) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, members := range f.members {
+		if (f.encrypted[id] || !encrypted) && slices.Contains(members, f.self) && !slices.ContainsFunc(servers, func(s onionid.Name) bool { return !slices.Contains(members, s) }) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
 
 func (f *fakeRooms) Snapshot(id matrix.RoomID, ev matrix.EventID) (*room.Snapshot, error) {
 	f.mu.Lock()

@@ -309,6 +309,10 @@ func (e *Engine) take(ctx context.Context, c *contact, row inboxRow) (effect, er
 		return effect{}, permanent(e.rooms.IngestReceipts(c.name, id, rs))
 	case bundle.TypeSources:
 		return e.takeSources(c, data)
+	case bundle.TypeIntroduce:
+		return e.takeIntroduce(c, data)
+	case bundle.TypeIntroduced:
+		return e.takeIntroduced(c, data)
 	case bundle.TypeAsk:
 		return effect{}, e.takeQuestion(c, data)
 	case bundle.TypeAnswer:

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"tarn/crypto/onionid"
 	"tarn/crypto/ratchet"
 	"tarn/crypto/sealed"
 	"tarn/mailbox"
@@ -38,7 +39,8 @@ type invite struct {
 	nonce       [32]byte
 	replySecret [32]byte
 	payload     []byte
-	failed      string // why it can not be used any more
+	failed      string       // why it can not be used any more
+	peer, by    onionid.Name // of an introduction: for whom alone it is, and whom we asked to pass it on; else ""
 
 	due      time.Time
 	attempts int
@@ -61,6 +63,8 @@ func (in *invite) marshal() []byte {
 	w.raw(in.replySecret[:])
 	w.bytes(in.payload)
 	w.str(in.failed)
+	w.str(string(in.peer))
+	w.str(string(in.by))
 	return w.b
 }
 
@@ -72,6 +76,7 @@ func parseInvite(voucher [32]byte, b []byte) (*invite, error) {
 	in.nonce, in.replySecret = r.key32(), r.key32()
 	in.payload = slices.Clone(r.bytes(mailbox.PayloadSize))
 	in.failed = r.str(255)
+	in.peer, in.by = r.maybeName(), r.maybeName()
 	if err := r.end(); err != nil {
 		return nil, err
 	}
@@ -103,11 +108,7 @@ func (e *Engine) Invite(ctx context.Context, life time.Duration) (Link, error) {
 	if err := ctx.Err(); err != nil {
 		return Link{}, err
 	}
-	key, err := sealed.Generate()
-	if err != nil {
-		return Link{}, fmt.Errorf("make a link: %w", err)
-	}
-	recovery, err := sealed.Generate()
+	key, recovery, err := inviteKeys()
 	if err != nil {
 		return Link{}, fmt.Errorf("make a link: %w", err)
 	}
@@ -116,25 +117,51 @@ func (e *Engine) Invite(ctx context.Context, life time.Duration) (Link, error) {
 	if len(e.own) == 0 {
 		return Link{}, ErrNoStore
 	}
-	if len(e.invites) >= maxLinks {
+	byHand := 0
+	for _, in := range e.invites {
+		if in.peer == "" {
+			byHand++
+		}
+	}
+	if byHand >= maxLinks {
 		return Link{}, ErrTooMany
 	}
-	now := time.Now()
+	in := e.newInvite(key, recovery, life, time.Now())
+	if err := e.kv.Update(func(txn store.Txn) error {
+		return txn.Set(store.Key(tableInvite, in.voucher[:]), in.marshal())
+	}); err != nil {
+		return Link{}, fmt.Errorf("keep a link: %w", err)
+	}
+	e.addInvite(in)
+	return in.link(), nil
+}
+
+// inviteKeys makes the keys of a link: without the engine's lock.
+func inviteKeys() (key, recovery *sealed.PrivateKey, err error) {
+	if key, err = sealed.Generate(); err == nil {
+		recovery, err = sealed.Generate()
+	}
+	return key, recovery, err
+}
+
+// newInvite makes a link, which is not kept yet. The caller holds mu, and there is an own store.
+func (e *Engine) newInvite(key, recovery *sealed.PrivateKey, life time.Duration, now time.Time) *invite {
 	in := &invite{created: now, expiry: time.Unix(now.Add(life).Unix(), 0), store: e.offered()[e.rng.IntN(len(e.offered()))], key: key, recovery: recovery,
 		nonce: random32(), replySecret: random32(), due: now}
 	p := payload{name: e.self.Name, expiry: in.expiry, promise: promiseOf(in.nonce), replySecret: in.replySecret,
 		key: key.Public().Bytes(), recovery: recovery.Public().Bytes(), certificate: e.self.Certificate, stores: e.offered()}
 	in.payload = p.marshal(e.self.Key)
 	in.voucher = sha256.Sum256(in.payload)
-	if err := e.kv.Update(func(txn store.Txn) error {
-		return txn.Set(store.Key(tableInvite, in.voucher[:]), in.marshal())
-	}); err != nil {
-		return Link{}, fmt.Errorf("keep a link: %w", err)
-	}
+	return in
+}
+
+// addInvite takes in a link that is kept.
+func (e *Engine) addInvite(in *invite) {
 	e.invites[in.voucher] = in
 	e.expected[in.reply().id.Handle()] = ref{invite: in}
-	return Link{Store: in.store, Voucher: in.voucher, Expiry: in.expiry}, nil
 }
+
+func (in *invite) link() Link { return Link{Store: in.store, Voucher: in.voucher, Expiry: in.expiry} }
 
 // deposit writes the payload to the link's store; later again, in case the store lost it.
 func (e *Engine) deposit(in *invite) job {
@@ -178,14 +205,29 @@ func (e *Engine) deposit(in *invite) job {
 			case errors.Is(err, errNotSent):
 				in.due = now
 			case errors.Is(err, mailbox.ErrExists):
-				in.failed = "The mailbox has another box in this link's place; make a new link."
-				e.saveInvite(in)
+				e.failInvite(in, "The mailbox has another box in this link's place; make a new link.")
 			default:
 				in.attempts++
 				in.due = now.Add(e.jitter(backoff(p.Frame, in.attempts, p.Retransmit)))
 			}
 		},
 	}
+}
+
+// failInvite ends a link with words for a person. One of an introduction is just gone: nobody asked for it, and another try is made.
+func (e *Engine) failInvite(in *invite, reason string) {
+	if in.peer == "" {
+		in.failed = reason
+		e.saveInvite(in)
+		return
+	}
+	if err := e.kv.Update(func(txn store.Txn) error { return txn.Delete(store.Key(tableInvite, in.voucher[:])) }); err != nil {
+		e.log.Warn("ending an introduction", "err", err)
+		in.failed = reason // it is found again after a restart, and fails again
+		return
+	}
+	delete(e.expected, in.reply().id.Handle())
+	delete(e.invites, in.voucher)
 }
 
 // saveInvite keeps what changed; losing it costs a needless rewrite, no more.
@@ -220,10 +262,12 @@ func (e *Engine) openReply(st *depot, t *todo, got *[mailbox.BoxSize]byte) error
 	if err == nil && r.name == e.self.Name {
 		err = ErrOwnLink
 	}
+	if err == nil && in.peer != "" && r.name != in.peer {
+		err = errNotIntroduced
+	}
 	if err != nil {
 		e.log.Debug("a link was answered with something unreadable", "err", err)
-		in.failed = "Somebody who has the link answered with something unreadable; make a new link."
-		e.saveInvite(in)
+		e.failInvite(in, "Somebody who has the link answered with something unreadable; make a new link.")
 		delete(st.todo, t.handle)
 		delete(e.expected, t.handle)
 		return nil
@@ -246,7 +290,8 @@ func (e *Engine) openReply(st *depot, t *todo, got *[mailbox.BoxSize]byte) error
 	}
 	now := time.Now()
 	row := contactRow{state: contactActive, initiator: true, created: now, lastHeard: now, voucher: in.voucher, linkExpiry: in.expiry, stores: r.stores,
-		recoverySecret: s.recovery, ownKey: [32]byte(in.recovery.Bytes()), peerKey: slices.Clone(r.recovery), told: p.stores, numberKey: s.numberKey, promise: promiseOf(in.nonce), number: numberOf(s.numberKey, in.nonce)}
+		recoverySecret: s.recovery, ownKey: [32]byte(in.recovery.Bytes()), peerKey: slices.Clone(r.recovery), told: p.stores, numberKey: s.numberKey, promise: promiseOf(in.nonce), number: numberOf(s.numberKey, in.nonce),
+		introducer: e.introducerOf(r.name, in.by)}
 	hello := append([]byte{byte(typeHello)}, in.nonce[:]...)
 	err = e.begin(newContact(r.name, row), s.root, t.listed, func(txn store.Txn) error {
 		return errors.Join(
@@ -313,6 +358,8 @@ func (e *Engine) begin(c *contact, root ratchet.Root, since time.Time, more func
 		return errors.Join(
 			txn.Set(store.Key(tableContact, peer), row.marshal()),
 			txn.Set(store.Key(tableStreams, peer), streamsRow(c.pair, c.ackSent)),
+			txn.Delete(store.Key(tableShunned, peer)), // whom a person forgot, and joins with again
+			txn.Delete(store.Key(tableStranger, peer)),
 			store.Retake(txn, peer),
 			more(txn))
 	})
@@ -325,6 +372,8 @@ func (e *Engine) begin(c *contact, root ratchet.Root, since time.Time, more func
 		c.inbox, c.partial, c.bytes = old.inbox, old.partial, old.bytes
 	}
 	e.contacts[c.name] = c
+	delete(e.shunned, c.name)
+	delete(e.strangers, c.name)
 	c.headsDue = time.Now().Add(e.exp(e.profile.Load().Heads))
 	if shared, err := e.rooms.Shared(c.name); err == nil && len(shared) > 0 {
 		c.headsDue = time.Now().Add(e.exp(e.profile.Load().Want)) // they came together by way of others

@@ -24,7 +24,7 @@ const (
 	linkScheme   = "tarn:"
 	linkVersion  = 1
 	linkCheck    = 4                           // bytes of SHA-256 over the rest: finds typing mistakes
-	linkSize     = 1 + 32 + 32 + 8 + linkCheck // version, store, voucher, expiry, check
+	linkSize     = 1 + 32 + 32 + 8 + linkCheck // version, store, voucher, expiry, check: bundle.LinkSize
 	linkCheckTag = "tarn/1 link"
 )
 
@@ -38,17 +38,25 @@ type Link struct {
 
 // String is the link as people pass it on: "tarn:" and base64url without padding, 108 characters.
 func (l Link) String() string {
-	key, err := l.Store.Onion.Key()
+	b, err := l.bytes()
 	if err != nil {
 		return ""
 	}
-	b := make([]byte, 0, linkSize)
-	b = append(b, linkVersion)
+	return linkScheme + base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// bytes is the link as introductions carry it.
+func (l Link) bytes() (out [linkSize]byte, err error) {
+	key, err := l.Store.Onion.Key()
+	if err != nil {
+		return out, err
+	}
+	b := append(out[:0], linkVersion)
 	b = append(b, key...)
 	b = append(b, l.Voucher[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(l.Expiry.Unix()))
 	check := linkSum(b)
-	return linkScheme + base64.RawURLEncoding.EncodeToString(append(b, check[:]...))
+	return [linkSize]byte(append(b, check[:]...)), nil
 }
 
 // LogValue hides the link.
@@ -67,6 +75,10 @@ func ParseLink(s string) (Link, error) {
 	if err != nil {
 		return Link{}, fmt.Errorf("%w: %w", ErrLink, err)
 	}
+	return parseLinkBytes([linkSize]byte(b))
+}
+
+func parseLinkBytes(b [linkSize]byte) (Link, error) {
 	body := b[:linkSize-linkCheck]
 	if linkSum(body) != [linkCheck]byte(b[linkSize-linkCheck:]) {
 		return Link{}, fmt.Errorf("%w: its check digits are wrong", ErrLink)

@@ -276,6 +276,9 @@ type node struct {
 	accounts Accounts
 	couriers []mailbox.Address // empty: direct mode
 	frames   []seenFrame       // as its engine says
+
+	introductions Introductions
+	maxIntroduced int
 }
 
 type trace struct {
@@ -350,7 +353,7 @@ func (n *node) called() int {
 
 // config is its engine's.
 func (n *node) config() Config {
-	c := Config{KV: n.kv, Rooms: n.rooms, Accounts: n.accounts, Identity: n.id, Stores: n.own, Profile: n.profile, Seed: n.seed, Codes: n.codes,
+	c := Config{KV: n.kv, Rooms: n.rooms, Accounts: n.accounts, Identity: n.id, Stores: n.own, Profile: n.profile, Seed: n.seed, Codes: n.codes, Introductions: n.introductions, MaxIntroduced: n.maxIntroduced,
 		Dial: func(a mailbox.Address) Mailbox { return &fakeClient{fakeStore: n.w.stores[a], node: n} }}
 	if len(n.couriers) > 0 {
 		c.Couriers = n.couriers

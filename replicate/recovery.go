@@ -132,6 +132,12 @@ func (e *Engine) beginRecoveries(now time.Time) error {
 			if in.failed != "" {
 				continue
 			}
+			if in.peer != "" {
+				if err := txn.Delete(store.Key(tableInvite, v[:])); err != nil {
+					return err
+				}
+				continue
+			}
 			next := *in
 			next.failed = "A backup was restored since this link was made; make a new one."
 			if err := txn.Set(store.Key(tableInvite, v[:]), next.marshal()); err != nil {
@@ -141,6 +147,12 @@ func (e *Engine) beginRecoveries(now time.Time) error {
 		for v, a := range e.accepts {
 			if !a.open() {
 				continue // a reply that was delivered is the same as before
+			}
+			if a.from != "" {
+				if err := txn.Delete(store.Key(tableAccept, v[:])); err != nil {
+					return err
+				}
+				continue
 			}
 			next := *a
 			next.state, next.reason = acceptFailed, "A backup was restored since this link was accepted; ask for a new one."
@@ -154,15 +166,24 @@ func (e *Engine) beginRecoveries(now time.Time) error {
 		return err
 	}
 	e.walletErased(now)
-	for _, in := range e.invites {
+	for v, in := range e.invites {
 		if in.failed != "" {
+			continue
+		}
+		if in.peer != "" { // no person waits for it: it is made anew
+			delete(e.expected, in.reply().id.Handle())
+			delete(e.invites, v)
 			continue
 		}
 		in.failed = "A backup was restored since this link was made; make a new one."
 		delete(e.expected, in.reply().id.Handle()) // its answer begins streams that may have begun before
 	}
-	for _, a := range e.accepts {
+	for v, a := range e.accepts {
 		if !a.open() {
+			continue
+		}
+		if a.from != "" {
+			delete(e.accepts, v)
 			continue
 		}
 		a.state, a.reason = acceptFailed, "A backup was restored since this link was accepted; ask for a new one."

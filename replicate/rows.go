@@ -52,6 +52,9 @@ const (
 
 	tableSources     = store.TableRelay + 0x0 // peer → serial, record: what the contact said last of whose events it gets from themselves
 	tableToldSources = store.TableRelay + 0x1 // peer → toldSources: what it was told of that
+	tableStranger    = store.TableRelay + 0x2 // server → strangerRow: no contact, but in a room with us; whom we asked for an introduction
+	tableIntroducer  = store.TableRelay + 0x3 // peer → introducerRow: what was done for it, and taken from it, of introductions on a day
+	tableShunned     = store.TableRelay + 0x4 // server → nothing: a person forgot it; it is not introduced again
 	tableSigns       = store.TableRelay + 0x8 // peer → nothing: it is told who is here and who types
 )
 
@@ -157,6 +160,15 @@ func (r *reader) name() onionid.Name {
 		r.bad = true
 	}
 	return n
+}
+
+// maybeName is a name, or empty.
+func (r *reader) maybeName() onionid.Name {
+	if len(r.b) > 0 && r.b[0] == 0 {
+		r.b = r.b[1:]
+		return ""
+	}
+	return r.name()
 }
 func (r *reader) stores() []mailbox.Address {
 	n := r.uvarint()

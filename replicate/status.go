@@ -50,6 +50,8 @@ type ContactStatus struct {
 	Signs bool
 	// Number is six digits that both people see and may compare; "" until the other node's first word came.
 	Number string
+	// Introducer is the contact that introduced it, or is asked to, or brought its link; "" if a person did.
+	Introducer onionid.Name
 }
 
 // StoreStatus is how transactions with a mailbox go.
@@ -108,7 +110,7 @@ func (e *Engine) Contacts() ([]ContactStatus, error) {
 	var out []ContactStatus
 	for _, c := range e.contacts {
 		s := ContactStatus{Name: c.name, State: Active, Created: c.created, LastHeard: c.lastHeard, Waiting: waiting[string(c.name)],
-			Unacked: len(c.boxes), ExpectedDelay: e.expectedDelay(c), Signs: c.signs.on, Number: c.number}
+			Unacked: len(c.boxes), ExpectedDelay: e.expectedDelay(c), Signs: c.signs.on, Number: c.number, Introducer: c.introducer}
 		if e.files != nil {
 			s.Files = e.files.Transfers(c.name)
 		}
@@ -117,7 +119,9 @@ func (e *Engine) Contacts() ([]ContactStatus, error) {
 			if now.Sub(c.created) > awayAfter {
 				s.Reason += " If it is on, its mailbox may hide the answer: its node finds it before the link ends."
 			}
-			if a := e.accepts[c.voucher]; a != nil && !now.Before(a.link.Expiry) {
+			if a := e.accepts[c.voucher]; a != nil && !now.Before(a.link.Expiry) && a.from != "" {
+				s.Reason = "Our answer was in the mailbox, but the other node did not read it before the link expired; it may ask for another introduction."
+			} else if a != nil && !now.Before(a.link.Expiry) {
 				s.Reason = "Our answer was in the mailbox, but the other node did not read it before the link expired; ask for a new link."
 			}
 		}
@@ -131,11 +135,13 @@ func (e *Engine) Contacts() ([]ContactStatus, error) {
 		out = append(out, s)
 	}
 	for _, in := range e.invites {
-		out = append(out, e.inviteStatus(in, now))
+		if s := e.inviteStatus(in, now); in.peer == "" || s.State != Failed && e.contacts[in.peer] == nil {
+			out = append(out, s)
+		}
 	}
 	for _, a := range e.accepts {
-		if a.state != acceptDelivered { // that is a contact already
-			out = append(out, e.acceptStatus(a, now))
+		if s := e.acceptStatus(a, now); a.state != acceptDelivered && (a.from == "" || s.State != Failed) { // delivered: that is a contact already
+			out = append(out, s)
 		}
 	}
 	for name, n := range waiting {
@@ -283,12 +289,14 @@ func linkID(voucher [32]byte) string {
 }
 
 func (e *Engine) inviteStatus(in *invite, now time.Time) ContactStatus {
-	s := ContactStatus{ID: linkID(in.voucher), State: Inviting, Created: in.created, Expiry: in.expiry, Deposited: !in.deposited.IsZero()}
+	s := ContactStatus{ID: linkID(in.voucher), State: Inviting, Created: in.created, Expiry: in.expiry, Deposited: !in.deposited.IsZero(), Name: in.peer, Introducer: in.by}
 	switch {
 	case in.failed != "":
 		s.State, s.Reason = Failed, in.failed
 	case !now.Before(in.expiry):
 		s.State, s.Reason = Failed, "The link expired and nobody accepted it."
+	case in.peer != "":
+		s.Reason = "You share a room; a contact of both was asked to introduce you."
 	case s.Deposited:
 		s.Reason = "Deposited in the mailbox; the link can be accepted."
 	default:
@@ -301,7 +309,10 @@ func (e *Engine) inviteStatus(in *invite, now time.Time) ContactStatus {
 }
 
 func (e *Engine) acceptStatus(a *accept, now time.Time) ContactStatus {
-	s := ContactStatus{ID: linkID(a.link.Voucher), Name: a.name, State: Accepting, Created: a.created, Expiry: a.link.Expiry}
+	s := ContactStatus{ID: linkID(a.link.Voucher), Name: a.name, State: Accepting, Created: a.created, Expiry: a.link.Expiry, Introducer: a.by}
+	if a.name == "" {
+		s.Name = a.from
+	}
 	switch {
 	case a.state == acceptFailed:
 		s.State, s.Reason = Failed, a.reason
@@ -342,7 +353,8 @@ func (e *Engine) Stores() []StoreStatus {
 }
 
 // Forget ends a contact (by server name) or a link (by ContactStatus.ID): its keys, its boxes and what waits for it
-// are deleted, as is what waits for a stranger. The other node is not told. ErrNoContact.
+// are deleted, as is what waits for a stranger. The other node is not told, and is not introduced again until a link of a person's joins the
+// two. ErrNoContact.
 func (e *Engine) Forget(name string) error {
 	if err := e.forget(name); err != nil {
 		return err
@@ -371,15 +383,15 @@ func (e *Engine) forget(name string) error {
 	defer e.mu.Unlock()
 	for v, in := range e.invites {
 		if linkID(v) == name {
-			return e.forgetLink(tableInvite, v, func() {
+			return e.forgetLink(tableInvite, v, in.peer, func() {
 				delete(e.expected, in.reply().id.Handle())
 				delete(e.invites, v)
 			})
 		}
 	}
-	for v := range e.accepts {
+	for v, a := range e.accepts {
 		if linkID(v) == name {
-			return e.forgetLink(tableAccept, v, func() { delete(e.accepts, v) })
+			return e.forgetLink(tableAccept, v, a.from, func() { delete(e.accepts, v) })
 		}
 	}
 	c := e.contacts[onionid.Name(name)]
@@ -389,12 +401,17 @@ func (e *Engine) forget(name string) error {
 		}
 		return ErrNoContact
 	}
-	err := e.kv.Update(func(txn store.Txn) error {
+	end := func() {}
+	err := e.kv.Update(func(txn store.Txn) (err error) {
+		if end, err = e.shun(txn, c.name); err != nil {
+			return err
+		}
 		return errors.Join(erase(txn, c.name, false), txn.Delete(store.Key(tableAccept, c.voucher[:])))
 	})
 	if err != nil {
 		return fmt.Errorf("forget a contact: %w", err)
 	}
+	end()
 	e.unexpect(c)
 	delete(e.contacts, c.name)
 	e.setPeers()
@@ -436,10 +453,20 @@ func (e *Engine) emptyOutbox(name string) (n int, err error) {
 	}
 }
 
-func (e *Engine) forgetLink(table byte, v [32]byte, apply func()) error {
-	if err := e.kv.Update(func(txn store.Txn) error { return txn.Delete(store.Key(table, v[:])) }); err != nil {
+// forgetLink is for links that an introduction made too: peer is whom it would have made a contact, who then is shunned.
+func (e *Engine) forgetLink(table byte, v [32]byte, peer onionid.Name, apply func()) error {
+	end := func() {}
+	if err := e.kv.Update(func(txn store.Txn) (err error) {
+		if peer != "" {
+			if end, err = e.shun(txn, peer); err != nil {
+				return err
+			}
+		}
+		return txn.Delete(store.Key(table, v[:]))
+	}); err != nil {
 		return fmt.Errorf("forget a link: %w", err)
 	}
+	end()
 	apply()
 	e.reroute()
 	return nil

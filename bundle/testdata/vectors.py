@@ -40,6 +40,8 @@ records = {
     18: bytes(range(16)) + num(0) + num(3) + num(200) + num(8 << 20),
     19: bytes(range(16)) + num(1) + s(bytes(range(32))) + num(30000) + s("image/png") + s("cat.png"),
     20: bytes(range(16)) + num(0) + num(300) + s(b"some bytes"),
+    21: base64.b32decode(servers[0].upper())[:32] + bytes(range(77)),
+    22: base64.b32decode(servers[1].upper())[:32] + bytes(range(77)),
     23: num(1764000000005) + num(1764000600000) + num(1) + s("@bob:example") + b"\x01" + num(1764000000000) + s("at lunch")
         + num(1) + s(room) + s("@bob:example") + num(1764000030000),
 }

@@ -153,6 +153,10 @@ func (n *node) openEngine() (err error) {
 	if c.Codes, err = n.cfg.Codes(); err != nil {
 		return err
 	}
+	if c.Introductions, err = replicate.ParseIntroductions(n.cfg.Introductions); err != nil {
+		return err
+	}
+	c.MaxIntroduced = n.cfg.MaxIntroduced
 	n.engine, err = replicate.New(c)
 	return err
 }

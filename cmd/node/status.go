@@ -78,6 +78,8 @@ type contactStatus struct {
 
 	Files    *filesStatus `json:"files,omitempty"`
 	Presence bool         `json:"presence,omitempty"` // it is told who is here and who types
+
+	Introducer string `json:"introduced_by,omitempty"` // the contact that introduced it, or is asked to; none: a person made it
 }
 
 // filesStatus is what is on its way between the node and a contact's, in files and bytes.
@@ -123,7 +125,7 @@ func newContactStatus(c replicate.ContactStatus) contactStatus {
 	return contactStatus{
 		Files: files, Presence: c.Signs,
 		ID: c.ID, Server: string(c.Name), State: string(c.State), Reason: c.Reason, Check: c.Number, LastHeard: c.LastHeard,
-		Waiting: c.Waiting, Unacked: c.Unacked, Delay: round(c.ExpectedDelay),
+		Waiting: c.Waiting, Unacked: c.Unacked, Delay: round(c.ExpectedDelay), Introducer: string(c.Introducer),
 	}
 }
 
@@ -260,6 +262,13 @@ func printContacts(w io.Writer, cs []contactStatus) {
 		if c.Presence {
 			fmt.Fprintf(w, "presence  %s is told who is online here and who types\n", c.Server)
 		}
+	}
+	for _, c := range cs {
+		if c.Introducer != "" && c.State == string(replicate.Active) {
+			fmt.Fprintf(w, "introduced  %s: by %s\n", c.Server, c.Introducer)
+		}
+	}
+	for _, c := range cs {
 		if c.Files != nil {
 			fmt.Fprintf(w, "files  %s: %v\n", c.Server, c.Files)
 		}

@@ -123,6 +123,10 @@ func (r *rooms) SetPeers(map[matrix.ServerName]room.Peer) {}
 
 func (r *rooms) Fellows(matrix.ServerName) ([]matrix.ServerName, error) { return nil, nil }
 
+func (r *rooms) Strangers(bool) (map[matrix.ServerName][]matrix.ServerName, error) { return nil, nil }
+
+func (r *rooms) Meet(bool, ...matrix.ServerName) (bool, error) { return false, nil }
+
 func (r *rooms) Snapshot(matrix.RoomID, matrix.EventID) (*room.Snapshot, error) {
 	return nil, room.ErrUnknownRoom
 }
