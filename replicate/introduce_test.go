@@ -376,13 +376,14 @@ func TestABadIntroducer(t *testing.T) {
 			w, a, b, c := setup(t)
 			defer w.stopAll()
 			asked(w, a, b)
-			own := mustInvite(t, c)
-			c.queue(b, bundle.Introduced{From: a.name(), Link: wireLink(t, own)})
+			x := w.node(9, fast()) // a node of c's owner's, that nobody knows
+			x.start()
+			c.queue(b, bundle.Introduced{From: a.name(), Link: wireLink(t, mustInvite(t, x))})
 			w.until(time.Hour, "b's following", func() bool { _, n := b.links(); return n == 1 })
 			w.until(time.Hour, "b's refusal", func() bool { _, n := b.links(); return n == 0 })
 			w.noContact(a, b, 10*time.Minute)
-			if c.link().State != Inviting || len(b.engine.contacts) != 1 || b.status(c.name()).Introducer != "" {
-				t.Errorf("b answered c's link: %+v, %d contacts", c.link(), len(b.engine.contacts))
+			if x.link().State != Inviting || len(b.engine.contacts) != 1 || len(x.engine.contacts) != 0 {
+				t.Errorf("b answered c's link: %+v, %d contacts", x.link(), len(b.engine.contacts))
 			}
 		})
 	})
