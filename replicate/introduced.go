@@ -4,6 +4,7 @@ package replicate
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -257,4 +258,33 @@ func (e *Engine) shun(txn store.Txn, name onionid.Name) (end func(), err error) 
 			delete(e.accepts, a.link.Voucher)
 		}
 	}, errors.Join(errs...)
+}
+
+// shunNow is shun in an Update of its own.
+func (e *Engine) shunNow(name onionid.Name) error {
+	end := func() {}
+	if err := e.kv.Update(func(txn store.Txn) (err error) {
+		end, err = e.shun(txn, name)
+		return err
+	}); err != nil {
+		return fmt.Errorf("forget a stranger: %w", err)
+	}
+	end()
+	e.reroute()
+	return nil
+}
+
+// beingIntroduced tells whether an introduction to a server is under way. The caller holds mu.
+func (e *Engine) beingIntroduced(name onionid.Name) bool {
+	for _, in := range e.invites {
+		if in.peer == name {
+			return true
+		}
+	}
+	for _, a := range e.accepts {
+		if a.from == name {
+			return true
+		}
+	}
+	return false
 }

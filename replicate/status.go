@@ -396,10 +396,11 @@ func (e *Engine) forget(name string) error {
 	}
 	c := e.contacts[onionid.Name(name)]
 	if c == nil {
-		if n, err := e.emptyOutbox(name); err != nil || n > 0 {
-			return err // a stranger
+		n, err := e.emptyOutbox(name)
+		if err != nil || n == 0 && !e.beingIntroduced(onionid.Name(name)) {
+			return cmp.Or(err, ErrNoContact)
 		}
-		return ErrNoContact
+		return e.shunNow(onionid.Name(name)) // a stranger
 	}
 	end := func() {}
 	err := e.kv.Update(func(txn store.Txn) (err error) {
