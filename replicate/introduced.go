@@ -126,10 +126,10 @@ func (e *Engine) takeIntroduce(c *contact, data []byte) (effect, error) {
 }
 
 // introducible tells whether an introduction may make this server a contact: it is none, or one that was introduced and has lost us perhaps;
-// and no person forgot it. The caller holds mu.
+// and no person forgot it or cut it off. The caller holds mu.
 func (e *Engine) introducible(name onionid.Name) bool {
 	c := e.contacts[name]
-	return name != e.self.Name && !e.shunned[name] && (c == nil || c.introducer != "")
+	return name != e.self.Name && !e.shunned[name] && (c == nil || c.introducer != "" && !c.cut)
 }
 
 // introducerOf is who is to stand as introducer of a contact that by introduced ("" for a person's link): whom a person made a contact stays that.

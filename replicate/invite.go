@@ -332,6 +332,7 @@ func (e *Engine) begin(c *contact, root ratchet.Root, since time.Time, more func
 	if old != nil {
 		c.toldSerial = old.toldSerial
 	}
+	stays := old != nil && old.cut && c.introducer != "" // a person's link alone ends that
 	cursors := map[*depot]uint64{}
 	for _, st := range e.depots {
 		if st.own && st.descriptor != nil && st.follow.begun {
@@ -343,6 +344,11 @@ func (e *Engine) begin(c *contact, root ratchet.Root, since time.Time, more func
 		if old != nil {
 			if err := erase(txn, c.name, true); err != nil {
 				return err
+			}
+			if stays {
+				if err := txn.Set(store.Key(tableCut, peer), []byte{rowVersion}); err != nil {
+					return err
+				}
 			}
 		}
 		for st, b := range cursors {
@@ -371,6 +377,7 @@ func (e *Engine) begin(c *contact, root ratchet.Root, since time.Time, more func
 		e.unexpect(old)
 		c.inbox, c.partial, c.bytes = old.inbox, old.partial, old.bytes
 	}
+	c.cut = stays
 	e.contacts[c.name] = c
 	delete(e.shunned, c.name)
 	delete(e.strangers, c.name)
