@@ -17,7 +17,7 @@ build: ## the programs, in build/bin
 	@mkdir -p $(BIN)
 	go build -trimpath -o $(BIN)/ $(addprefix ./cmd/,$(PROGRAMS))
 
-demo: tools build ## two homeservers, four mailboxes, a private Tor network; CHECK=1 for a verdict
+demo: tools build ## three homeservers, four mailboxes, a private Tor network; CHECK=1 for a verdict
 	$(BIN)/demo $(if $(CHECK),--check)
 
 test: tools testtools fmt vet lint race plain shortsoak e2e quickclients ## what CI runs

@@ -28,8 +28,10 @@ type line struct {
 // play is the conversation.
 type play struct {
 	s       *stage
-	players [2]*player
+	players [3]*player // alice, bob, carol
 	room    id.RoomID
+	other   id.RoomID // with carol
+	secret  []byte    // a file in it
 	lines   []*line
 	syncs   *errgroup.Group
 	stop    context.CancelFunc
@@ -39,7 +41,7 @@ func newPlay(s *stage) *play { return &play{s: s} }
 
 // perform runs the acts in order.
 func (p *play) perform(ctx context.Context) error {
-	for i, name := range []string{"alice", "bob"} {
+	for i, name := range names {
 		var err error
 		if p.players[i], err = newPlayer(ctx, name, p.s.nodes[i]); err != nil {
 			return err
@@ -54,7 +56,7 @@ func (p *play) perform(ctx context.Context) error {
 	if err := p.meet(sctx); err != nil {
 		return err
 	}
-	for _, act := range []func(context.Context) error{p.talk, p.absence, p.killings} {
+	for _, act := range []func(context.Context) error{p.talk, p.absence, p.killings, p.third} {
 		if err := act(sctx); err != nil {
 			return err
 		}
@@ -98,7 +100,7 @@ func (p *play) send(ctx context.Context, by int, note string) (*line, error) {
 func (p *play) arrived(ctx context.Context, ls ...*line) error {
 	for _, l := range ls {
 		to := p.players[1-l.by]
-		if err := to.until(ctx, fmt.Sprintf("%q", l.body), patience, func() bool { n, _ := to.times(l.body); return n > 0 }); err != nil {
+		if err := to.until(ctx, fmt.Sprintf("%q", l.body), patience, func() bool { n, _ := to.times(p.room, l.body); return n > 0 }); err != nil {
 			return err
 		}
 	}
@@ -116,7 +118,7 @@ func (p *play) talk(ctx context.Context) error {
 			return err
 		}
 		if i == 0 {
-			_, first := p.players[1].times(l.body)
+			_, first := p.players[1].times(p.room, l.body)
 			p.s.say("first message delivered %.1f s after the demo began", first.Sub(p.s.start).Seconds())
 		}
 	}
@@ -167,7 +169,7 @@ func (p *play) deposited(ctx context.Context) error {
 			return false, err
 		}
 		after, err := p.s.boxes(ctx)
-		return st.Contacts[0].Unacked > 0 && after > before, err
+		return st.contact(p.s.nodes[1]).Unacked > 0 && after > before, err
 	})
 }
 
@@ -214,9 +216,9 @@ func (p *play) killings(ctx context.Context) error {
 // verify prints the transcript and compares both clients' timelines with it.
 func (p *play) verify(ctx context.Context) error {
 	// Whoever sent last may not have seen its own message by /sync yet.
-	for _, pl := range p.players {
+	for _, pl := range p.players[:2] {
 		if err := pl.until(ctx, "its own last message", patience, func() bool {
-			return !slices.ContainsFunc(p.lines, func(l *line) bool { n, _ := pl.times(l.body); return n == 0 })
+			return !slices.ContainsFunc(p.lines, func(l *line) bool { n, _ := pl.times(p.room, l.body); return n == 0 })
 		}); err != nil {
 			return err
 		}
@@ -226,7 +228,10 @@ func (p *play) verify(ctx context.Context) error {
 		return err
 	}
 	p.print()
-	for i, pl := range p.players {
+	if err := p.apart(); err != nil {
+		return err
+	}
+	for _, pl := range p.players[:2] {
 		paged, err := pl.history(ctx, p.room)
 		if err != nil {
 			return fmt.Errorf("%s pages back: %w", pl.name, err)
@@ -237,7 +242,7 @@ func (p *play) verify(ctx context.Context) error {
 		if err := p.compare(pl.name+" by /messages", paged); err != nil {
 			return err
 		}
-		p.s.say("%s's timeline holds all %d messages, each once, in order", []string{"alice", "bob"}[i], len(p.lines))
+		p.s.say("%s's timeline holds all %d messages, each once, in order", pl.name, len(p.lines))
 	}
 	return p.search()
 }
@@ -246,7 +251,7 @@ func (p *play) print() {
 	fmt.Printf("\n%-6s %-46s %9s  %s\n", "from", "message", "delivery", "")
 	var took []time.Duration
 	for _, l := range p.lines {
-		_, at := p.players[1-l.by].times(l.body)
+		_, at := p.players[1-l.by].times(p.room, l.body)
 		d := at.Sub(l.sent)
 		took = append(took, d)
 		fmt.Printf("%-6s %-46s %7.2f s  %s\n", p.players[l.by].name, l.body, max(d, 0).Seconds(), l.note)
@@ -266,7 +271,7 @@ func (p *play) compare(where string, got []heard) error {
 			}
 		}
 		for _, h := range got {
-			if h.sender == speaker.c.UserID {
+			if h.room == p.room && h.sender == speaker.c.UserID {
 				have = append(have, h.body)
 			}
 		}
@@ -275,6 +280,7 @@ func (p *play) compare(where string, got []heard) error {
 				strings.Join(want, "\n  "), strings.Join(have, "\n  "))
 		}
 	}
+	got = slices.DeleteFunc(slices.Clone(got), func(h heard) bool { return h.room != p.room })
 	if len(got) != len(p.lines) {
 		return fmt.Errorf("%s: %d messages, wanted %d", where, len(got), len(p.lines))
 	}

@@ -17,6 +17,7 @@ import (
 
 // heard is one message as a client's /sync showed it.
 type heard struct {
+	room   id.RoomID
 	sender id.UserID
 	body   string
 	event  id.EventID
@@ -30,6 +31,7 @@ type player struct {
 
 	mu      sync.Mutex
 	invites map[id.RoomID]bool
+	banned  map[id.RoomID]bool
 	heard   []heard
 	news    chan struct{} // closed and replaced at each change
 }
@@ -40,7 +42,7 @@ func newPlayer(ctx context.Context, name string, n *homeserver) (*player, error)
 		return nil, err
 	}
 	c.DefaultHTTPRetries = 0
-	p := &player{c: c, name: name, invites: map[id.RoomID]bool{}, news: make(chan struct{})}
+	p := &player{c: c, name: name, invites: map[id.RoomID]bool{}, banned: map[id.RoomID]bool{}, news: make(chan struct{})}
 	_, err = c.Login(ctx, &mautrix.ReqLogin{
 		Type: mautrix.AuthTypePassword, Identifier: mautrix.UserIdentifier{Type: mautrix.IdentifierTypeUser, User: n.user},
 		Password: n.password, StoreCredentials: true, InitialDeviceDisplayName: "demo",
@@ -86,13 +88,20 @@ func (p *player) take(r *mautrix.RespSync) {
 	for room := range r.Rooms.Invite {
 		p.invites[room] = true
 	}
-	for _, room := range r.Rooms.Join {
+	for room, left := range r.Rooms.Leave {
+		for _, e := range left.Timeline.Events {
+			if e.Type.Type == event.StateMember.Type && e.GetStateKey() == string(p.c.UserID) {
+				p.banned[room] = e.Content.Raw["membership"] == "ban"
+			}
+		}
+	}
+	for id, room := range r.Rooms.Join {
 		for _, e := range room.Timeline.Events {
 			if e.Type.Type != event.EventMessage.Type {
 				continue
 			}
 			body, _ := e.Content.Raw["body"].(string)
-			p.heard = append(p.heard, heard{e.Sender, body, e.ID, time.Now()})
+			p.heard = append(p.heard, heard{id, e.Sender, body, e.ID, time.Now()})
 		}
 	}
 	close(p.news)
@@ -118,10 +127,10 @@ func (p *player) until(ctx context.Context, what string, limit time.Duration, ok
 	}
 }
 
-// times counts how often a message was heard, and when first.
-func (p *player) times(body string) (n int, first time.Time) {
+// times counts how often a message was heard in a room, and when first.
+func (p *player) times(room id.RoomID, body string) (n int, first time.Time) {
 	for _, h := range p.heard {
-		if h.body == body {
+		if h.room == room && h.body == body {
 			if n++; n == 1 {
 				first = h.at
 			}
@@ -162,7 +171,7 @@ func (p *player) history(ctx context.Context, room id.RoomID) ([]heard, error) {
 		for _, e := range r.Chunk {
 			if e.Type.Type == event.EventMessage.Type {
 				body, _ := e.Content.Raw["body"].(string)
-				out = append([]heard{{sender: e.Sender, body: body, event: e.ID}}, out...)
+				out = append([]heard{{room: room, sender: e.Sender, body: body, event: e.ID}}, out...)
 			}
 		}
 		if r.End == "" || len(r.Chunk) == 0 {

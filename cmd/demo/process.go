@@ -70,9 +70,9 @@ type stage struct {
 	start    time.Time
 	torrc    string // how to join the private Tor network
 	all      []*process
-	stores   []*hosted // mailboxes that keep boxes
-	couriers []*hosted // mailboxes that carry requests to them
-	nodes    [2]*homeserver
+	stores   []*hosted      // mailboxes that keep boxes
+	couriers []*hosted      // mailboxes that carry requests to them
+	nodes    [3]*homeserver // in the order of names
 }
 
 // hosted is a mailbox.

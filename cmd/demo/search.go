@@ -85,6 +85,9 @@ func (p *play) needles() (out []needle, err error) {
 	}
 	add("the room id", string(p.room))
 	add("the room's name", "Sunday walk")
+	add("a room id", string(p.other))
+	add("a room's name", thirdName)
+	out = append(out, needle{"a file's bytes", p.secret[:64]})
 	for _, pl := range p.players {
 		for _, h := range pl.heard {
 			add("an event id", string(h.event))

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // The demo's schedule: quick enough to watch.
@@ -44,7 +46,7 @@ func (s *stage) build(ctx context.Context) error {
 		}
 		s.stores, s.couriers = append(s.stores, store), append(s.couriers, courier)
 	}
-	for i, name := range []string{"alice", "bob"} {
+	for i, name := range names {
 		if err := s.buildNode(ctx, i, name); err != nil {
 			return err
 		}
@@ -54,8 +56,16 @@ func (s *stage) build(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.introduce(ctx)
+	// Alice and carol are no contacts of each other.
+	var both errgroup.Group
+	for i := range 2 {
+		both.Go(func() error { return s.introduce(ctx, i, i+1) })
+	}
+	return both.Wait()
 }
+
+// names are the users', and their nodes'.
+var names = []string{"alice", "bob", "carol"}
 
 // file waits for a file that another program writes when it is ready.
 func (s *stage) file(ctx context.Context, name string, limit time.Duration) error {
@@ -132,10 +142,22 @@ type status struct {
 		Connected bool
 		Problem   string
 	}
-	Contacts []struct {
-		State, Reason, Check string
-		Unacked              int
+	Contacts []contact
+}
+
+type contact struct {
+	Server, State, Reason, Check string
+	Unacked                      int
+}
+
+// contact is what is known of another node; nothing if it is none yet.
+func (s status) contact(n *homeserver) contact {
+	for _, c := range s.Contacts {
+		if c.Server == n.address {
+			return c
+		}
 	}
+	return contact{Reason: "no contact yet"}
 }
 
 func (s *stage) status(ctx context.Context, n *homeserver) (st status, err error) {
@@ -187,25 +209,25 @@ func (s *stage) ready(ctx context.Context, n *homeserver) error {
 	})
 }
 
-// introduce makes the two nodes contacts, as their owners would.
-func (s *stage) introduce(ctx context.Context) error {
-	out, err := s.command(ctx, "node", "invite", "--no-qr", "--config", s.nodes[0].config)
+// introduce makes two nodes contacts, as their owners would.
+func (s *stage) introduce(ctx context.Context, inviter, other int) error {
+	out, err := s.command(ctx, "node", "invite", "--no-qr", "--config", s.nodes[inviter].config)
 	if err != nil {
 		return err
 	}
 	link := strings.TrimSpace(out)
-	s.say("alice's node made a link of %d bytes, bob's node accepts it", len(link))
-	if _, err := s.command(ctx, "node", "accept", "--config", s.nodes[1].config, link); err != nil {
+	s.say("%s's node made a link of %d bytes, %s's node accepts it", names[inviter], len(link), names[other])
+	if _, err := s.command(ctx, "node", "accept", "--config", s.nodes[other].config, link); err != nil {
 		return err
 	}
 	var checks [2]string
-	for i, n := range s.nodes {
+	for i, pair := range [2][2]*homeserver{{s.nodes[inviter], s.nodes[other]}, {s.nodes[other], s.nodes[inviter]}} {
 		if err := await(ctx, 3*time.Minute, "the nodes to become contacts", func() (bool, error) {
-			st, err := s.status(ctx, n)
-			if err != nil || len(st.Contacts) != 1 {
+			st, err := s.status(ctx, pair[0])
+			if err != nil {
 				return false, err
 			}
-			c := st.Contacts[0]
+			c := st.contact(pair[1])
 			checks[i] = c.Check
 			return c.State == "active" && c.Check != "", errors.New(c.State + ": " + c.Reason)
 		}); err != nil {
@@ -215,7 +237,7 @@ func (s *stage) introduce(ctx context.Context) error {
 	if checks[0] != checks[1] {
 		return fmt.Errorf("the check numbers differ: %q, %q", checks[0], checks[1])
 	}
-	s.say("the nodes are contacts; both show the check number %s", checks[0])
+	s.say("%s's and %s's nodes are contacts; both show the check number %s", names[inviter], names[other], checks[0])
 	return nil
 }
 
