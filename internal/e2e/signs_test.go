@@ -102,6 +102,7 @@ func (s *signs) last() string {
 // TestSignsOfLifeBetweenNodes: nobody is told who is there and who types, until the operator says so, and then who was meant alone; what is told ends when it
 // ends, and when the node that said it is off.
 func TestSignsOfLifeBetweenNodes(t *testing.T) {
+	long(t)
 	synctest.Test(t, func(t *testing.T) {
 		nodes := neighbours(t, []string{"alice", "bob", "carol"})
 		alice, bob, carol := nodes[0], nodes[1], nodes[2]
@@ -240,6 +241,7 @@ func (n *node) packed(peer *node, kind bundle.Type) (count int) {
 // TestSignsOfLifeMakeNoBoxes: a node whose users come and go for hours writes as many boxes, and in the same slots, as one that tells nobody; and few of them wait
 // for a contact that is off.
 func TestSignsOfLifeMakeNoBoxes(t *testing.T) {
+	long(t)
 	run := func(tell bool) (puts []time.Duration, told int) {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()
