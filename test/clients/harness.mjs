@@ -100,6 +100,27 @@ export async function startNode(program) {
     };
 }
 
+/** startPair runs two nodes that are contacts, alice's and bob's, with a mailbox between them: the program is the tests of internal/e2e. */
+export async function startPair(program) {
+    const child = spawn(program, ["-test.run", "^TestServePair$", "-test.timeout", "10m"], { env: { ...process.env, TARN_PAIR: "1" }, stdio: ["pipe", "pipe", "pipe"] });
+    let log = "";
+    const urls = await new Promise((resolve, reject) => {
+        const more = (b) => {
+            log += b;
+            const line = /^PAIR (\S+) (\S+)$/m.exec(log);
+            if (line) resolve({ alice: line[1], bob: line[2] });
+        };
+        child.stdout.on("data", more);
+        child.stderr.on("data", more);
+        child.once("exit", () => reject(new Error(`the two nodes ended:\n${log}`)));
+    });
+    return {
+        urls,
+        log: () => log,
+        stop: () => new Promise((resolve) => (child.once("exit", resolve), child.stdin.end())),
+    };
+}
+
 /** Trace counts requests by method, path (ids removed), status and errcode. */
 export class Trace {
     seen = new Map();
