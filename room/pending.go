@@ -13,9 +13,11 @@ import (
 // Bounds of the events that wait for their parents, a room. What is evicted is not lost: a peer's "heads" and the children of it
 // make the node ask again.
 const (
-	maxPending         = 4000 // events
-	maxPendingPeer     = 1500 // events that one peer delivered
-	maxPendingStranger = 64   // of a peer whose server was never in the room
+	maxPending         = 4000     // events
+	maxPendingPeer     = 1500     // events that one peer delivered
+	maxPendingStranger = 64       // of a peer whose server was never in the room
+	maxPendingSize     = 16 << 20 // bytes of the events
+	maxPendingPeerSize = 8 << 20  // bytes of those that one peer delivered
 	maxAwaited         = matrix.MaxPrev + matrix.MaxAuth + 1
 )
 
@@ -53,6 +55,7 @@ type parked struct {
 	h     hash
 	from  matrix.ServerName
 	depth int64
+	size  int // of the event
 }
 
 func decodePending(v []byte) (from matrix.ServerName, depth int64, awaited []hash, raw []byte, err error) {
@@ -107,8 +110,8 @@ func (q *reading) allParked() ([]parked, error) {
 	var out []parked
 	prefix := key(tabPending, q.n, 0)
 	err := q.rd.Scan(prefix, nil, func(k, v []byte) (bool, error) {
-		from, depth, _, _, err := decodePending(v)
-		out = append(out, parked{hash(k[len(prefix):]), from, depth})
+		from, depth, _, raw, err := decodePending(v)
+		out = append(out, parked{hash(k[len(prefix):]), from, depth, len(raw)})
 		return err == nil, err
 	})
 	if err != nil {
@@ -128,25 +131,30 @@ func further(a, b parked) int {
 	return -slices.Compare(a.h[:], b.h[:])
 }
 
-// evict picks what must go so that the bounds hold.
+// evict picks what must go so that the bounds hold, of number and of bytes.
 func evict(all []parked, known func(matrix.ServerName) bool) []hash {
 	slices.SortFunc(all, further)
-	per := map[matrix.ServerName]int{}
-	for _, x := range all {
-		per[x.from]++
+	type sum struct{ n, size int }
+	per, total := map[matrix.ServerName]sum{}, sum{}
+	add := func(x parked, sign int) {
+		s := per[x.from]
+		per[x.from] = sum{s.n + sign, s.size + sign*x.size}
+		total = sum{total.n + sign, total.size + sign*x.size}
 	}
-	total := len(all)
+	for _, x := range all {
+		add(x, 1)
+	}
 	var out []hash
 	for _, x := range all {
 		limit := maxPendingPeer
 		if !known(x.from) {
 			limit = maxPendingStranger
 		}
-		// Over the room's bound, those give who have the most.
-		if per[x.from] > limit || total > maxPending && per[x.from] > maxPending/max(1, len(per)) {
+		s, share := per[x.from], max(1, len(per))
+		// Over the room's bounds, those give who have the most.
+		if s.n > limit || s.size > maxPendingPeerSize || total.n > maxPending && s.n > maxPending/share || total.size > maxPendingSize && s.size > maxPendingSize/share {
 			out = append(out, x.h)
-			per[x.from]--
-			total--
+			add(x, -1)
 		}
 	}
 	return out
@@ -169,7 +177,7 @@ func (p *plan) park(rows []*pendingRow) error {
 	}
 	all = slices.DeleteFunc(all, func(x parked) bool { _, anew := p.pending[x.h]; return anew })
 	for _, x := range rows {
-		all = append(all, parked{mustHash(x.ev.ID()), x.from, x.ev.Depth()})
+		all = append(all, parked{mustHash(x.ev.ID()), x.from, x.ev.Depth(), len(x.ev.Raw())})
 	}
 	for _, h := range evict(all, func(s matrix.ServerName) bool { return p.census.known[s] > 0 }) {
 		p.pending[h] = nil
