@@ -110,6 +110,8 @@ type contactRow struct {
 	unsent         uint64       // events in the outbox that were given up since it was away too long
 	unsentMessages uint64       // to-device messages, likewise
 	introducer     onionid.Name // the contact that introduced it; "": a person did
+	// What it sent that no honest node does: events that are forged, records and boxes that are not what they say. On the disk with the next box.
+	broken uint64
 }
 
 func (c *contactRow) marshal() []byte {
@@ -137,6 +139,7 @@ func (c *contactRow) marshal() []byte {
 	w.uvarint(c.unsent)
 	w.uvarint(c.unsentMessages)
 	w.str(string(c.introducer))
+	w.uvarint(c.broken)
 	return w.b
 }
 
@@ -151,6 +154,7 @@ func parseContact(b []byte) (contactRow, error) {
 	c.recovered = r.time()
 	rescued := r.uvarint()
 	c.rescued, c.unsent, c.unsentMessages, c.introducer = uint32(rescued), r.uvarint(), r.uvarint(), r.maybeName()
+	c.broken = r.uvarint()
 	if rescued > math.MaxUint32 || len(c.peerKey) != 0 && len(c.peerKey) != sealed.PublicKeySize {
 		r.bad = true
 	}

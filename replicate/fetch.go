@@ -365,6 +365,7 @@ func (e *Engine) receive(st *depot, c *contact, t *todo, id mailbox.BoxID, plain
 		// Authentic, so the peer's program is at fault. The index must not stay a hole for ever: the box counts as read.
 		e.counts.malformed.Add(1)
 		e.log.Warn("a contact sent a box that is not a bundle")
+		c.broken++
 		fragments, head = nil, bundle.Head{}
 	} else if err := e.applyAcks(c, head); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	people "tarn/account"
@@ -205,6 +206,9 @@ func (e *Engine) work(ctx context.Context, c *contact, key []byte, row inboxRow)
 	}
 	if err != nil {
 		e.counts.refused.Add(1)
+		if slices.ContainsFunc(dishonest, func(x error) bool { return errors.Is(err, x) }) {
+			c.broken++
+		}
 		e.log.Debug("a received record was refused", "type", row.kind, "err", err)
 		eff = effect{}
 	}
@@ -281,7 +285,13 @@ func (e *Engine) take(ctx context.Context, c *contact, row inboxRow) (effect, er
 		if got.Bad > 0 {
 			e.counts.refused.Add(int64(got.Bad))
 		}
-		return e.noteIngested(c, id, got), nil
+		eff := e.noteIngested(c, id, got)
+		note := eff.apply
+		eff.apply = func() {
+			note()
+			c.broken += uint64(got.Forged)
+		}
+		return eff, nil
 	case bundle.TypeSnapshot:
 		s, err := decodeSnapshot(data)
 		if err != nil {
@@ -379,6 +389,9 @@ func (e *Engine) settleIngested(c *contact, id matrix.RoomID, got room.Ingested)
 	eff.apply()
 	return nil
 }
+
+// dishonest are the refusals of what no honest node sends; of others the reason can lie with us, or in between.
+var dishonest = []error{bundle.ErrMalformed, bundle.ErrTooLarge, people.ErrSpeaker, people.ErrBadSignature}
 
 func refuse(err error) error { return fmt.Errorf("%w: %w", errRefuse, err) }
 

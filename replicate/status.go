@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"tarn/crypto/onionid"
@@ -48,6 +49,8 @@ type ContactStatus struct {
 	Files media.Transfers
 	// Signs: it is told who is here and who types.
 	Signs bool
+	// Broken is how much of what it sent no honest node sends: forged events, records and boxes that are not what they say.
+	Broken uint64
 	// Number is six digits that both people see and may compare; "" until the other node's first word came.
 	Number string
 	// Introducer is the contact that introduced it, or is asked to, or brought its link; "" if a person did.
@@ -110,7 +113,7 @@ func (e *Engine) Contacts() ([]ContactStatus, error) {
 	var out []ContactStatus
 	for _, c := range e.contacts {
 		s := ContactStatus{Name: c.name, State: Active, Created: c.created, LastHeard: c.lastHeard, Waiting: waiting[string(c.name)],
-			Unacked: len(c.boxes), ExpectedDelay: e.expectedDelay(c), Signs: c.signs.on, Number: c.number, Introducer: c.introducer}
+			Unacked: len(c.boxes), ExpectedDelay: e.expectedDelay(c), Signs: c.signs.on, Number: c.number, Introducer: c.introducer, Broken: c.broken}
 		if e.files != nil {
 			s.Files = e.files.Transfers(c.name)
 		}
@@ -130,6 +133,9 @@ func (e *Engine) Contacts() ([]ContactStatus, error) {
 		}
 		if r := c.recoveryReason(now); r != "" {
 			s.Reason = r
+		}
+		if c.broken > 0 {
+			s.Reason = strings.TrimSpace(s.Reason + fmt.Sprintf(" It sent %d things that no honest node sends (forged, or malformed); they were thrown away.", c.broken))
 		}
 		delete(waiting, string(c.name))
 		out = append(out, s)

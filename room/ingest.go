@@ -19,6 +19,7 @@ type Ingested struct {
 	Missing map[matrix.RoomID][]matrix.EventID // to be asked for: parents and auth events not held
 	Unknown []matrix.ServerName                // servers whose certificate is not known: their events were dropped, to be asked for again with it
 	Bad     int                                // refused: malformed, wrong signature, sender's server has no business in the room
+	Forged  int                                // of them, those that no honest node gives to another: malformed, of another room, without its signature
 	Torn    []Torn                             // what is stored without its content for now
 	Shown   []matrix.EventID                   // what the contact has shown to have: what it delivered, and the parents of that
 }
@@ -112,6 +113,7 @@ func (in *ingest) verify(events [][]byte) error {
 			ev, err := matrix.Parse(q.row.version, raw)
 			if err != nil || ev.Room() != in.room {
 				in.out.Bad++
+				in.out.Forged++
 				continue
 			}
 			h := mustHash(ev.ID())
@@ -134,6 +136,7 @@ func (in *ingest) verify(events [][]byte) error {
 				}
 			case errors.Is(err, matrix.ErrSignature), errors.Is(err, matrix.ErrFormat):
 				in.out.Bad++
+				in.out.Forged++
 			default:
 				return err
 			}

@@ -75,6 +75,7 @@ type contactStatus struct {
 	Waiting   int       `json:"waiting"` // items in the outbox
 	Unacked   int       `json:"unacked"` // boxes written, not acknowledged yet
 	Delay     string    `json:"expected_delay,omitempty"`
+	Broken    uint64    `json:"broken,omitempty"` // things that no honest node sends
 
 	Files    *filesStatus `json:"files,omitempty"`
 	Presence bool         `json:"presence,omitempty"` // it is told who is here and who types
@@ -125,7 +126,7 @@ func newContactStatus(c replicate.ContactStatus) contactStatus {
 	return contactStatus{
 		Files: files, Presence: c.Signs,
 		ID: c.ID, Server: string(c.Name), State: string(c.State), Reason: c.Reason, Check: c.Number, LastHeard: c.LastHeard,
-		Waiting: c.Waiting, Unacked: c.Unacked, Delay: round(c.ExpectedDelay), Introducer: string(c.Introducer),
+		Waiting: c.Waiting, Unacked: c.Unacked, Delay: round(c.ExpectedDelay), Introducer: string(c.Introducer), Broken: c.Broken,
 	}
 }
 

@@ -27,13 +27,20 @@ const soon = 2 * time.Minute
 // neighbours are nodes with a mailbox in memory between them; links says who is whose contact, by number; without any all are.
 func neighbours(t *testing.T, names []string, links ...[2]int) []*watcher {
 	t.Helper()
+	return neighboursWith(t, names, func(string, *replicate.Config) {}, links...)
+}
+
+// neighboursWith are neighbours whose configurations are altered.
+func neighboursWith(t *testing.T, names []string, alter func(name string, c *replicate.Config), links ...[2]int) []*watcher {
+	t.Helper()
 	box := mailboxtest.New(t, mailboxtest.WithConfig(func(c *mailboxstore.Config) { c.Bucket = 100 * time.Millisecond }))
-	at := func(c *replicate.Config) {
-		c.Profile, c.Stores = replicate.CustomProfile(100*time.Millisecond, 0.3), []mailbox.Address{box.Address()}
-		c.Dial = func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, box.Dialer()) }
-	}
 	var out []*watcher
 	for i, name := range names {
+		at := func(c *replicate.Config) {
+			c.Profile, c.Stores = replicate.CustomProfile(100*time.Millisecond, 0.3), []mailbox.Address{box.Address()}
+			c.Dial = func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, box.Dialer()) }
+			alter(name, c)
+		}
 		out = append(out, watch(newNodeAt(t, name, byte(i+1), at)))
 	}
 	if len(links) == 0 {
