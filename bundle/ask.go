@@ -18,6 +18,7 @@ const (
 	AskAlias   AskKind = 5 // Text: a room alias of the receiver's
 	AskSummary AskKind = 6 // Room: what it shows of itself, and of the rooms in the space
 	AskList    AskKind = 7 // Text: a search in the receiver's directory, JSON
+	AskOlder   AskKind = 8 // Room, Missing, Have, Most: events of the past
 )
 
 // MaxAskText bounds the Text of an Ask, in bytes.
@@ -31,6 +32,10 @@ type Ask struct {
 	User  matrix.UserID
 	Text  string
 	Event []byte
+	// What AskOlder is about.
+	Missing []matrix.EventID // events that the asker lacks: these and what is before them; at most MaxOlderMissing, at least one
+	Have    []matrix.EventID // of each the asker has the state after it, with its auth chain; at most MaxOlderHave
+	Most    uint64           // events that it takes, at most MaxOlderEvents
 }
 
 // body codes the fields that a kind has, in their order.
@@ -42,7 +47,7 @@ func (k AskKind) body() (room, user, text, event bool) {
 		return true, false, false, true
 	case AskAlias, AskList:
 		return false, false, true, false
-	case AskSummary:
+	case AskSummary, AskOlder:
 		return true, false, false, false
 	}
 	return false, false, false, false
@@ -66,6 +71,14 @@ func (a Ask) Record() (Record, error) {
 	}
 	if event {
 		w.event(a.Event)
+	}
+	if a.Kind == AskOlder {
+		if len(a.Missing) == 0 {
+			w.fail(ErrMalformed, "nothing is asked for")
+		}
+		w.eventIDs(a.Missing, MaxOlderMissing, "missing events")
+		w.eventIDs(a.Have, MaxOlderHave, "events that are there")
+		w.number(a.Most, MaxOlderEvents, "number of events")
 	}
 	return w.record(TypeAsk, "a question")
 }
@@ -94,6 +107,14 @@ func ParseAsk(data []byte) (Ask, error) {
 	if event {
 		a.Event = r.event()
 	}
+	if a.Kind == AskOlder {
+		a.Missing = r.eventIDs(MaxOlderMissing, "missing events")
+		a.Have = r.eventIDs(MaxOlderHave, "events that are there")
+		a.Most = r.number(MaxOlderEvents, "number of events")
+		if len(a.Missing) == 0 {
+			r.fail(ErrMalformed, "nothing is asked for")
+		}
+	}
 	if err := r.end("a question"); err != nil {
 		return Ask{}, err
 	}
@@ -111,6 +132,7 @@ const (
 	AnswerDone     AnswerKind = 3 // nothing: the event that was sent is in the room
 	AnswerRoom     AnswerKind = 4 // Room, Servers: what the alias names, and where to ask for it
 	AnswerData     AnswerKind = 5 // Data: JSON
+	AnswerOlder    AnswerKind = 6 // Older: a piece of a room's past
 )
 
 // Bounds of an Answer.
@@ -129,6 +151,7 @@ type Answer struct {
 	Room     matrix.RoomID
 	Servers  []string // names
 	Data     []byte
+	Older    Older // AnswerOlder
 }
 
 // Template is what a node needs that is not in a room to build a member event of its user's.
@@ -164,6 +187,8 @@ func (a Answer) Record() (Record, error) {
 		}
 	case AnswerData:
 		w.bytes(a.Data, MaxAnswerData, "data")
+	case AnswerOlder:
+		w.older(a.Older)
 	default:
 		w.fail(ErrMalformed, "kind of answer")
 	}
@@ -197,6 +222,8 @@ func ParseAnswer(data []byte) (Answer, error) {
 		}
 	case AnswerData:
 		a.Data = r.bytes(MaxAnswerData, "data")
+	case AnswerOlder:
+		a.Older = r.older()
 	default:
 		r.fail(ErrMalformed, "kind of answer")
 	}

@@ -147,15 +147,23 @@ func (a *API) messages(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	page, err := a.rooms.Messages(c.who.User, r, from, back, limit, func(e room.Entry) bool {
-		return !stop.at(e.ID()) && (filter.all() || filter.keepsEntry(e)) && !unheard(ignored, e.Event)
+	page, err := a.older(c, func() (room.Page, error) {
+		return a.rooms.Messages(c.who.User, r, from, back, limit, func(e room.Entry) bool {
+			return !stop.at(e.ID()) && (filter.all() || filter.keepsEntry(e)) && !unheard(ignored, e.Event)
+		})
 	})
 	if err != nil {
 		return nil, err
 	}
 	out := messagesAnswer{Start: token(from)}
+	if s := c.query("from"); page.Older && s != "" {
+		out.Start = s
+	}
 	if page.More && !stop.reached {
 		out.End = token(page.End)
+		if page.Older {
+			out.End = otherToken(page.End, out.Start)
+		}
 	}
 	if out.Chunk, err = c.events(page.Events); err != nil {
 		return nil, err
@@ -164,6 +172,35 @@ func (a *API) messages(c *call) (any, error) {
 		out.State, err = a.senders(c, r, page.Events)
 	}
 	return out, err
+}
+
+// olderWait is how long a client waits for events that other nodes have. Without it a client at the edge would ask again at once, and again.
+const olderWait = 20 * time.Second
+
+// older reads a page; an empty one, at the edge of what is here, once more when older events have come. That the client waits changes nothing of when others are asked.
+func (a *API) older(c *call, read func() (room.Page, error)) (room.Page, error) {
+	ctx, cancel := c.drain()
+	defer cancel()
+	var over <-chan time.Time
+	for first := true; ; first = false {
+		came := a.rooms.Older()
+		page, err := read()
+		if err != nil || len(page.Events) > 0 || !page.Older {
+			return page, err
+		}
+		if first {
+			timer := time.NewTimer(olderWait)
+			defer timer.Stop()
+			over = timer.C
+		}
+		select {
+		case <-came:
+		case <-over:
+			return page, nil
+		case <-ctx.Done():
+			return page, nil
+		}
+	}
 }
 
 // stopper ends a page at the token "to". Tokens cannot be compared with positions (room.Page), so it knows the first

@@ -18,6 +18,18 @@ const tokenPrefix = "s1_"
 // the position up to which they were given.
 const syncPrefix = "s2_"
 
+// edgePrefix is another form of a token of /messages, of the same place. A page that ends where the node waits for older events (room.Page.Older) has it
+// when it would end at the token that it began at: clients take that for the beginning of the room.
+const edgePrefix = "s3_"
+
+// otherToken is a token of p that is not s.
+func otherToken(p store.Pos, s string) string {
+	if t := token(p); t != s {
+		return t
+	}
+	return edgePrefix + strconv.FormatUint(uint64(p), 10)
+}
+
 // syncToken is a token with that second position.
 func syncToken(p, inbox store.Pos) string {
 	return syncPrefix + strconv.FormatUint(uint64(p), 10) + "_" + strconv.FormatUint(uint64(inbox), 10)
@@ -43,13 +55,16 @@ func parseSyncToken(s string) (p, inbox store.Pos, err error) {
 // token is the wire form of a place in the stream.
 func token(p store.Pos) string { return tokenPrefix + strconv.FormatUint(uint64(p), 10) }
 
-// parseToken reads one: exactly what token writes.
+// parseToken reads one: exactly what token and otherToken write.
 func parseToken(s string) (store.Pos, error) {
 	if strings.HasPrefix(s, syncPrefix) { // a client may give a /sync token to /messages or /keys/changes
 		p, _, err := parseSyncToken(s)
 		return p, err
 	}
 	digits, found := strings.CutPrefix(s, tokenPrefix)
+	if !found {
+		digits, found = strings.CutPrefix(s, edgePrefix)
+	}
 	if !found || digits == "" || digits[0] < '0' || digits[0] > '9' || len(digits) > 1 && digits[0] == '0' {
 		return 0, invalid("not a token of this server")
 	}

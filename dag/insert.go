@@ -111,11 +111,21 @@ type insertion struct {
 
 // gather reads parents, auth events and the create event, and lists what is not held.
 func (in *insertion) gather() error {
-	miss := func(id matrix.EventID) {
-		if !slices.Contains(in.missing, id) {
-			in.missing = append(in.missing, id)
-		}
+	if err := in.parents(); err != nil {
+		return err
 	}
+	return in.lean()
+}
+
+// miss notes what is not held, once.
+func (in *insertion) miss(id matrix.EventID) {
+	if !slices.Contains(in.missing, id) {
+		in.missing = append(in.missing, id)
+	}
+}
+
+// parents reads the parents and the states after them.
+func (in *insertion) parents() error {
 	for _, id := range in.ev.PrevEvents() {
 		if slices.Contains(in.prev, id) {
 			continue
@@ -131,19 +141,24 @@ func (in *insertion) gather() error {
 			}
 		}
 		if after == nil {
-			miss(id)
+			in.miss(id)
 			continue
 		}
 		in.prev = append(in.prev, id)
 		in.status = append(in.status, status)
 		in.states = append(in.states, after)
 	}
+	return nil
+}
+
+// lean reads the auth events and the create event.
+func (in *insertion) lean() error {
 	own, create, lost, missing, err := authorities(in.view, in.room.Version, in.ev)
 	if err != nil {
 		return err
 	}
 	for _, id := range missing {
-		miss(id)
+		in.miss(id)
 	}
 	in.own, in.create, in.lost = own, create, lost
 	return nil
@@ -200,7 +215,7 @@ func (in *insertion) before() (State, error) {
 func (in *insertion) judge(before State) (Status, error, error) {
 	version := in.room.Version
 	switch {
-	case len(in.prev) == 0:
+	case len(in.ev.PrevEvents()) == 0:
 		// No rule forbids it by itself; but it would start a second room within the room.
 		return Rejected, fmt.Errorf("%w: it has no parents and is no create event", ErrNotAllowed), nil
 	case in.lost:

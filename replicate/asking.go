@@ -45,7 +45,8 @@ func (e *Engine) encodeAsking(c *contact, it store.Item) (bundle.Record, error) 
 		if err := json.Unmarshal(it.Data, &q); err != nil {
 			return bundle.Record{}, fmt.Errorf("%w: %w", errUnsendable, err)
 		}
-		rec, err := bundle.Ask{ID: q.ID, Kind: bundle.AskKind(q.Kind), Room: q.Room, User: q.User, Text: q.Text, Event: q.Event}.Record()
+		rec, err := bundle.Ask{ID: q.ID, Kind: bundle.AskKind(q.Kind), Room: q.Room, User: q.User, Text: q.Text, Event: q.Event,
+			Missing: q.Missing, Have: q.Have, Most: uint64(q.Most)}.Record()
 		if err != nil {
 			err = fmt.Errorf("%w: %w", errUnsendable, err)
 		}
@@ -66,6 +67,12 @@ func (e *Engine) encodeAsking(c *contact, it store.Item) (bundle.Record, error) 
 	if s := a.Snapshot; s != nil {
 		out.Snapshot = bundle.Snapshot{Room: s.Room, Version: s.Version, Event: s.Event, Heads: s.Heads, Events: s.Events, State: s.State, Certificates: s.Certificates}
 	}
+	if o := a.Older; o != nil {
+		out.Older = bundle.Older{Events: o.Events, Unshown: o.Unshown, Leaned: o.Leaned, Certificates: o.Certificates}
+		for _, s := range o.States {
+			out.Older.States = append(out.Older.States, bundle.OlderState(s))
+		}
+	}
 	rec, err := out.Record()
 	if err != nil { // a room whose state is larger than a record may be
 		rec, err = bundle.Answer{ID: a.ID, Kind: bundle.AnswerNo}.Record()
@@ -79,7 +86,8 @@ func (e *Engine) takeQuestion(c *contact, data []byte) error {
 	if err != nil {
 		return refuse(err)
 	}
-	return permanent(e.rooms.TakeQuestion(c.name, room.Ask{ID: q.ID, Kind: byte(q.Kind), Room: q.Room, User: q.User, Text: q.Text, Event: q.Event}))
+	return permanent(e.rooms.TakeQuestion(c.name, room.Ask{ID: q.ID, Kind: byte(q.Kind), Room: q.Room, User: q.User, Text: q.Text, Event: q.Event,
+		Missing: q.Missing, Have: q.Have, Most: int(q.Most)}))
 }
 
 func (e *Engine) takeReply(ctx context.Context, c *contact, data []byte) error {
@@ -96,6 +104,12 @@ func (e *Engine) takeReply(ctx context.Context, c *contact, data []byte) error {
 		t := b.Template
 		a.Template = &room.Template{Version: t.Version, Depth: int64(t.Depth), PrevEvents: t.PrevEvents, AuthEvents: t.AuthEvents,
 			Authoriser: matrix.UserID(t.Authoriser), Stripped: t.Stripped}
+	case bundle.AnswerOlder:
+		o := b.Older
+		a.Older = &room.OlderPage{Events: o.Events, Unshown: o.Unshown, Leaned: o.Leaned, Certificates: o.Certificates}
+		for _, s := range o.States {
+			a.Older.States = append(a.Older.States, room.OlderState(s))
+		}
 	case bundle.AnswerSnapshot:
 		s := b.Snapshot
 		a.Snapshot = &room.Snapshot{Room: s.Room, Version: s.Version, Event: s.Event, Heads: s.Heads, Events: s.Events, State: s.State, Certificates: s.Certificates}

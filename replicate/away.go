@@ -42,7 +42,7 @@ func (e *Engine) boundOutboxes() error {
 	}
 	for name, n := range waiting {
 		c := e.contacts[onionid.Name(name)]
-		kinds := []byte{store.ItemHistory, store.ItemEvent, store.ItemMessage}
+		kinds := []byte{store.ItemHistory, store.ItemOlder, store.ItemEvent, store.ItemMessage}
 		if c == nil {
 			kinds = []byte{anyKind}
 		}

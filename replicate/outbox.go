@@ -427,7 +427,7 @@ func (e *Engine) entry(c *contact, it store.Item) (entry, error) {
 			return entry{}, errUnsendable
 		}
 		return entry{seq: it.Seq, record: &rec}, nil
-	case store.ItemQuestion, store.ItemAnswer:
+	case store.ItemQuestion, store.ItemAnswer, store.ItemOlder:
 		rec, err := e.encodeAsking(c, it)
 		if err != nil {
 			return entry{}, err

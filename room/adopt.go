@@ -67,6 +67,9 @@ func (p *plan) adopt(standing userRow) error {
 			return err
 		}
 	}
+	if err := p.openGap(invite.ev.PrevEvents(), history, []matrix.EventID{invite.ev.ID()}); err != nil {
+		return err
+	}
 	return p.advance(after, e.after, standing.event)
 }
 

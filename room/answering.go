@@ -59,6 +59,9 @@ type answerItem struct {
 	Template *Template           `json:"template,omitempty"`
 	Servers  []matrix.ServerName `json:"servers,omitempty"`
 	Data     []byte              `json:"data,omitempty"`
+	Missing  []matrix.EventID    `json:"missing,omitempty"` // of AnswerOlder, as they were asked
+	Have     []matrix.EventID    `json:"have,omitempty"`
+	Most     int                 `json:"most,omitempty"`
 }
 
 // TakeQuestion answers a contact's question, through the outbox. "No" is one answer: that there is no such room, that the user may not come in, that the asker
@@ -109,7 +112,11 @@ func (r *Rooms) TakeQuestion(from matrix.ServerName, q Ask) error {
 				return err
 			}
 		}
-		return store.Enqueue(txn, string(from), store.ItemAnswer, object(item))
+		kind := byte(store.ItemAnswer)
+		if item.Kind == AnswerOlder {
+			kind = store.ItemOlder
+		}
+		return store.Enqueue(txn, string(from), kind, object(item))
 	})
 }
 
@@ -153,6 +160,9 @@ func (r *Rooms) consider(from matrix.ServerName, q Ask, item *answerItem, handov
 			item.Template, err = p.template(q.User, q.Kind, by)
 			return err
 		})
+	case AskOlder:
+		item.Kind, item.Room, item.Missing, item.Have, item.Most = AnswerOlder, q.Room, q.Missing, q.Have, q.Most
+		return r.read(q.Room, func(p *reading) error { return p.mayHaveOlder(from, q.Missing) })
 	}
 	return r.lookUp(from, q, item)
 }
@@ -408,14 +418,14 @@ func (p *plan) insertSent(from matrix.ServerName, q Ask) (item answerItem, err e
 	return item, nil
 }
 
-// PackAnswer makes the answer of a store.ItemAnswer for a contact. What is gone meanwhile is answered with no.
+// PackAnswer makes the answer of a store.ItemAnswer or ItemOlder for a contact. What is gone meanwhile is answered with no.
 func (r *Rooms) PackAnswer(to matrix.ServerName, data []byte) (Answer, error) {
 	var i answerItem
 	if err := json.Unmarshal(data, &i); err != nil {
 		return Answer{}, fmt.Errorf("%w: answer", errRow)
 	}
 	a := Answer{ID: i.ID, Kind: i.Kind, Template: i.Template, Room: i.Room, Servers: i.Servers, Data: i.Data}
-	if i.Kind != AnswerSnapshot {
+	if i.Kind != AnswerSnapshot && i.Kind != AnswerOlder {
 		return a, nil
 	}
 	err := r.read(i.Room, func(q *reading) (err error) {
@@ -425,7 +435,9 @@ func (r *Rooms) PackAnswer(to matrix.ServerName, data []byte) (Answer, error) {
 		if !q.row.active {
 			return ErrUnknownRoom
 		}
-		if i.Event != "" {
+		if i.Kind == AnswerOlder {
+			a.Older, err = q.older(to, &i)
+		} else if i.Event != "" {
 			a.Snapshot, err = q.snapshot(i.Event)
 		} else {
 			a.Snapshot, err = q.snapshotNow(to)

@@ -179,6 +179,9 @@ func (p *plan) settleAt(c *checked, id uint32) error {
 		return err
 	}
 	p.change(by, e)
+	if err := p.openGap(ids, history, ids); err != nil {
+		return err
+	}
 	return p.advance(c.state, id, by)
 }
 

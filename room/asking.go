@@ -51,6 +51,7 @@ const (
 	AskAlias   = 5
 	AskSummary = 6
 	AskList    = 7
+	AskOlder   = 8
 
 	AnswerNo       = 0
 	AnswerSnapshot = 1
@@ -58,6 +59,7 @@ const (
 	AnswerDone     = 3
 	AnswerRoom     = 4
 	AnswerData     = 5
+	AnswerOlder    = 6
 )
 
 // Ask is what a contact is asked; which fields it has its kind says.
@@ -68,6 +70,10 @@ type Ask struct {
 	User  matrix.UserID `json:"user,omitempty"`
 	Text  string        `json:"text,omitempty"`
 	Event []byte        `json:"event,omitempty"`
+	// Of AskOlder (older.go): what is missing, after which events the asker knows the state, how many events it takes.
+	Missing []matrix.EventID `json:"missing,omitempty"`
+	Have    []matrix.EventID `json:"have,omitempty"`
+	Most    int              `json:"most,omitempty"`
 }
 
 // Answer is what a contact says to it.
@@ -79,6 +85,7 @@ type Answer struct {
 	Room     matrix.RoomID
 	Servers  []matrix.ServerName
 	Data     []byte
+	Older    *OlderPage
 }
 
 // Template is what a member event is built on by a node that is not in the room.
@@ -305,6 +312,9 @@ func (r *Rooms) Unseek(user matrix.UserID, room matrix.RoomID) (bool, error) {
 
 // Tend asks the next server where the one before has said nothing for pace, and gives up what is too old. It touches the outbox alone.
 func (r *Rooms) Tend(now time.Time, pace time.Duration) error {
+	if err := r.tendOlder(now, pace); err != nil {
+		return err
+	}
 	r.askMu.Lock()
 	defer r.askMu.Unlock()
 	r.tendLookups(now)
@@ -336,6 +346,9 @@ func (r *Rooms) Tend(now time.Time, pace time.Duration) error {
 // TakeAnswer takes what a contact answers. An answer to what nobody asked that contact, or does not ask any more, is nothing.
 // A crash before it returns: the answer is taken again, and finds done what was.
 func (r *Rooms) TakeAnswer(ctx context.Context, from matrix.ServerName, a Answer) error {
+	if mine, err := r.olderAnswered(ctx, from, a); mine || err != nil {
+		return err
+	}
 	r.askMu.Lock()
 	if r.found(from, a) {
 		r.askMu.Unlock()

@@ -66,6 +66,7 @@ func (p *plan) commit() (store.Pos, error) {
 func (p *plan) write(txn store.Txn, pos store.Pos, states map[uint32][]byte) error {
 	var w writer
 	w.txn = txn
+	p.writeGaps(&w, seqOf(pos, 0))
 	w.set(roomKey(p.n), p.row.encode())
 	for id, row := range states {
 		w.set(stateKey(p.n, id), row)
@@ -79,7 +80,7 @@ func (p *plan) write(txn store.Txn, pos store.Pos, states map[uint32][]byte) err
 	for h, e := range p.changed {
 		w.set(eventKey(p.n, h), e.encode())
 	}
-	for _, h := range p.fresh {
+	for _, h := range slices.Concat(p.fresh, p.seated) {
 		if e := p.changed[h]; e.shown {
 			w.set(timelineKey(p.n, e.place), h[:])
 			w.set(timeKey(p.n, e.ev.Time().UnixMilli(), e.place), nil)
@@ -195,6 +196,9 @@ func (p *plan) keep() {
 	l := p.l
 	row := p.row
 	l.row, l.census = &row, p.census
+	if p.opened != nil || p.filled != nil {
+		p.r.noteGaps(p.n, &row)
+	}
 	l.tally.Store(p.census.tally(p.r.server()))
 	if len(p.members)+len(p.users) > 0 {
 		p.r.memberships.Add(1) // after the commit: who saw it before looks again

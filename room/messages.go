@@ -3,6 +3,8 @@
 package room
 
 import (
+	"time"
+
 	"tarn/dag"
 	"tarn/matrix"
 	"tarn/store"
@@ -24,13 +26,34 @@ func (r *Rooms) Messages(user matrix.UserID, room matrix.RoomID, from store.Pos,
 		if back && from == 0 {
 			start = ^seq(0)
 		}
-		page, err = y.page(start, back, limit, keep)
+		if page, err = y.page(start, back, limit, keep); err == nil && back {
+			err = y.wants(&page)
+		}
 		if back && from == 0 {
 			page.Start = cut(store.Pos(q.row.last.pos())).token()
 		}
 		return err
 	})
 	return page, err
+}
+
+// wants notes that a client comes near the edge of what is here.
+func (y *eyes) wants(page *Page) error {
+	near := y.edge
+	if !near && page.More {
+		var err error
+		if near, err = y.q.nearGap(cut(page.End)); err != nil {
+			return err
+		}
+	}
+	if !near {
+		return nil
+	}
+	hope := y.q.r.wanted(y.q.n, time.Now())
+	if y.edge {
+		page.More, page.Older = hope, hope
+	}
+	return nil
 }
 
 // enter is look for who asks for more than one event: users that never were in the room may only if it is world-readable.

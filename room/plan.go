@@ -42,6 +42,13 @@ type plan struct {
 	unseated []seq         // timeline rows of events that got another place
 	created  bool          // the room is new
 
+	// Of a room's past (gaps.go): what got a place below others, each with its place; the gap that a snapshot leaves; the one that is filled.
+	seated     []hash
+	opened     *gapRow
+	filled     *filled
+	gapsBefore []gap  // the room's, before this plan
+	near       uint32 // the id of a state that is probably like the next one
+
 	certificates []onionid.Certificate
 	stripped     *strippedState
 	handed       []matrix.ServerName // servers that were handed what they had missed
@@ -88,6 +95,7 @@ func (r *Rooms) begin(l *live, rd snapshot) (*plan, error) {
 	}
 	p.row = *l.row
 	p.row.heads = slices.Clone(p.row.heads)
+	p.gapsBefore = p.row.gaps
 	if l.census == nil {
 		var err error
 		if l.census, err = p.count(); err != nil {

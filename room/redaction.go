@@ -63,7 +63,7 @@ func (p *plan) redact(target, by hash, redaction *held) error {
 	}
 	p.change(target, e).redacted = true
 	kind, _ := e.ev.Relation()
-	if text, _ := readable(e.ev); (kind != "" || text != "") && e.shown && !slices.Contains(p.fresh, target) {
+	if text, _ := readable(e.ev); (kind != "" || text != "") && e.shown && !slices.Contains(p.fresh, target) && !slices.Contains(p.seated, target) {
 		p.unlinked = append(p.unlinked, target)
 	}
 	return nil

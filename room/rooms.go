@@ -28,7 +28,18 @@ type Options struct {
 	EncodeReceipts func(matrix.RoomID, []Receipt) []byte
 	// Seed of the lots by which events of big rooms are given to some servers; zero: drawn from crypto/rand. Fixed in tests.
 	Seed [32]byte
+	// Older bounds what is fetched of a room's past; zero: nothing is.
+	Older Older
 }
+
+// Older says how much of what was before a snapshot is fetched from other nodes (older.go).
+type Older struct {
+	Ahead int // events that are fetched before anybody asks for them, after each snapshot
+	Most  int // events in all, of each snapshot's past; at most MaxOlder
+}
+
+// MaxOlder bounds Older.Most, by the places that there are.
+const MaxOlder = 50_000
 
 // ReceiptsRecord is the type byte of a receipts record in the outbox: bundle.TypeReceipts.
 const ReceiptsRecord = 6
@@ -64,6 +75,7 @@ type Rooms struct {
 	seeking []*seeking
 	askers  map[matrix.ServerName]*asker
 	lookups lookups
+	older   older
 	arrived func(matrix.UserID, matrix.RoomID) // set before anything runs
 }
 
@@ -103,7 +115,8 @@ func Open(kv store.KV, stream *store.Stream, o Options) (*Rooms, error) {
 		unread: newCache[unreadKey, *unread](unreadCache),
 		live:   map[matrix.RoomID]*live{}, numbered: map[uint32]*live{}, askers: map[matrix.ServerName]*asker{},
 	}
-	if err := r.loadSeeking(); err != nil {
+	r.o.Older.Most = min(r.o.Older.Most, MaxOlder)
+	if err := errors.Join(r.loadSeeking(), r.loadGaps()); err != nil {
 		return nil, fmt.Errorf("opening the rooms: %w", err)
 	}
 	if r.seed = o.Seed; r.seed == [32]byte{} {

@@ -26,6 +26,7 @@ type roomRow struct {
 	floor      uint32
 	floorDepth int64
 	pastDepth  int64
+	gaps       []gap // that are not filled yet
 	heads      []hash
 }
 
@@ -92,6 +93,12 @@ func (r *roomRow) encode() []byte {
 	for _, v := range []uint64{uint64(r.current), uint64(r.nextID), uint64(r.clock), uint64(r.last), uint64(r.floor), uint64(r.floorDepth), uint64(r.pastDepth), uint64(r.bump)} {
 		b = binary.AppendUvarint(b, v)
 	}
+	b = binary.AppendUvarint(b, uint64(len(r.gaps)))
+	for _, g := range r.gaps {
+		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(g.top)), uint64(g.next))
+		b = binary.AppendUvarint(b, uint64(g.count))
+		b = append(b, byte(boolInt(g.hidden)))
+	}
 	b = binary.AppendUvarint(b, uint64(len(r.heads)))
 	for _, h := range r.heads {
 		b = append(b, h[:]...)
@@ -109,6 +116,9 @@ func decodeRoom(v []byte) (roomRow, error) {
 	r.clock, r.last = int64(d.uvarint()), seq(d.uvarint())
 	r.floor, r.floorDepth, r.pastDepth = uint32(d.uvarint()), int64(d.uvarint()), int64(d.uvarint())
 	r.bump = seq(d.uvarint())
+	for n := d.uvarint(); n > 0 && !d.bad; n-- {
+		r.gaps = append(r.gaps, gap{seq(d.uvarint()), seq(d.uvarint()), int(d.uvarint()), d.byte() != 0})
+	}
 	n := d.uvarint()
 	for i := uint64(0); i < n && !d.bad; i++ {
 		r.heads = append(r.heads, d.hash())
@@ -122,8 +132,9 @@ type held struct {
 	status   dag.Status
 	outlier  bool // came with a snapshot or for its auth chain: its parents are not known
 	redacted bool // a redaction counts
+	told     bool // an outlier of which the states are known, as another node told them (gaps.go)
 	spoilt   bool // came with content that does not fit its hash: the redacted form is kept, and a whole one may replace it
-	// State ids: before and after it, and of the room once it was inserted. 0 for outliers.
+	// State ids: before and after it, and of the room once it was inserted. 0 for outliers that are not told.
 	before, after, now uint32
 	place              seq  // where it stands in the node's order
 	shown              bool // has a row in the timeline at place
@@ -142,6 +153,7 @@ const (
 	rowReplaces
 	rowTxn
 	rowRelated
+	rowTold
 )
 
 // encode: form 1 and flags, status, state ids, place, [replaces], [device, txn], canonical event bytes.
@@ -151,7 +163,7 @@ func (h *held) encode() []byte {
 	for _, f := range []struct {
 		on   bool
 		flag byte
-	}{{h.outlier, rowOutlier}, {h.redacted, rowRedacted}, {h.spoilt, rowSpoilt}, {h.shown, rowShown}, {h.replaces != hash{}, rowReplaces}, {h.txn != "", rowTxn}, {h.related, rowRelated}} {
+	}{{h.outlier, rowOutlier}, {h.redacted, rowRedacted}, {h.spoilt, rowSpoilt}, {h.shown, rowShown}, {h.replaces != hash{}, rowReplaces}, {h.txn != "", rowTxn}, {h.related, rowRelated}, {h.told, rowTold}} {
 		if f.on {
 			flags |= f.flag
 		}
@@ -178,7 +190,7 @@ func decodeHeld(v matrix.RoomVersion, id matrix.EventID, row []byte) (*held, err
 	flags := d.byte()
 	h := &held{
 		status: dag.Status(d.byte()), outlier: flags&rowOutlier != 0, redacted: flags&rowRedacted != 0,
-		spoilt: flags&rowSpoilt != 0, shown: flags&rowShown != 0, related: flags&rowRelated != 0,
+		spoilt: flags&rowSpoilt != 0, shown: flags&rowShown != 0, related: flags&rowRelated != 0, told: flags&rowTold != 0,
 	}
 	h.before, h.after, h.now = uint32(d.uvarint()), uint32(d.uvarint()), uint32(d.uvarint())
 	h.place = seq(d.uvarint())

@@ -163,9 +163,23 @@ func (q *reading) fill(s *Snapshot, all map[matrix.EventID]*held) error {
 		sorted = append(sorted, shown(e)) // what was redacted is given redacted
 	}
 	slices.SortFunc(sorted, byDepth)
-	have := map[string]bool{}
 	for _, ev := range sorted {
 		s.Events = append(s.Events, ev.Raw())
+	}
+	var err error
+	if s.Certificates, err = q.certificatesOf(sorted); err != nil {
+		return err
+	}
+	if len(s.Events) > maxSnapshot || len(s.Certificates) > maxCertificates || s.size() > maxHandedOver {
+		return ErrLargeRoom
+	}
+	return nil
+}
+
+// certificatesOf are those of the keys that signed events, as far as they are here.
+func (q *reading) certificatesOf(events []*matrix.Event) (out [][]byte, err error) {
+	have := map[string]bool{}
+	for _, ev := range events {
 		for server, keys := range ev.PDU().Signatures {
 			for keyID := range keys {
 				name := server + " " + string(keyID)
@@ -179,16 +193,13 @@ func (q *reading) fill(s *Snapshot, all map[matrix.EventID]*held) error {
 					continue
 				}
 				if err != nil {
-					return err
+					return nil, err
 				}
-				s.Certificates = append(s.Certificates, slices.Clone(raw))
+				out = append(out, slices.Clone(raw))
 			}
 		}
 	}
-	if len(s.Events) > maxSnapshot || len(s.Certificates) > maxCertificates || s.size() > maxHandedOver {
-		return ErrLargeRoom
-	}
-	return nil
+	return out, nil
 }
 
 // size is how many bytes a record of s takes at most (SPEC §6.3: each piece with its length).

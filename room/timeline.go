@@ -31,6 +31,8 @@ type Page struct {
 	Events     []Entry
 	Start, End store.Pos // cuts in the order, to be given back as they are (not to be computed with). End: where to go on; More: there is something there
 	More       bool
+	// Older: the page ends where what the node has ends, and more may come from others (older.go). More is true too.
+	Older bool
 }
 
 // maxScan bounds how many events one page looks at to find those that the user may see and the filter keeps: a page may
@@ -135,6 +137,15 @@ func (q *reading) nowAt(at seq) (uint32, error) {
 func (y *eyes) collect(from, end seq, back bool, limit int, device matrix.DeviceID, keep func(Entry) bool) (out []Entry, places []seq, next seq, more bool, err error) {
 	scanned := 0
 	next = from
+	stop := seq(0)
+	if back {
+		if stop, err = y.q.stop(from, end); err != nil {
+			return nil, nil, from, false, err
+		}
+		if stop != 0 {
+			end = stop + 1
+		}
+	}
 	err = y.q.walk(from, end, back, func(e placed) (bool, error) {
 		if scanned++; scanned > maxScan {
 			more = true
@@ -171,6 +182,9 @@ func (y *eyes) collect(from, end seq, back bool, limit int, device matrix.Device
 		}
 		return true, nil
 	})
+	if err == nil && stop != 0 && !more { // what is here ends at a gap
+		next, more, y.edge = stop, true, true
+	}
 	return out, places, next, more, err
 }
 

@@ -58,6 +58,8 @@ type eyes struct {
 	// joined is the last place up to which they were a member: "shared" history before it is theirs. 0: never.
 	joined seq
 
+	edge bool // reading backwards has come to a gap (gaps.go)
+
 	// What was found for the last event's state: neighbours mostly share it.
 	state    uint32
 	known    bool

@@ -14,7 +14,7 @@ import (
 // Item is one thing to be delivered to another node, kept until that node has acknowledged it.
 type Item struct {
 	Seq  uint64 // grows per destination; never reused; the first is 1
-	Kind byte   // ItemEvent, ItemInvite, ItemRecord, ItemMessage, ItemAsk, ItemQuestion, ItemAnswer, ItemHistory
+	Kind byte   // ItemEvent, ItemInvite, ItemRecord, ItemMessage, ItemAsk, ItemQuestion, ItemAnswer, ItemHistory, ItemOlder
 	Data []byte
 }
 
@@ -31,6 +31,8 @@ const (
 	ItemAnswer   = 7 // and what a contact is answered; a snapshot is assembled when the item is packed
 	// Data as of ItemEvent: an event that was asked for. It goes when nothing else does, and now and then before.
 	ItemHistory = 8
+	// Data as of ItemAnswer: a piece of a room's past that was asked for. It goes like ItemHistory.
+	ItemOlder = 9
 )
 
 // Rows of TableOutbox:
@@ -63,7 +65,10 @@ func turn(kind byte, data []byte) (class byte, lane uint64) {
 		sum := sha256.Sum256(room)
 		return class, binary.BigEndian.Uint64(sum[:])
 	}
-	return Urgent, uint64(kind)
+	if kind == ItemOlder {
+		class = Bulk
+	}
+	return class, uint64(kind)
 }
 
 func turnKey(dest string, kind byte, data []byte, seq uint64) []byte {

@@ -42,7 +42,8 @@ type node struct {
 	token   string
 	stop    func()
 	rebuild func()
-	limits  media.Options // count from the next rebuild on
+	limits  media.Options // counts from the next rebuild on, so does
+	older   room.Older
 }
 
 // profile is quick enough for a test and slow enough to look between two ticks.
@@ -60,7 +61,7 @@ func newNode(t *testing.T, name string, seed byte, box *mailboxtest.Mailbox) *no
 // newNodeAt makes a node; at says where its mailboxes and couriers are.
 func newNodeAt(t *testing.T, name string, seed byte, at func(*replicate.Config)) *node {
 	t.Helper()
-	n := &node{t: t, name: name, kv: store.OpenMemory()}
+	n := &node{t: t, name: name, kv: store.OpenMemory(), older: room.Older{Ahead: 200, Most: 10_000}}
 	files := t.TempDir()
 	onion := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, 32))
 	signing := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed + 100}, 32))
@@ -79,7 +80,7 @@ func newNodeAt(t *testing.T, name string, seed byte, at func(*replicate.Config))
 		accounts, err := account.Open(n.kv, n.stream, account.Options{Server: server, NoRateLimit: true})
 		must(err)
 		rooms, err := room.Open(n.kv, n.stream, room.Options{
-			Signer: matrix.Signer{Server: server, KeyID: cert.KeyID, Key: signing}, Certificate: cert,
+			Signer: matrix.Signer{Server: server, KeyID: cert.KeyID, Key: signing}, Certificate: cert, Older: n.older,
 			EncodeReceipts: func(id matrix.RoomID, rs []room.Receipt) []byte {
 				record, err := replicate.EncodeReceipts(id, rs)
 				if err != nil {

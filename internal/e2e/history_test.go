@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"net/url"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tarn/store"
+)
+
+// pages reads a room backwards to its beginning as a client does, in pages of limit: the events' ids and bodies, the oldest first. It gives up after so many pages
+// that brought nothing.
+func (w *watcher) pages(room string, limit, patience int) (all []seen, ended bool) {
+	w.t.Helper()
+	from := ""
+	for empty := 0; empty < patience; {
+		var page struct {
+			Start, End string
+			Chunk      []seen
+		}
+		path := fmt.Sprintf(client+"/rooms/%s/messages?dir=b&limit=%d", room, limit)
+		if from != "" {
+			path += "&from=" + url.QueryEscape(from)
+		}
+		w.call("GET", path, nil, &page)
+		if len(page.Chunk) == 0 {
+			empty++
+		} else {
+			empty = 0
+		}
+		all = append(all, page.Chunk...)
+		if page.End == "" {
+			slices.Reverse(all)
+			return all, true
+		}
+		if page.End == page.Start || page.End == from {
+			w.t.Fatalf("%s: a page ends where it begins, %s: clients take that for the beginning of the room", w.name, page.End)
+		}
+		from = page.End
+	}
+	slices.Reverse(all)
+	return all, false
+}
+
+// bodies are the texts among events, each checked to be there once.
+func (w *watcher) bodies(events []seen) (out []string) {
+	w.t.Helper()
+	met := map[string]bool{}
+	for _, e := range events {
+		if met[e.EventID] {
+			w.t.Errorf("%s: an event twice: %s %v", w.name, e.Type, e.Content)
+		}
+		met[e.EventID] = true
+		if e.Type == "m.room.message" && e.Content["body"] != nil {
+			out = append(out, e.Content["body"].(string))
+		}
+	}
+	return out
+}
+
+func numbers(from, to int) (out []string) {
+	for i := from; i < to; i++ {
+		out = append(out, fmt.Sprint(i))
+	}
+	return out
+}
+
+// TestAJoinerPagesBackToTheBeginning: who joins a room of a thousand messages reads all of them.
+func TestAJoinerPagesBackToTheBeginning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := neighbours(t, []string{"alice", "bob"})
+		alice, bob := nodes[0], nodes[1]
+		room := alice.creates(object{"preset": "private_chat", "name": "Den"})
+		for i := range 1000 {
+			alice.says(room, fmt.Sprint(i))
+			if i%100 == 50 {
+				alice.call("PUT", client+"/rooms/"+room+"/state/m.room.topic/", object{"topic": fmt.Sprint("topic ", i)}, nil)
+			}
+		}
+		alice.does(room, "invite", bob)
+		bob.becomes(room, "invite")
+		bob.does(room, "join", nil)
+		began := time.Now()
+		all, ended := bob.pages(room, 50, 5)
+		t.Logf("%d events after %v", len(all), time.Since(began))
+		if !ended {
+			t.Fatal("the beginning of the room was not reached")
+		}
+		if got := bob.bodies(all); !slices.Equal(got, numbers(0, 1000)) {
+			t.Errorf("%d messages: %q", len(got), got)
+		}
+		if all[0].Type != "m.room.create" {
+			t.Errorf("the first event is %s", all[0].Type)
+		}
+	})
+}
+
+// TestHistoryIsShownAsFarAsItsVisibilityAllows: what was said while the room showed newcomers nothing stays hidden, and what was said before and after that is read.
+func TestHistoryIsShownAsFarAsItsVisibilityAllows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := neighbours(t, []string{"alice", "bob", "carol"})
+		alice, bob, carol := nodes[0], nodes[1], nodes[2]
+		shows := func(room, to string) {
+			t.Helper()
+			alice.call("PUT", client+"/rooms/"+room+"/state/m.room.history_visibility/", object{"history_visibility": to}, nil)
+		}
+		says := func(room string, from, to int) {
+			for _, text := range numbers(from, to) {
+				alice.says(room, text)
+			}
+		}
+		comes := func(w *watcher, room string) {
+			w.becomes(room, "invite")
+			w.does(room, "join", nil)
+			alice.knows(room, w.user, "join")
+		}
+		room := alice.creates(object{"preset": "private_chat"})
+		says(room, 0, 70)
+		shows(room, "joined")
+		says(room, 70, 140)
+		alice.does(room, "invite", carol) // who is in it from here on reads on
+		comes(carol, room)
+		says(room, 140, 160)
+		shows(room, "invited")
+		says(room, 160, 180)
+		alice.does(room, "invite", bob)
+		bob.becomes(room, "invite")
+		says(room, 180, 250) // bob is invited
+		shows(room, "shared")
+		says(room, 250, 320)
+		comes(bob, room)
+		says(room, 320, 330)
+
+		for _, x := range []struct {
+			w    *watcher
+			want []string
+		}{
+			{bob, slices.Concat(numbers(0, 70), numbers(180, 330))},
+			{carol, slices.Concat(numbers(0, 70), numbers(140, 330))},
+		} {
+			x.w.until("the last word", func() bool { return slices.Contains(x.w.texts[room], "329") })
+			all, ended := x.w.pages(room, 30, 10)
+			if got := x.w.bodies(all); !slices.Equal(got, x.want) {
+				t.Errorf("%s reads %q, not %q", x.w.name, got, x.want)
+			}
+			if !ended || all[0].Type != "m.room.create" {
+				t.Errorf("%s does not come to the beginning: %v, %s", x.w.name, ended, all[0].Type)
+			}
+			// What is hidden is not in the database either.
+			x.w.view(func(r store.Reader) error {
+				return r.Scan([]byte{store.TableRoom + 2}, nil, func(_, v []byte) (bool, error) {
+					if bytes.Contains(v, []byte(`"body":"100"`)) {
+						t.Errorf("%s was given what it may not have", x.w.name)
+					}
+					return true, nil
+				})
+			})
+		}
+	})
+}
+
+// TestWhoComesBackReadsWhatWasSaidMeanwhile: between what was heard before and after is no gap, and nothing twice; and what somebody else of the node, who does not come
+// back, saw last stays the last.
+func TestWhoComesBackReadsWhatWasSaidMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := neighbours(t, []string{"alice", "bob"})
+		alice, bob := nodes[0], nodes[1]
+		room := alice.creates(object{"preset": "private_chat"})
+		says := func(w *watcher, from, to int) {
+			for _, text := range numbers(from, to) {
+				w.says(room, text)
+			}
+		}
+		comes := func() {
+			t.Helper()
+			alice.does(room, "invite", bob)
+			bob.becomes(room, "invite")
+			bob.does(room, "join", nil)
+			alice.knows(room, bob.user, "join")
+		}
+		says(alice, 0, 100)
+		comes()
+		says(bob, 100, 120)
+		alice.until("bob's words", func() bool { return slices.Contains(alice.texts[room], "119") })
+		bob.does(room, "leave", nil)
+		alice.knows(room, bob.user, "leave")
+		says(alice, 120, 350)
+		comes()
+		says(alice, 350, 360)
+		bob.until("the last word", func() bool { return slices.Contains(bob.texts[room], "359") })
+		for _, limit := range []int{1000, 7} {
+			all, ended := bob.pages(room, limit, 10)
+			if got := bob.bodies(all); !slices.Equal(got, numbers(0, 360)) {
+				t.Errorf("bob reads %q", got)
+			}
+			if !ended || all[0].Type != "m.room.create" {
+				t.Errorf("bob does not come to the beginning: %v, %s", ended, all[0].Type)
+			}
+		}
+		theirs, _ := alice.pages(room, 100, 1)
+		ours, _ := bob.pages(room, 100, 1)
+		same := func(a, b seen) bool { return a.EventID == b.EventID }
+		if !slices.EqualFunc(theirs, ours, same) {
+			t.Errorf("alice's client has %d events and bob's %d, or not in one order", len(theirs), len(ours))
+		}
+	})
+}
+
+// TestTheNextMemberIsAskedForHistory: the first is off, and the room's past comes from another; when that one is off too, and the node was stopped amid all this, from the first.
+func TestTheNextMemberIsAskedForHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := neighbours(t, []string{"alice", "bob", "carol"})
+		alice, bob, carol := nodes[0], nodes[1], nodes[2]
+		room := alice.creates(object{"preset": "private_chat", "invite": []any{carol.user}})
+		carol.becomes(room, "invite")
+		carol.does(room, "join", nil)
+		alice.knows(room, carol.user, "join")
+		for _, text := range numbers(0, 900) {
+			alice.says(room, text)
+		}
+		carol.until("the last word", func() bool { return slices.Contains(carol.texts[room], "899") })
+		alice.does(room, "invite", bob)
+		bob.becomes(room, "invite")
+		bob.does(room, "join", nil)
+		alice.knows(room, bob.user, "join")
+		carol.knows(room, bob.user, "join")
+		alice.stop()
+		began := time.Now()
+		bob.until("older events", func() bool {
+			all, _ := bob.pages(room, 100, 1)
+			return slices.Contains(bob.bodies(all), "700")
+		})
+		t.Logf("with one of two members off, after %v", time.Since(began))
+		carol.stop()
+		bob.stop()
+		bob.rebuild()
+		bob.start()
+		alice.rebuild()
+		alice.start()
+		all, ended := bob.pages(room, 100, 30)
+		if got := bob.bodies(all); !ended || !slices.Equal(got, numbers(0, 900)) {
+			t.Errorf("bob reads %v %q", ended, got)
+		}
+		t.Logf("all after %v", time.Since(began))
+	})
+}
