@@ -262,6 +262,9 @@ func samples(tb testing.TB) (out []Record) {
 		Ask{ID: [16]byte(s.bytes(16)), Kind: AskSend, Room: "!r", Event: s.message()},
 		Ask{ID: [16]byte(s.bytes(16)), Kind: AskAlias, Text: "#grüße:b"},
 		Ask{ID: [16]byte(s.bytes(16)), Kind: AskSummary, Room: "!r"},
+		Ask{ID: [16]byte(s.bytes(16)), Kind: AskOlder, Room: "!r", Missing: ids, Have: ids, Most: 200},
+		Answer{ID: [16]byte(s.bytes(16)), Kind: AnswerOlder, Older: Older{Events: [][]byte{s.message()}, Unshown: ids, Leaned: [][]byte{s.message()}, Certificates: [][]byte{s.bytes(129)},
+			States: []OlderState{{Event: "$e", Come: ids}, {Event: "$f", Come: ids, Gone: ids}}}},
 		Answer{ID: [16]byte(s.bytes(16)), Kind: AnswerSnapshot, Snapshot: Snapshot{Room: "!r", Version: "12", Event: "$e", Heads: ids, Events: [][]byte{s.message()}, State: ids, Certificates: [][]byte{s.bytes(129)}}},
 		Answer{ID: [16]byte(s.bytes(16)), Kind: AnswerTemplate, Template: Template{Version: "12", Depth: 300, PrevEvents: ids, AuthEvents: ids, Authoriser: "@a:b", Stripped: [][]byte{s.message()}}},
 		Answer{ID: [16]byte(s.bytes(16)), Kind: AnswerRoom, Room: "!r", Servers: []string{"a", "b"}},
@@ -370,6 +373,12 @@ func TestCountsAreCheckedBeforeMemoryIsTaken(t *testing.T) {
 		"servers of an answer":        {TypeAnswer, number(appendBytes(append(make([]byte, 16), byte(AnswerRoom)), "!r"), MaxAnswerServers+1), ErrTooLarge},
 		"parents of a template":       {TypeAnswer, number(append(appendBytes(append(make([]byte, 16), byte(AnswerTemplate)), "12"), 9), matrix.MaxPrev+1), ErrTooLarge},
 		"state of an answer":          {TypeAnswer, number(number(appendBytes(appendBytes(appendBytes(append(make([]byte, 16), byte(AnswerSnapshot)), "!r"), "12"), "$e"), 0), 1<<40), ErrTooLarge},
+		"past of nothing":             {TypeAsk, append(appendBytes(append(make([]byte, 16), byte(AskOlder)), "!r"), 0, 0, 1), ErrMalformed},
+		"past of too many":            {TypeAsk, number(appendBytes(append(make([]byte, 16), byte(AskOlder)), "!r"), MaxOlderMissing+1), ErrTooLarge},
+		"past of too many events":     {TypeAsk, number(append(appendBytes(append(appendBytes(append(make([]byte, 16), byte(AskOlder)), "!r"), 1), "$e"), 0), MaxOlderEvents+1), ErrTooLarge},
+		"events of a past":            {TypeAnswer, number(append(make([]byte, 16), byte(AnswerOlder)), MaxOlderEvents+1), ErrTooLarge},
+		"states of a past":            {TypeAnswer, number(append(append(make([]byte, 16), byte(AnswerOlder)), 0, 0), MaxOlderEvents+1), ErrTooLarge},
+		"ids of a past's state":       {TypeAnswer, number(appendBytes(append(append(make([]byte, 16), byte(AnswerOlder)), 0, 0, 1), "$e"), 1<<40), ErrTooLarge},
 		"name with an escape":         {TypeContact, append(appendBytes([]byte{1, 0}, "\x1b[31m"), 0), ErrMalformed},
 	} {
 		var before, after runtime.MemStats

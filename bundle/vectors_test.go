@@ -20,6 +20,7 @@ import (
 func TestVectors(t *testing.T) {
 	var v struct {
 		Records map[Type]string
+		Older   struct{ Ask, Answer string } // an ask and an answer of the kinds for a room's past
 		Bundles []struct {
 			Name, Bundle string
 			Pieces       int
@@ -70,6 +71,19 @@ func TestVectors(t *testing.T) {
 	copy(link[:], certificate)
 	records[TypeIntroduce] = Introduce{mustAddress(t, storeAddresses[0]).Onion, link}
 	records[TypeIntroduced] = Introduced{mustAddress(t, storeAddresses[1]).Onion, link}
+	older := Older{Events: raws, Unshown: ids[1:], States: []OlderState{{Event: "$first", Come: ids}, {Event: "$second", Come: ids[1:], Gone: ids[:1]}}, Leaned: raws[:1], Certificates: [][]byte{certificate}}
+	for want, c := range map[string]coder{
+		v.Older.Ask:    Ask{ID: [16]byte(certificate[:16]), Kind: AskOlder, Room: room, Missing: ids, Have: ids[:1], Most: 200},
+		v.Older.Answer: Answer{ID: [16]byte(certificate[:16]), Kind: AnswerOlder, Older: older},
+	} {
+		r, err := c.Record()
+		if err != nil || hex.EncodeToString(r.Data) != want {
+			t.Errorf("%x (%v), not %s", r.Data, err, want)
+		}
+		if got, err := parsers[r.Type](r.Data); err != nil || !reflect.DeepEqual(got, c) {
+			t.Errorf("%#v, %v", got, err)
+		}
+	}
 	wire := map[Type][]byte{}
 	for typ, c := range records {
 		r, err := c.Record()

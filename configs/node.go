@@ -47,6 +47,8 @@ type Node struct {
 	Client Client `toml:"client"`
 	// The files that your users upload.
 	Media Media `toml:"media"`
+	// What was said in rooms before your users came.
+	History History `toml:"history"`
 	// How the node reaches the Tor network.
 	Tor Tor `toml:"tor"`
 	// When the node speaks to mailboxes. It never depends on whether anybody is talking.
@@ -84,6 +86,15 @@ type Media struct {
 	RemoteQuota Bytes `toml:"remote_quota"`
 }
 
+// History is what is fetched of it, from the nodes of members.
+type History struct {
+	// How many events are fetched of each room that somebody comes into from outside, before anybody reads them. More are fetched as clients page
+	// back; then the contact that is asked can tell that somebody reads. 0: none.
+	Ahead int `toml:"ahead"`
+	// How many events are fetched in all, of each such time; at most 50000. 0: none, the last 50 come with the invite.
+	Most int `toml:"most"`
+}
+
 // Profile is the schedule.
 type Profile struct {
 	// "instant", "balanced", "economy", "paranoid", or "custom": then the values below count (and only then can they be changed).
@@ -107,6 +118,9 @@ type Profile struct {
 	Rewrite time.Duration `toml:"rewrite"`
 }
 
+// maxHistory is room.MaxOlder.
+const maxHistory = 50_000
+
 // DefaultNode is what a new node begins with.
 func DefaultNode() Node {
 	return Node{
@@ -121,6 +135,7 @@ func DefaultNode() Node {
 		LogLevel: "info",
 		Client:   Client{Listen: "127.0.0.1:8008"},
 		Media:    Media{MaxUpload: 50 << 20, Quota: 10 << 30, RemoteQuota: 1 << 30},
+		History:  History{Ahead: 200, Most: 10_000},
 		Tor:      DefaultTor(),
 		Profile:  Profile{Name: "balanced", Frame: 10 * time.Second, Mix: 2 * time.Second, Lag: 3500 * time.Millisecond, Push: 10 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 5 * time.Minute, Rewrite: 30 * time.Minute},
 	}
@@ -164,6 +179,12 @@ func (n *Node) Check() error {
 	}
 	if err := n.Media.check(); err != nil {
 		return err
+	}
+	switch h := n.History; {
+	case h.Most < 0 || h.Most > maxHistory:
+		return fmt.Errorf("history.most is %d: it must be between 0 and %d", h.Most, maxHistory)
+	case h.Ahead < 0 || h.Ahead > h.Most:
+		return fmt.Errorf("history.ahead is %d: it must be between 0 and most, which is %d", h.Ahead, h.Most)
 	}
 	if err := n.Tor.Check(); err != nil {
 		return err

@@ -19,6 +19,8 @@ import (
 // position has room for more events than a gap takes. A token that was given at the gap's edge is a cut, which later names the events below it; no /sync
 // passes there again, for its positions are past.
 //
+// What a snapshot showed keeps its place: a piece of the state, say, that its last events follow is shown with them, though what else follows it comes below.
+//
 // An event that came so is an outlier that is told: the states before and after it are what another node said, or were computed from that. They decide
 // what of it a local user sees, and nothing else: a new event that leans on one has the floor for its state, as on all of the snapshot.
 

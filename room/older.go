@@ -26,7 +26,7 @@ import (
 //
 // What is under way is in memory alone: after a restart it is asked anew, and an answer to what was asked before is nothing.
 
-// Bounds of asking for what is older. The first three are SPEC §8.15's.
+// Bounds of asking for what is older. The first three are SPEC §8.16's.
 const (
 	olderPage     = 200            // events asked for at once
 	olderBytes    = 256 << 10      // bytes of them in an answer

@@ -50,6 +50,8 @@ type player struct {
 	stream *store.Stream
 	*Rooms
 	user matrix.UserID // a user of it
+
+	older Older // counts when it is opened again
 }
 
 // play makes the server of a number on an empty store in memory.
@@ -71,7 +73,7 @@ func (p *player) open() {
 		p.t.Fatal(err)
 	}
 	cert := onionid.Certify(p.s.Onion, p.s.Key.Public().(ed25519.PublicKey))
-	p.Rooms, err = Open(p.kv, p.stream, Options{Signer: p.s.Signer, Certificate: cert})
+	p.Rooms, err = Open(p.kv, p.stream, Options{Signer: p.s.Signer, Certificate: cert, Older: p.older})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -254,7 +256,7 @@ func (p *player) all(u matrix.UserID, room matrix.RoomID, n int) []matrix.EventI
 		for _, e := range page.Events {
 			out = append(out, e.ID())
 		}
-		if !page.More {
+		if !page.More || page.Older {
 			return out
 		}
 		from = page.End

@@ -46,6 +46,13 @@ records = {
         + num(1) + s(room) + s("@bob:example") + num(1764000030000),
 }
 
+ident16, certificate = bytes(range(16)), bytes(range(129))
+older = dict(
+    ask=ident16 + b"\x08" + s(room) + many(ev) + many(ev[:1]) + num(200),
+    answer=ident16 + b"\x06" + many(raws) + many(ev[1:]) + num(2) + s("$first") + many(ev) + many([]) + s("$second") + many(ev[1:]) + many(ev[:1])
+        + many(raws[:1]) + many([certificate]),
+)
+
 def piece(t, data, ident=None, index=0, count=1):
     if count == 1:
         return bytes([t]) + num(len(data) << 1) + data
@@ -78,4 +85,4 @@ bundles = [
 for b in bundles:
     assert len(b["bundle"]) == 8192
     b["bundle"] = b["bundle"].rstrip(b"\0").hex()  # the zeros at the end are left out
-print(json.dumps(dict(records={t: r.hex() for t, r in records.items()}, bundles=bundles), indent=1))
+print(json.dumps(dict(records={t: r.hex() for t, r in records.items()}, older={k: v.hex() for k, v in older.items()}, bundles=bundles), indent=1))

@@ -96,6 +96,7 @@ func open(cfg configs.Node, logTo io.Writer) (_ *node, err error) {
 	}
 	if n.rooms, err = room.Open(n.kv, n.stream, room.Options{
 		Signer: n.id.signer, Certificate: n.id.certificate, Profile: n.localProfile, Exists: n.exists, EncodeReceipts: encodeReceipts,
+		Older: room.Older{Ahead: cfg.History.Ahead, Most: cfg.History.Most},
 	}); err != nil {
 		return nil, err
 	}

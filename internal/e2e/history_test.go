@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"tarn/room"
 	"tarn/store"
 )
 
@@ -153,14 +154,19 @@ func TestHistoryIsShownAsFarAsItsVisibilityAllows(t *testing.T) {
 				t.Errorf("%s does not come to the beginning: %v, %s", x.w.name, ended, all[0].Type)
 			}
 			// What is hidden is not in the database either.
+			given := false
 			x.w.view(func(r store.Reader) error {
 				return r.Scan([]byte{store.TableRoom + 2}, nil, func(_, v []byte) (bool, error) {
 					if bytes.Contains(v, []byte(`"body":"100"`)) {
 						t.Errorf("%s was given what it may not have", x.w.name)
 					}
+					given = given || bytes.Contains(v, []byte(`"body":"200"`))
 					return true, nil
 				})
 			})
+			if !given {
+				t.Errorf("%s was not given what it may have", x.w.name)
+			}
 		}
 	})
 }
@@ -212,41 +218,122 @@ func TestWhoComesBackReadsWhatWasSaidMeanwhile(t *testing.T) {
 	})
 }
 
-// TestTheNextMemberIsAskedForHistory: the first is off, and the room's past comes from another; when that one is off too, and the node was stopped amid all this, from the first.
+// TestTheNextMemberIsAskedForHistory: the first is off, and the room's past comes from another; amid it the node is stopped; then both are off, and the client waits; then the first is
+// back and gives the rest.
 func TestTheNextMemberIsAskedForHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nodes := neighbours(t, []string{"alice", "bob", "carol"})
 		alice, bob, carol := nodes[0], nodes[1], nodes[2]
+		bob.again(without)
 		room := alice.creates(object{"preset": "private_chat", "invite": []any{carol.user}})
 		carol.becomes(room, "invite")
 		carol.does(room, "join", nil)
 		alice.knows(room, carol.user, "join")
-		for _, text := range numbers(0, 900) {
+		for _, text := range numbers(0, 700) {
 			alice.says(room, text)
 		}
-		carol.until("the last word", func() bool { return slices.Contains(carol.texts[room], "899") })
+		carol.until("the last word", func() bool { return slices.Contains(carol.texts[room], "699") })
 		alice.does(room, "invite", bob)
 		bob.becomes(room, "invite")
 		bob.does(room, "join", nil)
 		alice.knows(room, bob.user, "join")
 		carol.knows(room, bob.user, "join")
+		read := func(from string) (texts []string, end string) {
+			t.Helper()
+			var page struct {
+				Start, End string
+				Chunk      []seen
+			}
+			bob.call("GET", client+"/rooms/"+room+"/messages?dir=b&limit=100"+from, nil, &page)
+			if page.End == page.Start {
+				t.Errorf("the page from %s ends there", from)
+			}
+			return bob.bodies(page.Chunk), page.End
+		}
+
 		alice.stop()
 		began := time.Now()
-		bob.until("older events", func() bool {
-			all, _ := bob.pages(room, 100, 1)
-			return slices.Contains(bob.bodies(all), "700")
-		})
-		t.Logf("with one of two members off, after %v", time.Since(began))
+		first, edge := read("")
+		if len(first) < 40 || edge == "" {
+			t.Fatalf("%d messages came with the invite; end %q", len(first), edge)
+		}
+		more, next := read("&from=" + edge)
+		for len(more) == 0 {
+			more, next = read("&from=" + next)
+		}
+		t.Logf("with one of two members off, a page came after %v", time.Since(began))
+		bob.again(bob.older)
 		carol.stop()
-		bob.stop()
-		bob.rebuild()
-		bob.start()
+		for len(more) > 0 { // what is here of it
+			more, next = read("&from=" + next)
+		}
+		began = time.Now()
+		if more, next = read("&from=" + next); len(more) > 0 || next == "" || time.Since(began) != 20*time.Second {
+			t.Errorf("with nobody there: %d messages, end %q, after %v", len(more), next, time.Since(began))
+		}
 		alice.rebuild()
 		alice.start()
 		all, ended := bob.pages(room, 100, 30)
-		if got := bob.bodies(all); !ended || !slices.Equal(got, numbers(0, 900)) {
+		if got := bob.bodies(all); !ended || !slices.Equal(got, numbers(0, 700)) {
 			t.Errorf("bob reads %v %q", ended, got)
 		}
-		t.Logf("all after %v", time.Since(began))
 	})
 }
+
+// again stops the node and starts it with other bounds.
+func (w *watcher) again(o room.Older) {
+	w.t.Helper()
+	w.stop()
+	w.older = o
+	w.rebuild()
+	w.start()
+}
+
+// TestReadingHistoryIsNotSeenAtItsTime: a client that pages back puts nothing on its way by it; what is asked goes into the outbox at times that were fixed before, whenever the client came.
+func TestReadingHistoryIsNotSeenAtItsTime(t *testing.T) {
+	for _, late := range []time.Duration{3 * time.Millisecond, 131 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			nodes := neighbours(t, []string{"alice", "bob"})
+			alice, bob := nodes[0], nodes[1]
+			room := alice.creates(object{"preset": "private_chat"})
+			for _, text := range numbers(0, 300) {
+				alice.says(room, text)
+			}
+			alice.does(room, "invite", bob)
+			bob.becomes(room, "invite")
+			bob.does(room, "join", nil)
+			alice.knows(room, bob.user, "join")
+			asked := func() bool {
+				return slices.ContainsFunc(bob.pending(alice.node), func(i store.Item) bool { return i.Kind == store.ItemQuestion })
+			}
+			began := time.Now()
+			bob.again(without)
+			time.Sleep(10 * time.Second)
+			if asked() {
+				t.Fatal("it asked though nobody reads")
+			}
+			time.Sleep(late)
+			var page struct{ Chunk []seen }
+			before := time.Now()
+			bob.call("GET", client+"/rooms/"+room+"/messages?dir=b&limit=50", nil, &page)
+			if len(page.Chunk) != 50 || time.Since(before) != 0 {
+				t.Fatalf("%d events after %v", len(page.Chunk), time.Since(before))
+			}
+			if asked() {
+				t.Error("the request put a question on its way")
+			}
+			for !asked() {
+				time.Sleep(time.Millisecond)
+				if time.Since(before) > time.Second {
+					t.Fatal("nobody is asked")
+				}
+			}
+			if at := time.Since(began); at%(200*time.Millisecond) > time.Millisecond {
+				t.Errorf("the question is there %v after the node's start: not at its beat", at)
+			}
+		})
+	}
+}
+
+// without fetches what is older only when somebody reads.
+var without = room.Older{Most: 10_000}
