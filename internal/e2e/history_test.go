@@ -224,7 +224,7 @@ func TestTheNextMemberIsAskedForHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nodes := neighbours(t, []string{"alice", "bob", "carol"})
 		alice, bob, carol := nodes[0], nodes[1], nodes[2]
-		bob.again(without)
+		bob.bounded(without)
 		room := alice.creates(object{"preset": "private_chat", "invite": []any{carol.user}})
 		carol.becomes(room, "invite")
 		carol.does(room, "join", nil)
@@ -262,7 +262,7 @@ func TestTheNextMemberIsAskedForHistory(t *testing.T) {
 			more, next = read("&from=" + next)
 		}
 		t.Logf("with one of two members off, a page came after %v", time.Since(began))
-		bob.again(bob.older)
+		bob.bounded(bob.older)
 		carol.stop()
 		for len(more) > 0 { // what is here of it
 			more, next = read("&from=" + next)
@@ -280,8 +280,8 @@ func TestTheNextMemberIsAskedForHistory(t *testing.T) {
 	})
 }
 
-// again stops the node and starts it with other bounds.
-func (w *watcher) again(o room.Older) {
+// bounded stops the node and starts it with other bounds.
+func (w *watcher) bounded(o room.Older) {
 	w.t.Helper()
 	w.stop()
 	w.older = o
@@ -307,7 +307,7 @@ func TestReadingHistoryIsNotSeenAtItsTime(t *testing.T) {
 				return slices.ContainsFunc(bob.pending(alice.node), func(i store.Item) bool { return i.Kind == store.ItemQuestion })
 			}
 			began := time.Now()
-			bob.again(without)
+			bob.bounded(without)
 			time.Sleep(10 * time.Second)
 			if asked() {
 				t.Fatal("it asked though nobody reads")
