@@ -93,6 +93,7 @@ type Config struct {
 	// Introductions says in which rooms contacts of contacts become contacts; MaxIntroduced bounds them, 0: DefaultIntroduced.
 	Introductions Introductions
 	MaxIntroduced int
+	patience      int // tests: frames, instead of patienceFrames
 	Profile       Profile
 	Seed          [32]byte // of the schedule's ChaCha8; drawn from crypto/rand by main, fixed in tests
 	Log           *slog.Logger
@@ -126,8 +127,9 @@ type Engine struct {
 
 	maxWaiting int // tests make it small
 
-	introductions Introductions
-	maxIntroduced int
+	introductions  Introductions
+	maxIntroduced  int
+	patienceFrames int
 
 	// mu guards everything below, and the order of this package's writes to its own tables. It is held over an Update
 	// (a disk sync), never over the network or package room's Ingest.
@@ -233,7 +235,7 @@ func New(c Config) (*Engine, error) {
 		contacts:  map[onionid.Name]*contact{},
 		invites:   map[[32]byte]*invite{},
 		accepts:   map[[32]byte]*accept{},
-		strangers: map[onionid.Name]*stranger{}, shunned: map[onionid.Name]bool{}, introductions: c.Introductions, maxIntroduced: cmp.Or(c.MaxIntroduced, DefaultIntroduced),
+		strangers: map[onionid.Name]*stranger{}, shunned: map[onionid.Name]bool{}, introductions: c.Introductions, maxIntroduced: cmp.Or(c.MaxIntroduced, DefaultIntroduced), patienceFrames: cmp.Or(c.patience, patienceFrames),
 		expected: map[mailbox.Handle]ref{},
 		retries:  map[string]*retry{},
 		loops:    map[mailbox.Handle]*loop{},

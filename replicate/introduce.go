@@ -73,8 +73,9 @@ const (
 // errNotIntroduced: a link was made, or answered, by another node than the introducer said.
 var errNotIntroduced = errors.New("replicate: an introduction's link is another node's")
 
-func (p *Profile) patience() time.Duration {
-	return min(patienceFrames*p.Frame, maxPatience)
+// patience is how long one introducer has.
+func (e *Engine) patience() time.Duration {
+	return min(time.Duration(e.patienceFrames)*e.profile.Load().Frame, maxPatience)
 }
 
 func (p *Profile) introductionLife() time.Duration {
@@ -250,7 +251,7 @@ func (e *Engine) introduced(now time.Time) int {
 // chooseIntroductions are those to ask for now. Of two servers the one with the smaller name asks, so that links seldom cross; the other one after
 // a while, for the first may have lost what it knew, or have no room for more. The caller holds mu.
 func (e *Engine) chooseIntroductions(known map[matrix.ServerName][]matrix.ServerName, now time.Time) (out []introductionWanted) {
-	patience := e.profile.Load().patience()
+	patience := e.patience()
 	asked, open, of := 0, 0, map[onionid.Name]int{}
 	for _, in := range e.invites {
 		if in.peer == "" || !now.Before(in.expiry) {
@@ -318,10 +319,9 @@ func (e *Engine) askIntroduction(w introductionWanted, now time.Time) error {
 	if s == nil || e.contacts[w.peer] != nil || !e.introducible(w.peer) || e.contacts[w.by] == nil || len(e.own) == 0 {
 		return nil // it changed meanwhile
 	}
-	p := e.profile.Load()
-	in := e.newInvite(key, recovery, p.introductionLife(), now)
+	in := e.newInvite(key, recovery, e.profile.Load().introductionLife(), now)
 	in.peer, in.by = w.peer, w.by
-	next := &stranger{since: s.since, tries: s.tries + 1, next: now.Add(e.jitter(min(p.patience()<<min(s.tries, 8), maxPause))), asked: map[onionid.Name]time.Time{w.by: now}}
+	next := &stranger{since: s.since, tries: s.tries + 1, next: now.Add(e.jitter(min(e.patience()<<min(s.tries, 8), maxPause))), asked: map[onionid.Name]time.Time{w.by: now}}
 	for name, at := range s.asked {
 		if name != w.by && now.Sub(at) < maxPatience {
 			next.asked[name] = at

@@ -25,7 +25,7 @@ const cellar matrix.RoomID = "!cellar:x"
 func acquaintances(w *world, n int) (out []*node) {
 	for i := range n {
 		nd := w.node(byte(i+1), fast())
-		nd.introductions = EncryptedIntroductions
+		nd.introductions, nd.patience = EncryptedIntroductions, 400
 		out = append(out, nd)
 	}
 	slices.SortFunc(out, func(a, b *node) int {
@@ -80,16 +80,23 @@ func (w *world) noContact(a, b *node, d time.Duration) {
 	}
 }
 
-// slower is a schedule for plays of days.
-func slower(ns ...*node) {
-	for _, n := range ns {
-		n.profile = CustomProfile(5*time.Second, 0.3)
-		if n.engine != nil {
-			if err := n.engine.SetProfile(n.profile); err != nil {
-				n.t.Fatal(err)
-			}
+// inside looks at a node's engine.
+func inside[T any](n *node, look func(*Engine) T) T {
+	n.engine.mu.Lock()
+	defer n.engine.mu.Unlock()
+	return look(n.engine)
+}
+
+// contacts counts a node's, and those of them that were introduced.
+func (n *node) contacts() (all, introduced int) {
+	n.engine.mu.Lock()
+	defer n.engine.mu.Unlock()
+	for _, c := range n.engine.contacts {
+		if all++; c.introducer != "" {
+			introduced++
 		}
 	}
+	return all, introduced
 }
 
 // links counts a node's introductions under way, as one who asks and as one who is asked for.
@@ -150,16 +157,19 @@ func TestContactsOfOneAreIntroducedInAnEncryptedRoom(t *testing.T) {
 		b.rooms.join(lounge, a.name(), b.name())
 		talk(t, w, a, b, 3, time.Hour)
 		talk(t, w, b, a, 3, time.Hour)
-		time.Sleep(time.Hour)
+		time.Sleep(15 * time.Minute)
 		for _, n := range []*node{a, b, c} {
-			if asked, followed := n.links(); asked+followed != 0 || len(n.engine.strangers) != 0 || len(n.engine.contacts) != 2 {
-				t.Errorf("%.4s: %d links, %d followed, %d strangers, %d contacts", n.name(), asked, followed, len(n.engine.strangers), len(n.engine.contacts))
+			asked, followed := n.links()
+			all, _ := n.contacts()
+			if strangers := inside(n, func(e *Engine) int { return len(e.strangers) }); asked+followed+strangers != 0 || all != 2 {
+				t.Errorf("%.4s: %d links, %d followed, %d strangers, %d contacts", n.name(), asked, followed, strangers, all)
 			}
 		}
 	})
 }
 
 func TestNobodyIsIntroducedWithoutAnEncryptedRoomOrIfOneOfTheThreeIsAgainstIt(t *testing.T) {
+	measures(t)
 	for _, x := range []struct {
 		what      string
 		set       func(a, b, c *node)
@@ -198,7 +208,7 @@ func TestNobodyIsIntroducedWithoutAnEncryptedRoomOrIfOneOfTheThreeIsAgainstIt(t 
 				if x.meet {
 					w.met(a, b, time.Hour)
 				} else {
-					w.noContact(a, b, time.Hour) // four times what the larger one waits
+					w.noContact(a, b, 15*time.Minute) // twice what the one with the greater name waits
 				}
 			})
 		})
@@ -222,7 +232,7 @@ func TestWhoLostAContactIsIntroducedAgain(t *testing.T) {
 			x, y := a.status(b.name()), b.status(a.name())
 			return y.State == Active && x.Number == y.Number && x.Number != first
 		})
-		if p := fast(); took < 2*p.patience() {
+		if took < 2*inside(b, (*Engine).patience) {
 			t.Errorf("the greater name asked after %v", took)
 		}
 		a.rooms.join(lounge, a.name(), b.name())
@@ -232,10 +242,11 @@ func TestWhoLostAContactIsIntroducedAgain(t *testing.T) {
 }
 
 func TestAForgottenContactIsNotIntroducedAgain(t *testing.T) {
+	measures(t)
 	for i := range 2 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w, a, b, c := line(t)
+				w, a, b, _ := line(t)
 				defer w.stopAll()
 				w.met(a, b, time.Hour)
 				x, y := a, b
@@ -247,7 +258,7 @@ func TestAForgottenContactIsNotIntroducedAgain(t *testing.T) {
 				}
 				x.stop()
 				x.start()
-				time.Sleep(40 * time.Minute)
+				time.Sleep(15 * time.Minute)
 				if got := x.state(y.name()); got != "" {
 					t.Errorf("who was forgotten is %v", got)
 				}
@@ -257,19 +268,13 @@ func TestAForgottenContactIsNotIntroducedAgain(t *testing.T) {
 				}
 				y.stop()
 				y.start()
-				slower(a, b, c)
-				w.noContact(a, b, 8*time.Hour)
+				w.noContact(a, b, 15*time.Minute)
 				// A link of a person's makes it good.
-				for _, n := range []*node{a, b, c} {
-					if err := n.engine.SetProfile(fast()); err != nil {
-						t.Fatal(err)
-					}
-				}
 				w.contact(y, x)
 				if by := x.status(y.name()).Introducer; by != "" {
 					t.Errorf("a person's link counts as an introduction of %q", by)
 				}
-				if x.engine.shunned[y.name()] {
+				if inside(x, func(e *Engine) bool { return e.shunned[y.name()] }) {
 					t.Error("who was taken back is still forgotten")
 				}
 			})
@@ -279,6 +284,7 @@ func TestAForgottenContactIsNotIntroducedAgain(t *testing.T) {
 
 // A person can say no before there is a contact, by the server's name or the link's number.
 func TestAnIntroductionUnderWayCanBeForgotten(t *testing.T) {
+	measures(t)
 	for _, byName := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, 2)
@@ -307,7 +313,7 @@ func TestAnIntroductionUnderWayCanBeForgotten(t *testing.T) {
 			b.stop()
 			b.introductions = EncryptedIntroductions
 			b.start()
-			w.noContact(a, b, time.Hour)
+			w.noContact(a, b, 15*time.Minute)
 			if got := a.state(b.name()); got != "" {
 				t.Errorf("who was forgotten is %v", got)
 			}
@@ -345,6 +351,7 @@ func TestAnotherContactIsAskedIfOneDoesNothing(t *testing.T) {
 }
 
 func TestIntroducedContactsAreBounded(t *testing.T) {
+	measures(t)
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 2)
 		defer w.stopAll()
@@ -359,17 +366,12 @@ func TestIntroducedContactsAreBounded(t *testing.T) {
 			w.contact(hub, n)
 		}
 		gather(cellar, ns...)
-		count := func(n *node) (k int) {
-			for c := range n.engine.contacts {
-				if n.engine.contacts[c].introducer != "" {
-					k++
-				}
-			}
+		count := func(n *node) int {
+			_, k := n.contacts()
 			return k
 		}
 		w.until(6*time.Hour, "the others' introductions", func() bool { return count(ns[1]) >= 2 && count(ns[2]) >= 2 && count(ns[3]) >= 2 })
-		slower(ns...)
-		time.Sleep(8 * time.Hour)
+		time.Sleep(30 * time.Minute)
 		for i, n := range ns[:5] {
 			t.Logf("%d: %d introduced", i, count(n))
 		}
@@ -439,6 +441,7 @@ func TestIntroductionsSurviveCrashes(t *testing.T) {
 
 // Nothing of it makes a slot: the times of all transactions are those of a node that asks for nothing.
 func TestIntroductionsChangeNoTime(t *testing.T) {
+	measures(t)
 	times := func(kind Introductions) (out []trace) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, 1)

@@ -224,7 +224,7 @@ func (e *Engine) mayFollow(c *contact, from onionid.Name, link Link, now time.Ti
 // dropVain ends what is followed in vain: what lies under a link is there soon, or somebody made the link up. The caller holds mu.
 func (e *Engine) dropVain(now time.Time) {
 	for _, a := range e.accepts {
-		if a.from != "" && a.state == acceptSeeking && !a.busy && (now.Sub(a.created) > e.profile.Load().patience() || !now.Before(a.link.Expiry)) {
+		if a.from != "" && a.state == acceptSeeking && !a.busy && (now.Sub(a.created) > e.patience() || !now.Before(a.link.Expiry)) {
 			e.failAccept(a, "")
 		}
 	}

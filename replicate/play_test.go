@@ -279,6 +279,7 @@ type node struct {
 
 	introductions Introductions
 	maxIntroduced int
+	patience      int
 }
 
 type trace struct {
@@ -353,7 +354,7 @@ func (n *node) called() int {
 
 // config is its engine's.
 func (n *node) config() Config {
-	c := Config{KV: n.kv, Rooms: n.rooms, Accounts: n.accounts, Identity: n.id, Stores: n.own, Profile: n.profile, Seed: n.seed, Codes: n.codes, Introductions: n.introductions, MaxIntroduced: n.maxIntroduced,
+	c := Config{KV: n.kv, Rooms: n.rooms, Accounts: n.accounts, Identity: n.id, Stores: n.own, Profile: n.profile, Seed: n.seed, Codes: n.codes, Introductions: n.introductions, MaxIntroduced: n.maxIntroduced, patience: n.patience,
 		Dial: func(a mailbox.Address) Mailbox { return &fakeClient{fakeStore: n.w.stores[a], node: n} }}
 	if len(n.couriers) > 0 {
 		c.Couriers = n.couriers
