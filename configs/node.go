@@ -39,7 +39,8 @@ type Node struct {
 	// it their people cannot read each other there), "rooms" (all: receipts and files cross then, too) or "off". It counts for
 	// this node in all three parts. `node forget` ends such a contact for good.
 	Introductions string `toml:"introductions"`
-	// How many contacts may be introduced, at most: each may leave boxes for you, and makes the others' a little slower. 1 to 1000.
+	// How many contacts may be introduced, at most, 1 to 1000. Each may leave boxes for you; and each whose mailboxes nobody else of your contacts
+	// has makes all that you send wait a frame longer, on average.
 	MaxIntroduced int `toml:"max_introduced"`
 	// What is written to the log: "debug", "info", "warn" or "error". Above debug no line names a user, room, onion or box.
 	LogLevel string `toml:"log_level"`

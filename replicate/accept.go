@@ -185,7 +185,7 @@ func (e *Engine) saveAccept(a *accept) error {
 func (e *Engine) failAccept(a *accept, reason string) {
 	if a.from != "" {
 		if err := e.kv.Update(func(txn store.Txn) error { return txn.Delete(store.Key(tableAccept, a.link.Voucher[:])) }); err != nil {
-			e.log.Warn("ending an introduction", "err", err)
+			e.warn("ending an introduction", err)
 			return // it is tried again
 		}
 		delete(e.accepts, a.link.Voucher)

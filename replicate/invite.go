@@ -222,7 +222,7 @@ func (e *Engine) failInvite(in *invite, reason string) {
 		return
 	}
 	if err := e.kv.Update(func(txn store.Txn) error { return txn.Delete(store.Key(tableInvite, in.voucher[:])) }); err != nil {
-		e.log.Warn("ending an introduction", "err", err)
+		e.warn("ending an introduction", err)
 		in.failed = reason // it is found again after a restart, and fails again
 		return
 	}
