@@ -134,10 +134,13 @@ func (r *Rooms) Company(server matrix.ServerName) ([]matrix.UserID, error) {
 	return slices.Sorted(maps.Keys(found)), err
 }
 
-// CompanyOf lists the local users that share a joined room with a user of another server.
+// CompanyOf lists the local users that share a joined room, which does not deny its server, with a user of another server.
 func (r *Rooms) CompanyOf(user matrix.UserID) ([]matrix.UserID, error) {
 	found := map[matrix.UserID]bool{}
 	err := r.eachOf(serverOf(user), func(q *reading) error {
+		if in, err := q.holds(serverOf(user)); !in || err != nil {
+			return err
+		}
 		if m, err := q.member(user); m != matrix.MemberJoin || err != nil {
 			return err
 		}

@@ -61,6 +61,17 @@ func TestTypingOfAnotherNode(t *testing.T) {
 			t.Errorf("told of %v, not %v", got, want)
 		}
 	}
+	company := func(want ...matrix.UserID) {
+		t.Helper()
+		ours, err := a.Company(b.s.Server)
+		theirs, err2 := a.CompanyOf(b.user)
+		if err != nil || err2 != nil || !slices.Equal(ours, want) || !slices.Equal(theirs, want) {
+			t.Errorf("%v, %v; %v, %v", ours, err, theirs, err2)
+		}
+		if nobody, err := a.CompanyOf(b.at("other")); err != nil || len(nobody) > 0 {
+			t.Errorf("%v, %v", nobody, err)
+		}
+	}
 	turn := a.TypingTurn()
 	for _, r := range []matrix.RoomID{room, alone} {
 		if err := a.SetTyping(a.user, r, true, time.Minute); err != nil {
@@ -70,14 +81,10 @@ func TestTypingOfAnotherNode(t *testing.T) {
 	if told(room); a.TypingTurn() == turn {
 		t.Error("nobody notices")
 	}
-	if company, err := a.Company(b.s.Server); err != nil || !slices.Equal(company, []matrix.UserID{a.user}) {
-		t.Errorf("%v, %v", company, err)
-	}
+	company(a.user)
 	a.set(room, "m.room.server_acl", "", map[string]any{"allow": []string{"*"}, "deny": []string{string(b.s.Server)}})
 	told()
-	if company, err := a.Company(b.s.Server); err != nil || len(company) > 0 {
-		t.Errorf("%v, %v", company, err)
-	}
+	company()
 	if err := a.IngestTyping(b.s.Server, []Typist{{room, b.user, soon}}); err != nil {
 		t.Fatal(err)
 	}
