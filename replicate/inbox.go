@@ -391,7 +391,7 @@ func (e *Engine) settleIngested(c *contact, id matrix.RoomID, got room.Ingested)
 }
 
 // dishonest are the refusals of what no honest node sends; of others the reason can lie with us, or in between.
-var dishonest = []error{bundle.ErrMalformed, bundle.ErrTooLarge, people.ErrSpeaker, people.ErrBadSignature}
+var dishonest = []error{bundle.ErrMalformed, bundle.ErrTooLarge, people.ErrSpeaker, people.ErrBadSignature, room.ErrBadPast}
 
 func refuse(err error) error { return fmt.Errorf("%w: %w", errRefuse, err) }
 
@@ -400,7 +400,7 @@ func permanent(err error) error {
 	if errors.Is(err, matrix.ErrUnknownKey) {
 		return err // a certificate may come
 	}
-	for _, p := range []error{room.ErrBadSnapshot, room.ErrBadEvent, room.ErrTooLarge, room.ErrForbidden, room.ErrBadVersion, room.ErrNotMember} {
+	for _, p := range []error{room.ErrBadSnapshot, room.ErrBadEvent, room.ErrTooLarge, room.ErrForbidden, room.ErrBadVersion, room.ErrNotMember, room.ErrBadPast} {
 		if errors.Is(err, p) {
 			return refuse(err)
 		}

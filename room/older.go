@@ -4,7 +4,6 @@ package room
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -43,14 +42,8 @@ const (
 type older struct {
 	mu    sync.Mutex // for moments; taken under a room's lock too
 	rooms map[uint32]*olderRoom
-	lies  map[matrix.ServerName]lie
-	wake  chan struct{} // closed, and made anew, when something came, or will not come
-}
-
-// lie counts the answers of a server that could not be true.
-type lie struct {
-	count int
-	last  time.Time
+	lied  map[matrix.ServerName]time.Time // who told lately what can not be true, and when
+	wake  chan struct{}                   // closed, and made anew, when something came, or will not come
 }
 
 // olderRoom is the newest gap of a room that is open.
@@ -77,7 +70,7 @@ type flight struct {
 
 // loadGaps reads which rooms have gaps.
 func (r *Rooms) loadGaps() error {
-	r.older.rooms, r.older.lies, r.older.wake = map[uint32]*olderRoom{}, map[matrix.ServerName]lie{}, make(chan struct{})
+	r.older.rooms, r.older.lied, r.older.wake = map[uint32]*olderRoom{}, map[matrix.ServerName]time.Time{}, make(chan struct{})
 	return r.view(func(rd snapshot) error {
 		numbers := map[uint32]bool{}
 		err := rd.Scan([]byte{tabAsking, 'p'}, nil, func(k, _ []byte) (bool, error) {
@@ -270,8 +263,8 @@ func (r *Rooms) nextOlder(id AskID, remotes, asked []matrix.ServerName, good mat
 	all := slices.Clone(r.contacts(remotes))
 	r.older.mu.Lock()
 	all = slices.DeleteFunc(all, func(s matrix.ServerName) bool {
-		l, lied := r.older.lies[s]
-		return slices.Contains(asked, s) || s == r.server() || lied && now.Sub(l.last) < 24*time.Hour
+		at, lied := r.older.lied[s]
+		return slices.Contains(asked, s) || s == r.server() || lied && now.Sub(at) < 24*time.Hour
 	})
 	r.older.mu.Unlock()
 	if len(all) == 0 {
@@ -281,19 +274,10 @@ func (r *Rooms) nextOlder(id AskID, remotes, asked []matrix.ServerName, good mat
 		sum := sha256.Sum256(append(id[:len(id):len(id)], s...))
 		return sum[:]
 	}
-	return slices.MinFunc(all, func(a, b matrix.ServerName) int {
-		if a == good || b == good {
-			return cmp.Or(-boolInt(a == good), 0) + boolInt(b == good)
-		}
-		return bytes.Compare(lot(a), lot(b))
-	})
-}
-
-func boolInt(b bool) int {
-	if b {
-		return 1
+	if slices.Contains(all, good) {
+		return good
 	}
-	return 0
+	return slices.MinFunc(all, func(a, b matrix.ServerName) int { return bytes.Compare(lot(a), lot(b)) })
 }
 
 // olderAnswered takes an answer to a question for what is older; false: it is to something else.
@@ -316,15 +300,14 @@ func (r *Rooms) olderAnswered(ctx context.Context, from matrix.ServerName, a Ans
 	if a.Kind == AnswerOlder && a.Older != nil {
 		came, err = r.fill(ctx, from, o.room, top, a.Older)
 	}
-	lied := errors.Is(err, errOlder)
+	lied := errors.Is(err, ErrBadPast)
 	if err != nil && !lied {
 		return true, err
 	}
 	r.older.mu.Lock()
 	defer r.older.mu.Unlock()
 	if lied {
-		l := r.older.lies[from]
-		r.older.lies[from] = lie{l.count + 1, time.Now()}
+		r.older.lied[from] = time.Now()
 	}
 	if x := r.older.rooms[n]; x == o && o.flight == f {
 		if came > 0 {
@@ -336,12 +319,5 @@ func (r *Rooms) olderAnswered(ctx context.Context, from matrix.ServerName, a Ans
 	if came > 0 {
 		r.older.awake()
 	}
-	return true, nil
-}
-
-// OlderLies counts, since the process began, what a server answered of rooms' pasts that can not be true.
-func (r *Rooms) OlderLies(server matrix.ServerName) int {
-	r.older.mu.Lock()
-	defer r.older.mu.Unlock()
-	return r.older.lies[server].count
+	return true, err // nil, or that it is not true
 }

@@ -4,6 +4,7 @@ package room
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -133,7 +134,6 @@ func TestLiesAboutARoomsPast(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		lies := 0
 		for what, spoil := range map[string]func(*OlderPage){
 			"no state":             func(o *OlderPage) { o.States = nil },
 			"a state of nothing":   func(o *OlderPage) { o.States[0].Come = nil },
@@ -162,13 +162,9 @@ func TestLiesAboutARoomsPast(t *testing.T) {
 			o.States[0].Come = slices.Clone(o.States[0].Come)
 			spoil(&o)
 			bad.Older = &o
-			if err := b.TakeAnswer(context.Background(), a.s.Server, bad); err != nil {
-				t.Fatalf("%s: %v", what, err)
+			if err := b.TakeAnswer(context.Background(), a.s.Server, bad); !errors.Is(err, ErrBadPast) {
+				t.Errorf("%s: %v", what, err)
 			}
-			if got := b.OlderLies(a.s.Server); got != lies+1 {
-				t.Errorf("%s: it was believed", what)
-			}
-			lies = b.OlderLies(a.s.Server)
 			if got := b.all(b.user, room, 1000); !slices.Equal(got, before) {
 				t.Errorf("%s: %d events are shown, not %d", what, len(got), len(before))
 			}
@@ -207,9 +203,6 @@ func TestLiesAboutARoomsPast(t *testing.T) {
 		}
 		if got := b.all(b.user, room, 1000); len(got) != len(before)+39 || slices.Contains(got, message.ID()) {
 			t.Errorf("%d events are shown after %d", len(got), len(before))
-		}
-		if b.OlderLies(a.s.Server) != lies {
-			t.Error("it was not believed")
 		}
 		same(t, room, a, b)
 		if m, _ := b.Membership(b.user, room); m != matrix.MemberJoin {

@@ -30,10 +30,7 @@ type OlderState struct {
 	Gone  []matrix.EventID
 }
 
-// errOlder: a page that no honest node makes.
-var errOlder = errors.New("room: a page of the past is malformed, or can not be true")
-
-func badOlder(what string) error { return fmt.Errorf("%w: %s", errOlder, what) }
+func badOlder(what string) error { return fmt.Errorf("%w: %s", ErrBadPast, what) }
 
 // filled is what a plan does to a gap.
 type filled struct {
@@ -50,7 +47,7 @@ type olderPieces struct {
 	certs   []onionid.Certificate
 }
 
-// fill puts a page below what the room has; it says how many events found their place. errOlder: nothing of it was taken.
+// fill puts a page below what the room has; it says how many events found their place. ErrBadPast: nothing of it was taken.
 //
 // ONE transaction: the events, their states, the gap. A crash before it: the answer was not acknowledged and comes again, to a question that does not stand any
 // more, and another is asked. After it: the gap is that much smaller.
@@ -59,6 +56,9 @@ func (r *Rooms) fill(ctx context.Context, from matrix.ServerName, room matrix.Ro
 		return 0, err
 	}
 	in, err := r.readOlder(room, page)
+	if errors.Is(err, ErrUnknownEvent) {
+		return 0, nil
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -129,7 +129,9 @@ func (r *Rooms) readOlder(room matrix.RoomID, page *OlderPage) (in *olderPieces,
 				}
 				if e != nil && (!e.spoilt || ev.Redacted()) {
 					ev = e.ev // checked when it came
-				} else if err := ev.Verify(keys); err != nil {
+				} else if err := ev.Verify(keys); errors.Is(err, matrix.ErrUnknownKey) {
+					return ErrUnknownEvent // a certificate is missing; another may have it
+				} else if err != nil {
 					return badOlder("an event's signature")
 				}
 				into[ev.ID()] = ev

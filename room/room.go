@@ -21,7 +21,8 @@
 //
 // Data: the tables 0x10 to 0x2f of the node's database; schema.go has every row. Typing is in memory only.
 //
-// Limits, honestly: a room joined from a snapshot knows one state for all that lies before the invite (snapshot.go, "floor"). After
+// Limits, honestly: a room joined from a snapshot takes one state for all that lies before the invite (snapshot.go, "floor"), but for what is shown of
+// that: its states are as a member's node tells them (gaps.go). After
 // forks /sync (v3) can only send events in an order: a client whose timeline ends with a state event that lost
 // the resolution believes it until the state changes again.
 package room
@@ -40,6 +41,7 @@ var (
 	ErrNoState      = errors.New("room: no such state")
 	ErrAliasInUse   = errors.New("room: the alias is taken")
 	ErrBadSnapshot  = errors.New("room: snapshot is malformed or not allowed")
+	ErrBadPast      = errors.New("room: what was told of a room's past is malformed, or can not be true") // no honest node does
 	// ErrLargeRoom: the room's state is more than can be handed to another node in one piece.
 	ErrLargeRoom = errors.New("room: too large to be handed over")
 )

@@ -97,7 +97,11 @@ func (r *roomRow) encode() []byte {
 	for _, g := range r.gaps {
 		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(g.top)), uint64(g.next))
 		b = binary.AppendUvarint(b, uint64(g.count))
-		b = append(b, byte(boolInt(g.hidden)))
+		hidden := byte(0)
+		if g.hidden {
+			hidden = 1
+		}
+		b = append(b, hidden)
 	}
 	b = binary.AppendUvarint(b, uint64(len(r.heads)))
 	for _, h := range r.heads {

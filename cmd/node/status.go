@@ -81,7 +81,6 @@ type contactStatus struct {
 	Presence bool         `json:"presence,omitempty"` // it is told who is here and who types
 
 	Introducer string `json:"introduced_by,omitempty"` // the contact that introduced it, or is asked to; none: a person made it
-	OlderLies  int    `json:"false_history,omitempty"` // answers with a room's past that can not be true
 }
 
 // filesStatus is what is on its way between the node and a contact's, in files and bytes.
@@ -143,7 +142,6 @@ func (n *node) contacts() ([]contactStatus, error) {
 	out := make([]contactStatus, len(cs))
 	for i, c := range cs {
 		out[i] = newContactStatus(c)
-		out[i].OlderLies = n.rooms.OlderLies(c.Name)
 	}
 	return out, err
 }
@@ -274,9 +272,6 @@ func printContacts(w io.Writer, cs []contactStatus) {
 	for _, c := range cs {
 		if c.Files != nil {
 			fmt.Fprintf(w, "files  %s: %v\n", c.Server, c.Files)
-		}
-		if c.OlderLies > 0 {
-			fmt.Fprintf(w, "history  %s: gave %d times what can not be true of a room's past; it is not asked for a day\n", c.Server, c.OlderLies)
 		}
 	}
 }

@@ -337,3 +337,75 @@ func TestReadingHistoryIsNotSeenAtItsTime(t *testing.T) {
 
 // without fetches what is older only when somebody reads.
 var without = room.Older{Most: 10_000}
+
+// TestALiarAboutHistoryIsPassedOver: what the one member gives is not signed by who should have; nothing of it is kept, the operator is told, and the other member gives the past.
+func TestALiarAboutHistoryIsPassedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := neighbours(t, []string{"alice", "bob", "carol"})
+		alice, bob, carol := nodes[0], nodes[1], nodes[2]
+		room := alice.creates(object{"preset": "private_chat", "invite": []any{carol.user}})
+		carol.becomes(room, "invite")
+		carol.does(room, "join", nil)
+		alice.knows(room, carol.user, "join")
+		for _, text := range numbers(0, 300) {
+			alice.says(room, text)
+		}
+		carol.until("the last word", func() bool { return slices.Contains(carol.texts[room], "299") })
+		alice.does(room, "invite", bob)
+		bob.becomes(room, "invite")
+		alice.stop()
+		forged := 0
+		if err := alice.kv.Update(func(txn store.Txn) error {
+			return txn.Scan([]byte{store.TableRoom + 2}, nil, func(k, v []byte) (bool, error) {
+				if !bytes.Contains(v, []byte(`"body":"200"`)) {
+					return true, nil
+				}
+				v = bytes.Clone(v)
+				at := bytes.Index(v, []byte(`"signatures":`))
+				at += bytes.Index(v[at:], []byte(`"ed25519:`))
+				at += bytes.Index(v[at:], []byte(`":"`)) + 10
+				v[at] ^= 1
+				forged++
+				return true, txn.Set(bytes.Clone(k), v)
+			})
+		}); err != nil || forged != 1 {
+			t.Fatal(forged, err)
+		}
+		alice.rebuild()
+		alice.start()
+		carol.stop()
+		bob.does(room, "join", nil)
+		alice.knows(room, bob.user, "join")
+		broken := func(of *watcher) uint64 {
+			t.Helper()
+			cs, err := bob.engine.Contacts()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range cs {
+				if string(c.Name) == of.user.Homeserver() {
+					return c.Broken
+				}
+			}
+			return 0
+		}
+		for end := time.Now().Add(soon); broken(alice) == 0; time.Sleep(time.Second) {
+			if time.Now().After(end) {
+				t.Fatal("the liar is not told of")
+			}
+		}
+		all, _ := bob.pages(room, 100, 1)
+		if got := bob.bodies(all); len(got) > 60 || slices.Contains(got, "200") {
+			t.Errorf("of what the liar gave is shown %q", got)
+		}
+		carol.rebuild()
+		carol.start()
+		all, ended := bob.pages(room, 100, 60)
+		if got := bob.bodies(all); !ended || !slices.Equal(got, numbers(0, 300)) {
+			t.Errorf("bob reads %v %q", ended, got)
+		}
+		if broken(carol) != 0 {
+			t.Error("the honest one is said to have lied")
+		}
+	})
+}
