@@ -232,7 +232,7 @@ func (r *Rooms) askOlder(n uint32, now time.Time, pace time.Duration) error {
 	}
 	r.older.mu.Lock()
 	defer r.older.mu.Unlock()
-	if r.older.rooms[n] != o || o.gap.top != top {
+	if r.older.rooms[n] != o || o.gap.top != top || o.flight != nil && o.flight != f {
 		return nil
 	}
 	o.flight = f

@@ -296,7 +296,7 @@ func pastComes(r *rapid.T) {
 				a.passes(c)
 				c.passes(a)
 			default:
-				for range rapid.IntRange(1, 20).Draw(r, "words") {
+				for range rapid.IntRange(1, 12).Draw(r, "words") {
 					p.say(room, fmt.Sprint(n))
 				}
 			}
@@ -305,7 +305,7 @@ func pastComes(r *rapid.T) {
 		c.passes(a)
 		same(r, room, a, c)
 	}
-	talk(rapid.IntRange(0, 60).Draw(r, "before"))
+	talk(rapid.IntRange(0, 40).Draw(r, "before"))
 	in := func() {
 		a.comes(room, b)
 		a.meet(c)
@@ -321,7 +321,7 @@ func pastComes(r *rapid.T) {
 		b.member(room, b.user, b.user, matrix.MemberLeave)
 		b.passes(a)
 		b.passes(c)
-		talk(rapid.IntRange(0, 60).Draw(r, "meanwhile"))
+		talk(rapid.IntRange(0, 40).Draw(r, "meanwhile"))
 		in()
 	}
 
@@ -437,7 +437,7 @@ func TestThePastIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := play(t, 1), curious(t, 2, Older{Ahead: 50_000, Most: 300})
 		room := a.create(Create{})
-		for i := range 900 {
+		for i := range 620 {
 			a.say(room, fmt.Sprint(i))
 		}
 		a.comes(room, b)
