@@ -3,6 +3,7 @@
 package room
 
 import (
+	"cmp"
 	"container/heap"
 	"fmt"
 	"maps"
@@ -24,10 +25,10 @@ func (q *reading) mayHaveOlder(server matrix.ServerName, missing []matrix.EventI
 		return ErrUnknownRoom
 	}
 	if denied, err := q.denied(server); denied || err != nil {
-		return errorOr(err, ErrUnknownRoom)
+		return cmp.Or(err, ErrUnknownRoom)
 	}
 	if in, err := q.serverIn(server); !in || err != nil {
-		return errorOr(err, ErrUnknownRoom)
+		return cmp.Or(err, ErrUnknownRoom)
 	}
 	for _, id := range missing {
 		if e, err := q.byID(id); e.knows() || err != nil {
@@ -35,13 +36,6 @@ func (q *reading) mayHaveOlder(server matrix.ServerName, missing []matrix.EventI
 		}
 	}
 	return ErrUnknownEvent
-}
-
-func errorOr(err, other error) error {
-	if err != nil {
-		return err
-	}
-	return other
 }
 
 // older answers: the deepest events that are asked for and before them, each as the asker may have it; the states before them; what that leans on.
