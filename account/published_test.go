@@ -4,6 +4,8 @@ package account
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -328,4 +330,49 @@ func TestAServerIsForgotten(t *testing.T) {
 	if got, err := b.ClaimKeys([]Claim{{p.user, "PHONE", "signed_curve25519"}}); err != nil || len(got) != 1 {
 		t.Errorf("%v, %v", got, err)
 	}
+}
+
+// TestKeysOfOneServerAreBounded: a node tells of users without end, and of one user's changes again and again.
+func TestKeysOfOneServerAreBounded(t *testing.T) {
+	a, b := twoNodes(t)
+	from := a.opt.Server
+	p := a.phone(t, a.addUser(t, "alice"), "PHONE")
+	p.publish("1")
+	rows := func() (n int) {
+		t.Helper()
+		err := b.kv.View(func(r store.Reader) error {
+			return r.Scan(nil, nil, func(_, _ []byte) (bool, error) { n++; return true, nil })
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	with := a.told(t, p.user, 1)
+	wantErr(t, "the first", b.SetPublished(from, with, nil), nil)
+	before := rows()
+	for i := range uint64(200) {
+		told := with
+		if told.Serial = 2 + i; i%2 == 0 {
+			told.Devices = nil
+		}
+		wantErr(t, "a change", b.SetPublished(from, told, nil), nil)
+	}
+	if n := rows(); n > before+3 { // that clients are to ask for the user again is one row, whenever that was last
+		t.Errorf("%d rows more after 200 changes", n-before)
+	}
+	taken := 1
+	for i := range MaxRemoteUsers + 50 {
+		err := b.SetPublished(from, Published{User: matrix.UserID(fmt.Sprintf("@made%d:%s", i, from)), Serial: 1}, nil)
+		if err == nil {
+			taken++
+		} else if !errors.Is(err, ErrTooLarge) {
+			t.Fatal(err)
+		}
+	}
+	if taken != MaxRemoteUsers {
+		t.Errorf("%d users of one server were taken", taken)
+	}
+	third := serverOf("a third")
+	wantErr(t, "another server's", b.SetPublished(third, Published{User: matrix.UserID("@c:" + third), Serial: 1}, nil), nil)
 }
