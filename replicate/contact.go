@@ -66,6 +66,11 @@ type contact struct {
 	probes    int                           // after so many times
 	lastRead  time.Time                     // when one of its boxes was last chosen to be read (chooseRead)
 	inbox     int                           // rows
+	// The inbox's worker's own: where its next turn begins (nil: at the first row), when the first row is due that it has passed since
+	// the first, and the engine's wakes when it was there.
+	turnFrom  []byte
+	turnDue   time.Time
+	turnWakes int64
 	partial   map[[16]byte]*assembly
 	bytes     int // of partial
 	wants     map[wantKey]*want

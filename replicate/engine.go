@@ -157,6 +157,7 @@ type Engine struct {
 	stopping   bool
 	purses     map[mailbox.Address]*purse
 	linkPurses map[[32]byte]*linkPurse
+	wakes      atomic.Int64                     // of the inbox's worker
 	codes      map[mailbox.Address]mailbox.Code // invite codes for accounts, until one was refused
 
 	proofs     sync.WaitGroup              // proofs of work that are being made

@@ -34,8 +34,9 @@ type fakeRooms struct {
 	certs    map[onionid.Name]onionid.Certificate
 	ingested map[matrix.EventID]int // deliveries
 	receipts int
-	sharers  func() // called by Sharers
-	fail     error  // of Ingest
+	sharers  func()                       // called by Sharers
+	fail     error                        // of Ingest
+	costs    func(from matrix.ServerName) // called by Ingest
 	needCert bool
 
 	encrypted map[matrix.RoomID]bool
@@ -238,6 +239,12 @@ func (f *fakeRooms) Snapshot(id matrix.RoomID, ev matrix.EventID) (*room.Snapsho
 }
 
 func (f *fakeRooms) Ingest(_ context.Context, from matrix.ServerName, id matrix.RoomID, events [][]byte) (room.Ingested, error) {
+	f.mu.Lock()
+	costs := f.costs
+	f.mu.Unlock()
+	if costs != nil {
+		costs(from)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out room.Ingested

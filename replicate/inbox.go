@@ -23,7 +23,8 @@ const typeHello bundle.Type = 0x21
 
 // How long a record waits that can not be taken now.
 const (
-	inboxBatch  = 32          // rows read at a time
+	inboxBatch  = 32 // rows read at a time, and worked off in a turn
+	inboxTurn   = 200 * time.Millisecond
 	retryFirst  = time.Second // then doubled
 	retryMax    = 10 * time.Minute
 	keepUnknown = 24 * time.Hour // events of a room whose snapshot is on the way, or signed by a key that we do not know yet; keys of an unknown device
@@ -77,6 +78,7 @@ type effect struct {
 var errRefuse = errors.New("replicate: record refused")
 
 func (e *Engine) wakeInbox() {
+	e.wakes.Add(1)
 	select {
 	case e.wake <- struct{}{}:
 	default:
@@ -113,7 +115,7 @@ func (e *Engine) workInbox(ctx context.Context) {
 	}
 }
 
-// drain works off every row that is due, and returns when the next one is (zero: none).
+// drain works rows off that are due, a turn for each contact, and returns when the next one is (zero: none).
 func (e *Engine) drain(ctx context.Context) (next time.Time) {
 	e.mu.Lock()
 	var peers []*contact
@@ -131,40 +133,46 @@ func (e *Engine) drain(ctx context.Context) (next time.Time) {
 	return next
 }
 
+// drainContact works off a contact's rows in their order, for a turn: one whose events cost much (a deep auth chain, forked again and
+// again) would else have the worker for itself for as long as it sends them. The next turn goes on where this one ends.
 func (e *Engine) drainContact(ctx context.Context, c *contact) (next time.Time) {
 	type rowAt struct {
 		key []byte
 		inboxRow
 	}
-	from := []byte(nil)
-	for ctx.Err() == nil {
-		var rows []rowAt
-		err := e.kv.View(func(r store.Reader) error {
-			return r.Scan(store.Key(tableInbox, string(c.name)), from, func(k, v []byte) (bool, error) {
-				row, err := parseInbox(append([]byte(nil), v...))
-				if err != nil {
-					return false, err
-				}
-				rows = append(rows, rowAt{append([]byte(nil), k...), row})
-				return len(rows) < inboxBatch, nil
-			})
+	began := time.Now()
+	if c.turnFrom == nil {
+		c.turnWakes = e.wakes.Load()
+	}
+	var rows []rowAt
+	err := e.kv.View(func(r store.Reader) error {
+		return r.Scan(store.Key(tableInbox, string(c.name)), c.turnFrom, func(k, v []byte) (bool, error) {
+			row, err := parseInbox(append([]byte(nil), v...))
+			if err != nil {
+				return false, err
+			}
+			rows = append(rows, rowAt{append([]byte(nil), k...), row})
+			return len(rows) < inboxBatch, nil
 		})
-		if err != nil {
-			e.warn("reading the inbox", err)
-			return time.Now().Add(retryMax)
+	})
+	if err != nil {
+		e.warn("reading the inbox", err)
+		return time.Now().Add(retryMax)
+	}
+	for i, row := range rows {
+		if t := e.work(ctx, c, row.key, row.inboxRow); !t.IsZero() && (c.turnDue.IsZero() || t.Before(c.turnDue)) {
+			c.turnDue = t
 		}
-		if len(rows) == 0 {
+		if ctx.Err() != nil {
 			return next
 		}
-		for _, row := range rows {
-			if t := e.work(ctx, c, row.key, row.inboxRow); !t.IsZero() && (next.IsZero() || t.Before(next)) {
-				next = t
-			}
-			if ctx.Err() != nil {
-				return next
-			}
+		if c.turnFrom = append(row.key, 0); i+1 == len(rows) && len(rows) == inboxBatch || i+1 < len(rows) && time.Since(began) > inboxTurn {
+			return time.Now() // there may be more
 		}
-		from = append(rows[len(rows)-1].key, 0)
+	}
+	next, c.turnFrom, c.turnDue = c.turnDue, nil, time.Time{}
+	if e.wakes.Load() != c.turnWakes {
+		return time.Now() // there may be something before where a turn began
 	}
 	return next
 }
