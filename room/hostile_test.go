@@ -131,13 +131,13 @@ func goOn(t *testing.T, a, b *player, room matrix.RoomID) {
 	if in := b.ingest(a, room, raws[9]); len(in.Stored) != 10 {
 		t.Errorf("%d of 10 messages of an honest member got in", len(in.Stored))
 	}
-	a.give(b, room, must2(a.Heads(room))...)
+	a.give(b, room, must(a.Heads(room))...)
 	b.say(room, "back")
-	b.give(a, room, must2(b.Heads(room))...)
+	b.give(a, room, must(b.Heads(room))...)
 	same(t, room, a, b)
 }
 
-func must2[T any](v T, err error) T {
+func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
 	}
@@ -201,7 +201,7 @@ func TestLargeEventsAreBoundedInMemory(t *testing.T) {
 	a.post(d)
 	d.member(room, d.user, d.user, matrix.MemberJoin)
 	for _, p := range []*player{a, b, c} {
-		p.give(d, room, must2(p.Heads(room))...)
+		p.give(d, room, must(p.Heads(room))...)
 	}
 	events := 100
 	if os.Getenv("TARN_FULL") != "" {
@@ -226,7 +226,7 @@ func TestLargeEventsAreBoundedInMemory(t *testing.T) {
 	if grown > 64 { // the caches, and what Badger holds until it is on the disk
 		t.Errorf("the heap grew by %.0f MiB", grown)
 	}
-	a.give(d, room, must2(a.Heads(room))...)
+	a.give(d, room, must(a.Heads(room))...)
 	d.say(room, "still here")
 }
 
@@ -284,6 +284,6 @@ func TestADeepAuthChainCostsLittle(t *testing.T) {
 	if each > 200*time.Millisecond {
 		t.Errorf("%v for an event", each)
 	}
-	a.give(b, room, must2(a.Heads(room))...)
+	a.give(b, room, must(a.Heads(room))...)
 	b.say(room, "still here")
 }
