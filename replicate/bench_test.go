@@ -43,7 +43,7 @@ func BenchmarkFillAndSeal(b *testing.B) {
 				}
 				c.peerNext = c.pair.Index()
 				b.StartTimer()
-				if _, ok := e.putFor(c, &where{places: e.routes.Load().own, direct: true, left: e.left}, time.Now().Add(-time.Hour)); !ok {
+				if _, ok := e.putNew(c, &where{places: e.routes.Load().own, direct: true, left: e.left}, time.Now().Add(-time.Hour)); !ok {
 					b.Fatal("nothing to send")
 				}
 			}

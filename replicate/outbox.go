@@ -80,10 +80,14 @@ func (e *Engine) chooseSmall(w *where, now time.Time) (job, bool) {
 	for _, c := range e.contacts {
 		if c.state == contactActive && w.takes(c) {
 			reachable = append(reachable, c)
-			offers = append(offers, func() (job, bool) { return e.putFor(c, w, now) })
+			offers = append(offers, func() (job, bool) { return e.putNew(c, w, now) })
 		}
 	}
 	e.rng.Shuffle(len(offers), func(i, j int) { offers[i], offers[j] = offers[j], offers[i] })
+	offers = append(offers, func() (job, bool) { return e.putAgain(reachable, w, now) })
+	if e.rng.IntN(rewriteShare) == 0 {
+		slices.Reverse(offers)
+	}
 	for _, o := range offers {
 		if j, ok := o(); ok {
 			return j, true
@@ -144,19 +148,19 @@ func (c *contact) gaveUp(now time.Time) bool {
 	return !c.floorDue.After(now) && c.lowest() > c.peerNext
 }
 
-// rewriteShare is one in how many PUTs goes to a rewrite while there is something new: a second copy can wait, but not
-// for ever.
+// rewriteShare is one in how many PUTs goes to a rewrite while there is something new, of whichever contact: a second copy can wait, but not
+// for ever. Were it for each contact alone, what waits for acknowledgements that are late would take the slots of what is new, which then
+// is late itself, and its acknowledgements.
 const rewriteShare = 4
 
-// putFor finds a box for one contact: a rewrite that is due, or something new; by lot if there is both.
-func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
+// putNew finds something new for one contact.
+func (e *Engine) putNew(c *contact, w *where, now time.Time) (job, bool) {
 	hold := e.holdForKeys(c, now)
 	if c.recovery != nil {
 		if j, ok := e.putRecovery(c, w, now); ok || c.lost() {
 			return j, ok
 		}
 	}
-	due := c.dueBox(w, now)
 	next := w.aimNext(c) != nil
 	fresh := next && !hold && c.roomForBox(maxUnacked) && e.hasNew(c, now)
 	if next && !fresh && c.gaveUp(now) && c.roomForBox(maxAhead) {
@@ -164,9 +168,6 @@ func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
 		f.eliciting = true
 		e.addSigns(c, f, now)
 		return e.seal(c, f, w, now)
-	}
-	if due != nil && (!fresh || e.rng.IntN(rewriteShare) == 0) {
-		return e.rewrite(c, due, w, now)
 	}
 	if !fresh {
 		return job{}, false
@@ -185,6 +186,23 @@ func (e *Engine) putFor(c *contact, w *where, now time.Time) (job, bool) {
 		return job{}, false
 	}
 	return e.seal(c, f, w, now)
+}
+
+// putAgain finds a rewrite that is due, of any of some contacts.
+func (e *Engine) putAgain(of []*contact, w *where, now time.Time) (job, bool) {
+	of = slices.Clone(of)
+	e.rng.Shuffle(len(of), func(i, j int) { of[i], of[j] = of[j], of[i] })
+	for _, c := range of {
+		if c.lost() {
+			continue
+		}
+		if due := c.dueBox(w, now); due != nil {
+			if j, ok := e.rewrite(c, due, w, now); ok {
+				return j, true
+			}
+		}
+	}
+	return job{}, false
 }
 
 // hasNew tells whether something waits that is in no box yet.
@@ -452,6 +470,7 @@ func (e *Engine) entry(c *contact, it store.Item) (entry, error) {
 			if _, err := encodeEvents(matrix.RoomID(roomID), [][]byte{raw}); err != nil {
 				return entry{}, errUnsendable
 			}
+			c.relay.sent.add(matrix.EventID(id))
 			return entry{seq: it.Seq, room: matrix.RoomID(roomID), raw: raw, signed: signers(raw)}, nil
 		}
 		s, err := e.rooms.Snapshot(matrix.RoomID(roomID), matrix.EventID(id))

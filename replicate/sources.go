@@ -32,6 +32,7 @@ type relayState struct {
 	told    toldSources    // what it was told
 	now     []onionid.Name // what it is to be told
 	shown   shownEvents
+	sent    shownEvents // what was packed for it, or is about to be
 }
 
 // toldSources is what a contact was told.

@@ -134,12 +134,25 @@ func (e *Engine) wanted(came []wantKey, missing []wanting) effect {
 				}
 			}
 			for _, r := range fresh {
-				// It may be in a box that is being fetched: wait a little.
-				r.w.due = time.Now().Add(e.jitter(e.profile.Load().Want))
+				// It may be in a box that is being fetched: wait a little; longer if others are asked already.
+				r.w.due = time.Now().Add(time.Duration(1+othersFactor*e.askedOf(r.w.wantKey)) * e.jitter(e.profile.Load().Want))
 				r.c.wants[r.w.wantKey] = r.w
 			}
 		},
 	}
+}
+
+// othersFactor is how many times Want longer it takes, for each contact that is asked for an event, until another one is.
+const othersFactor = 4
+
+// askedOf counts the contacts that are asked for an event. The caller holds mu.
+func (e *Engine) askedOf(k wantKey) (n int) {
+	for _, c := range e.contacts {
+		if c.wants[k] != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // wantDue tells whether something is to be asked for.
@@ -243,7 +256,10 @@ func (e *Engine) answerWant(c *contact, data []byte) (effect, error) {
 			lacked = append(lacked, ev)
 			next = append(next, parents(raw)...)
 		}
-		next = slices.DeleteFunc(next, func(ev matrix.EventID) bool { return seen[ev] })
+		// Not those that it has, or is sent anyway: what one event costs that was late would cost many more, which would be late too.
+		e.mu.Lock()
+		next = slices.DeleteFunc(next, func(ev matrix.EventID) bool { return seen[ev] || c.relay.shown.has(ev) || c.relay.sent.has(ev) })
+		e.mu.Unlock()
 		if len(next) > ahead {
 			next = next[:ahead]
 		}
@@ -261,6 +277,7 @@ func (e *Engine) answerWant(c *contact, data []byte) (effect, error) {
 	}, apply: func() {
 		for _, ev := range lacked {
 			c.relay.shown.drop(ev) // whatever we believed
+			c.relay.sent.add(ev)
 		}
 	}}, nil
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing/synctest"
 	"time"
+
+	"tarn/replicate"
 )
 
 // gathering is a room: what was asked of the API about it, and answered.
@@ -96,8 +98,35 @@ func (w *world) play(until time.Time) {
 	synctest.Wait()
 }
 
+// account says, each day, how much waits where: whether the nodes keep up.
+func (w *world) account() {
+	waiting, unacked, most, off, left, lost := 0, 0, 0, 0, 0, 0.0
+	var sum replicate.Counts
+	for _, n := range w.nodes {
+		if !n.up() || n.cut {
+			off++
+			continue
+		}
+		cs, _ := n.engine.Contacts()
+		for _, c := range cs {
+			waiting, unacked, most = waiting+c.Waiting, unacked+c.Unacked, max(most, c.Waiting)
+		}
+		for _, s := range n.engine.Stores() {
+			if s.Left || s.Draining {
+				left++
+			}
+			lost += s.Lost
+		}
+		k := n.engine.Counts()
+		sum.Opened, sum.Rewrites, sum.Resealed, sum.Dropped, sum.Late = sum.Opened+k.Opened, sum.Rewrites+k.Rewrites, sum.Resealed+k.Resealed, sum.Dropped+k.Dropped, sum.Late+k.Late
+	}
+	w.note("%d nodes are off; at the others %d items wait, at most %d for one contact, in %d boxes; %d mailboxes are left; %.1f loops lost; since their starts %+v", off, waiting, most, unacked, left, lost, sum)
+	w.after(24*time.Hour, w.account)
+}
+
 // story plans the days.
 func (w *world) story() {
+	w.after(24*time.Hour, w.account)
 	for _, n := range w.nodes {
 		w.after(exp(n.rng, w.lookEvery()), func() { w.looks(n) })
 	}

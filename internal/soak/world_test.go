@@ -48,8 +48,8 @@ func pace(frame time.Duration) replicate.Profile {
 		panic(err)
 	}
 	p.Name, p.Frame, p.Push = "soak", frame, max(frame, time.Second)
-	p.AckDelay, p.SecondCopy, p.Want = 2*frame, 8*frame, 3*frame
-	p.Retransmit, p.RetransmitMax = 12*frame, max(24*time.Hour, 24*frame)
+	p.AckDelay, p.SecondCopy, p.Want = 2*frame, 24*frame, 3*frame
+	p.Retransmit, p.RetransmitMax = 48*frame, max(24*time.Hour, 48*frame)
 	p.Heads = max(time.Hour, 24*frame)
 	return p
 }
