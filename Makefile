@@ -38,7 +38,7 @@ build/tools/staticcheck:
 	GOBIN=$(CURDIR)/build/tools GOFLAGS= go install $(STATICCHECK)
 
 race: ## all tests with the race detector
-	go test -race -timeout 40m ./replicate ./internal/e2e ./... # the longest first, on a processor of its own
+	go test -race -timeout 40m ./replicate ./internal/e2e ./room ./... # the longest first, on a processor of its own
 
 plain: ## what is about times and much cryptography, without the race detector
 	go test -timeout 20m ./replicate ./internal/e2e
