@@ -101,6 +101,9 @@ func (e *Engine) filesLast(now time.Time, at ...*where) (job, bool) {
 func (e *Engine) putFiles(w *where, now time.Time) (job, bool) {
 	payable := *w // boxes go only where there is a token for them
 	payable.places = keep(w.places, func(d *depot) bool { return e.canPay(d, now) })
+	if len(payable.places) == 0 {
+		return job{}, false
+	}
 	var to []*contact
 	for _, c := range e.contacts {
 		if c.state == contactActive && payable.takes(c) && !c.lost() && c.recovery == nil && payable.aimNext(c) != nil && e.owesFiles(c, now) {
