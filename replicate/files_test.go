@@ -16,6 +16,7 @@ import (
 
 	"tarn/bundle"
 	"tarn/crypto/onionid"
+	"tarn/mailbox"
 	"tarn/matrix"
 	"tarn/media"
 	"tarn/store"
@@ -93,6 +94,20 @@ func filesOf(t *testing.T, o media.Options) (*Engine, *contact, *media.Store, st
 	p := CustomProfile(100*time.Millisecond, 0.3)
 	e.profile.Store(&p)
 	return e, newContact(onionid.Name(sender), contactRow{}), files, kv
+}
+
+// The node broke on this: a slot of one store, of whose tokens none is left.
+func TestNoFilesGoWhereNoTokenIsLeft(t *testing.T) {
+	e, c, _, _ := filesOf(t, media.Options{})
+	e.purses = map[mailbox.Address]*purse{}
+	c.state = contactActive
+	e.contacts = map[onionid.Name]*contact{c.name: c}
+	d := &depot{address: mailbox.Address{Onion: onionid.Name(sender)}, descriptor: &descriptor{policy: mailbox.Policy{Deposit: mailbox.DepositTokens}}}
+	for _, direct := range []bool{false, true} {
+		if _, ok := e.putFiles(&where{places: []*depot{d}, direct: direct, left: func(mailbox.Address) bool { return false }}, time.Now()); ok {
+			t.Error("a box without a token")
+		}
+	}
 }
 
 type encoder interface{ Record() (bundle.Record, error) }
