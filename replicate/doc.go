@@ -9,7 +9,7 @@
 // The package therefore owns the clock. A Poisson process (schedule.go), seeded from outside and deaf to everything
 // else, says when a frame leaves, for which of the node's two couriers (courier.go), with what delays, and for which set
 // of stores (frame.go); and if no courier is known, when a slot comes, of what kind (PUT, GET, DIGEST) and at which store:
-// direct mode. A moment before each the engine chooses what it carries (job.go): a box for a contact (outbox.go), an
+// direct mode. A moment before each the engine chooses what it carries (job.go): a box for a contact (outbox.go, entries.go), an
 // identical rewrite (inflight.go), a box that a digest listed for us (digest.go, fetch.go), the boxes of a first contact
 // (firstcontact.go), or else cover. A job makes one request of a Mailbox, and does not know whether that is a transaction of
 // its own or a half of a frame (half.go). Half of the cover are boxes of our own that are read back, which tells what is to
