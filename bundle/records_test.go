@@ -9,6 +9,7 @@ import (
 	"errors"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -407,7 +408,7 @@ func TestWhatADecoderRefusesIsNotEncoded(t *testing.T) {
 		"empty event":         {Events{Room: "!r", Raw: [][]byte{{}}}, ErrMalformed},
 		"large event":         {Events{Room: "!r", Raw: [][]byte{make([]byte, maxEvent+1)}}, ErrTooLarge},
 		"long version":        {Events{Room: "!r", Version: matrix.RoomVersion(strings.Repeat("1", 33))}, ErrTooLarge},
-		"large record":        {Events{Room: "!r", Raw: slicesOf(65, make([]byte, maxEvent))}, ErrTooLarge},
+		"large record":        {Events{Room: "!r", Raw: slices.Repeat([][]byte{make([]byte, maxEvent)}, 65)}, ErrTooLarge},
 		"no invite":           {Snapshot{Room: "!r"}, ErrMalformed},
 		"bad head":            {Snapshot{Room: "!r", Event: "$e", Heads: []matrix.EventID{"x"}}, ErrMalformed},
 		"large certificate":   {Snapshot{Room: "!r", Event: "$e", Certificates: [][]byte{make([]byte, 1025)}}, ErrTooLarge},
@@ -420,7 +421,7 @@ func TestWhatADecoderRefusesIsNotEncoded(t *testing.T) {
 		"no user":             {Receipts{Room: "!r", Receipts: []Receipt{{Event: "$e", Type: "m.read", Time: time.UnixMilli(1)}}}, ErrMalformed},
 		"state of a user":     {Signs{Serial: 1, Good: time.UnixMilli(1), Present: []Present{{"@a:b", 0, time.UnixMilli(1), ""}}}, ErrMalformed},
 		"no store":            {Contact{Stores: make([]mailbox.Address, 1)}, ErrMalformed},
-		"too many stores":     {Contact{Stores: slicesOf(17, mustAddress(t, storeAddresses[0]))}, ErrTooLarge},
+		"too many stores":     {Contact{Stores: slices.Repeat([]mailbox.Address{mustAddress(t, storeAddresses[0])}, 17)}, ErrTooLarge},
 		"witness of no store": {Witness{}, ErrMalformed},
 		"witness too long":    {Witness{Store: mustAddress(t, storeAddresses[0]), Spans: make([]SpanHash, MaxWitnessSpans+1)}, ErrTooLarge},
 		"large testimony":     {Testimony{mustAddress(t, storeAddresses[0]), mailbox.Testimony{Descriptor: make([]byte, maxTestimony+1)}}, ErrTooLarge},
@@ -431,58 +432,6 @@ func TestWhatADecoderRefusesIsNotEncoded(t *testing.T) {
 		}
 	}
 }
-
-func slicesOf[T any](n int, v T) (out []T) {
-	for range n {
-		out = append(out, v)
-	}
-	return out
-}
-
-// fuzzRecord: a decoder never panics, errs with our errors, and accepts one encoding only.
-func fuzzRecord(f *testing.F, t Type) {
-	for _, r := range samples(f) {
-		f.Add(r.Data)
-	}
-	f.Add([]byte{})
-	f.Add(append(binary.AppendUvarint(appendBytes([]byte(nil), "!r"), 1<<40), 1, 2, 3))
-	f.Fuzz(func(tt *testing.T, b []byte) {
-		c, err := parsers[t](b)
-		if err != nil {
-			if !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrTooLarge) {
-				tt.Fatal(err)
-			}
-			return
-		}
-		r, err := c.Record()
-		if err != nil || r.Type != t || !bytes.Equal(r.Data, b) {
-			tt.Fatalf("read %#v, written otherwise: %v", c, err)
-		}
-	})
-}
-
-func FuzzParseEvents(f *testing.F)      { fuzzRecord(f, TypeEvents) }
-func FuzzParseSnapshot(f *testing.F)    { fuzzRecord(f, TypeSnapshot) }
-func FuzzParseCertificate(f *testing.F) { fuzzRecord(f, TypeCertificate) }
-func FuzzParseWant(f *testing.F)        { fuzzRecord(f, TypeWant) }
-func FuzzParseHeads(f *testing.F)       { fuzzRecord(f, TypeHeads) }
-func FuzzParseReceipts(f *testing.F)    { fuzzRecord(f, TypeReceipts) }
-func FuzzParseContact(f *testing.F)     { fuzzRecord(f, TypeContact) }
-func FuzzParseWitness(f *testing.F)     { fuzzRecord(f, TypeWitness) }
-func FuzzParseTestimony(f *testing.F)   { fuzzRecord(f, TypeTestimony) }
-func FuzzParseDevices(f *testing.F)     { fuzzRecord(f, TypeDevices) }
-func FuzzParseOneTimeKeys(f *testing.F) { fuzzRecord(f, TypeOneTimeKeys) }
-func FuzzParseSigns(f *testing.F)       { fuzzRecord(f, TypeSigns) }
-func FuzzParseSources(f *testing.F)     { fuzzRecord(f, TypeSources) }
-func FuzzParseKeysWanted(f *testing.F)  { fuzzRecord(f, TypeKeysWanted) }
-func FuzzParseMessage(f *testing.F)     { fuzzRecord(f, TypeMessage) }
-func FuzzParseAsk(f *testing.F)         { fuzzRecord(f, TypeAsk) }
-func FuzzParseAnswer(f *testing.F)      { fuzzRecord(f, TypeAnswer) }
-func FuzzParseMediaWanted(f *testing.F) { fuzzRecord(f, TypeMediaWanted) }
-func FuzzParseMedia(f *testing.F)       { fuzzRecord(f, TypeMedia) }
-func FuzzParseMediaPart(f *testing.F)   { fuzzRecord(f, TypeMediaPart) }
-func FuzzParseIntroduce(f *testing.F)   { fuzzRecord(f, TypeIntroduce) }
-func FuzzParseIntroduced(f *testing.F)  { fuzzRecord(f, TypeIntroduced) }
 
 // TestThreePartsFillABox: beside anything but a KEM block; and two fit beside that one.
 func TestThreePartsFillABox(t *testing.T) {
