@@ -330,16 +330,19 @@ func TestRegistrationTokensExpireAndAreSwept(t *testing.T) {
 func TestProfile(t *testing.T) {
 	n := newNode(t)
 	user := n.addUser(t, "alice")
+	set := func(user matrix.UserID, p Profile) error {
+		return n.ChangeProfile(user, func(old *Profile) { *old = p })
+	}
 	want := Profile{DisplayName: "Alice ☺", AvatarURL: "mxc://x/y"}
-	if err := n.SetProfile(user, want); err != nil {
+	if err := set(user, want); err != nil {
 		t.Fatal(err)
 	}
 	if p, err := n.Profile(user); err != nil || !reflect.DeepEqual(p, want) {
 		t.Errorf("%v, %v", p, err)
 	}
-	wantErr(t, "long name", n.SetProfile(user, Profile{DisplayName: strings.Repeat("x", MaxName+1)}), ErrTooLarge)
-	wantErr(t, "long URL", n.SetProfile(user, Profile{AvatarURL: strings.Repeat("x", MaxAvatarURL+1)}), ErrTooLarge)
-	wantErr(t, "unknown user", n.SetProfile(n.userID("bob"), want), ErrNotFound)
+	wantErr(t, "long name", set(user, Profile{DisplayName: strings.Repeat("x", MaxName+1)}), ErrTooLarge)
+	wantErr(t, "long URL", set(user, Profile{AvatarURL: strings.Repeat("x", MaxAvatarURL+1)}), ErrTooLarge)
+	wantErr(t, "unknown user", set(n.userID("bob"), want), ErrNotFound)
 	_, err := n.Profile("@alice:example.org")
 	wantErr(t, "another server's", err, ErrNotFound)
 	// Two clients that each change one half do not undo each other.

@@ -107,17 +107,3 @@ func isCrossKey(r store.Reader, name string, device matrix.DeviceID) (is bool, e
 	})
 	return is, err
 }
-
-// HasCrossSigning tells whether the user has a master key.
-func (a *Accounts) HasCrossSigning(user matrix.UserID) (has bool, err error) {
-	name, ok := a.local(user)
-	if !ok {
-		return false, nil
-	}
-	err = a.kv.View(func(r store.Reader) error {
-		v, err := getOr(r, store.Key(tableCross, name, usageMaster))
-		has = v != nil
-		return err
-	})
-	return has, err
-}

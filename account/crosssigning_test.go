@@ -41,7 +41,7 @@ func TestCrossSigningKeysAreCheckedAndNeedAProofToChange(t *testing.T) {
 	} {
 		wantErr(t, name, set(x.up, true), x.want)
 	}
-	if has, err := n.HasCrossSigning(user); has || err != nil {
+	if k, err := n.Keys(user, user, nil); k.Master != nil || err != nil {
 		t.Fatal("something was stored", err)
 	}
 	wantErr(t, "first, without a proof", set(good, false), nil)

@@ -44,11 +44,6 @@ func (a *Accounts) Profile(user matrix.UserID) (p Profile, err error) {
 	return p, err
 }
 
-// SetProfile replaces it; ErrNotFound, ErrDeactivated, ErrTooLarge. The user's rooms are not told: that is room's.
-func (a *Accounts) SetProfile(user matrix.UserID, p Profile) error {
-	return a.ChangeProfile(user, func(old *Profile) { *old = p })
-}
-
 // ChangeProfile lets change edit the profile, in one transaction, so that two requests for its two parts do not undo
 // each other. change may run more than once.
 func (a *Accounts) ChangeProfile(user matrix.UserID, change func(*Profile)) error {

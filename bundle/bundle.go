@@ -50,7 +50,7 @@ type Type byte
 const (
 	TypeEvents      Type = 1  // room id, room version, raw events of one room: Events
 	TypeSnapshot    Type = 2  // an invite with its room's state: Snapshot
-	TypeCertificate Type = 3  // an onionid.Certificate: Certificate
+	TypeCertificate Type = 3  // an onionid.Certificate, nothing in front of it
 	TypeWant        Type = 4  // room id, event ids asked for: Want
 	TypeHeads       Type = 5  // room id, forward extremities: Heads
 	TypeReceipts    Type = 6  // room id, read receipts: Receipts
@@ -126,12 +126,4 @@ type Fragment struct {
 	ID           [recordIDSize]byte // of the record, random; zero and unused when Count is 1
 	Index, Count uint16
 	Data         []byte
-}
-
-// Record is the record of which f is the whole; false if it is a part.
-func (f Fragment) Record() (Record, bool) {
-	if f.Count != 1 {
-		return Record{}, false
-	}
-	return Record{Type: f.Type, Data: f.Data}, true
 }

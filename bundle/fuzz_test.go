@@ -33,7 +33,6 @@ func fuzzRecord(f *testing.F, t Type) {
 
 func FuzzParseEvents(f *testing.F)      { fuzzRecord(f, TypeEvents) }
 func FuzzParseSnapshot(f *testing.F)    { fuzzRecord(f, TypeSnapshot) }
-func FuzzParseCertificate(f *testing.F) { fuzzRecord(f, TypeCertificate) }
 func FuzzParseWant(f *testing.F)        { fuzzRecord(f, TypeWant) }
 func FuzzParseHeads(f *testing.F)       { fuzzRecord(f, TypeHeads) }
 func FuzzParseReceipts(f *testing.F)    { fuzzRecord(f, TypeReceipts) }

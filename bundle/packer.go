@@ -99,9 +99,6 @@ func (p *Packer) compress(n int) bool {
 	return true
 }
 
-// Empty tells whether nothing but the head is in it.
-func (p *Packer) Empty() bool { return p.pieces == 0 }
-
 // Pack gives exactly Size bytes.
 func (p *Packer) Pack() []byte {
 	b := make([]byte, 0, Size)

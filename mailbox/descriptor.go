@@ -72,12 +72,6 @@ type Descriptor struct {
 	Signed   []byte            // the whole, as it came; ParseDescriptor sets it, so that it can be shown to others
 }
 
-// SameFamily says whether the two mailboxes have to be taken for one operator's: the same onion, or the same family.
-// A node does not use two of them for one thing when it has a choice. Nothing proves that an operator is honest in it.
-func (d Descriptor) SameFamily(e Descriptor) bool {
-	return d.Onion == e.Onion || d.Family != "" && d.Family == e.Family
-}
-
 // RequestKey is a hybrid HPKE public key of a mailbox with the days (UTC) it serves.
 type RequestKey struct {
 	Epoch  uint32 // days since 1970-01-01

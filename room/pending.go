@@ -218,38 +218,6 @@ func (p *plan) writePending(w *writer) {
 	}
 }
 
-// Wanted lists what the room's waiting events wait for and the node does not have, at most limit: to be asked for again
-// now and then, for a "want" or its answer may be lost.
-func (r *Rooms) Wanted(room matrix.RoomID, limit int) ([]matrix.EventID, error) {
-	var out []matrix.EventID
-	err := r.read(room, func(q *reading) error {
-		var last hash
-		var ids []hash
-		prefix := key(tabWaiting, q.n, 0)
-		err := q.rd.Scan(prefix, nil, func(k, _ []byte) (bool, error) {
-			on := hash(k[len(prefix) : len(prefix)+len(hash{})])
-			if on != last {
-				ids, last = append(ids, on), on
-			}
-			return len(ids) < maxPending, nil
-		})
-		if err != nil {
-			return err
-		}
-		for _, h := range ids {
-			missing, err := q.lacks(h)
-			if err != nil {
-				return err
-			}
-			if missing && len(out) < limit {
-				out = append(out, h.id())
-			}
-		}
-		return nil
-	})
-	return out, err
-}
-
 // lacks: neither held nor waiting.
 func (q *reading) lacks(h hash) (bool, error) {
 	e, err := q.held(h)

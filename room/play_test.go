@@ -312,14 +312,48 @@ func same(t tb, room matrix.RoomID, players ...*player) {
 					t.Logf("%s: %s", v, p.describe(room, v))
 				}
 			}
-			missing, _ := p.Wanted(room, 100)
-			t.Logf("heads %v not %v; wanted %v", h, heads, missing)
+			t.Logf("heads %v not %v; wanted %v", h, heads, p.lacking(room))
 			t.Fatalf("server %s has another state: %d entries, not %d", p.user, len(s), len(want))
 		}
 		if !slices.Equal(heads, h) {
 			t.Fatalf("server %s has other heads: %v, not %v", p.user, h, heads)
 		}
 	}
+}
+
+// lacking lists what the room's waiting events wait for and the node does not have.
+func (p *player) lacking(room matrix.RoomID) []matrix.EventID {
+	p.t.Helper()
+	var out []matrix.EventID
+	err := p.read(room, func(q *reading) error {
+		var last hash
+		var ids []hash
+		prefix := key(tabWaiting, q.n, 0)
+		err := q.rd.Scan(prefix, nil, func(k, _ []byte) (bool, error) {
+			on := hash(k[len(prefix) : len(prefix)+len(hash{})])
+			if on != last {
+				ids, last = append(ids, on), on
+			}
+			return true, nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, h := range ids {
+			missing, err := q.lacks(h)
+			if err != nil {
+				return err
+			}
+			if missing {
+				out = append(out, h.id())
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return out
 }
 
 // describe says what a server knows of an event.

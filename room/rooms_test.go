@@ -94,7 +94,7 @@ func TestInviteCrossesOfflineAndBothTalk(t *testing.T) {
 			if got := bodies(changes[0].Timeline); !slices.Equal(got, []string{"hello", "before", "welcome"}) {
 				t.Fatalf("%q", got)
 			}
-			if s, _ := a.Servers(room); !slices.Equal(s, []matrix.ServerName{b.s.Server}) {
+			if s, _ := a.Shared(b.s.Server); !slices.Equal(s, []matrix.RoomID{room}) {
 				t.Fatal(s)
 			}
 			if s, _ := b.Shared(a.s.Server); !slices.Equal(s, []matrix.RoomID{room}) {

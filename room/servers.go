@@ -252,19 +252,6 @@ func (r *Rooms) Shared(server matrix.ServerName) ([]matrix.RoomID, error) {
 	return out, err
 }
 
-// Servers lists the remote servers with joined members, sorted.
-func (r *Rooms) Servers(room matrix.RoomID) ([]matrix.ServerName, error) {
-	var t *tally
-	err := r.read(room, func(q *reading) (err error) {
-		t, err = q.tallyOf()
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return append([]matrix.ServerName(nil), t.remotes...), nil
-}
-
 // Lacks tells whether the node lacks an event: it does not hold it, or without its content, which users here may read.
 func (r *Rooms) Lacks(room matrix.RoomID, id matrix.EventID) (lacks bool, err error) {
 	err = r.read(room, func(q *reading) error {

@@ -152,21 +152,6 @@ func (y *eyes) sees(e *held) (bool, error) {
 	return false, nil
 }
 
-// MayHave tells whether server may be given the room's event as it is (it is in the room, and visibility allows it). State events
-// it may always have, for without them it could not judge the others; what was sent while it had a joined member too.
-func (r *Rooms) MayHave(server matrix.ServerName, room matrix.RoomID, id matrix.EventID) (bool, error) {
-	may := false
-	err := r.read(room, func(q *reading) error {
-		e, err := q.byID(id)
-		if e == nil || err != nil {
-			return err
-		}
-		may, err = q.mayHave(server, e)
-		return err
-	})
-	return may, err
-}
-
 // torn tells whether an event is held without its content, though users here may read it, and nobody redacted it.
 func (q *reading) torn(e *held) (bool, error) {
 	if !e.spoilt || e.redacted || e.outlier || !e.shown || !q.row.active {

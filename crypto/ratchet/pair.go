@@ -243,9 +243,6 @@ func (p Pair) Turn(now time.Time, settled bool) (block []byte, next Pair, err er
 	return appendBlock(blockOffer, epoch, public), p, nil
 }
 
-// Turning tells whether an offer of the other end waits for our answer: it takes the next box along.
-func (p *Pair) Turning() bool { return p.peerKey != nil }
-
 // turned is the pair in the epoch after the present one.
 func (p *Pair) turned(root Root, epoch uint32, now time.Time) Pair {
 	n := NewPair(root, epoch, p.initiator, now)

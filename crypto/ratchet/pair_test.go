@@ -20,7 +20,7 @@ func turnOnce(t *testing.T, offerer, answerer *Pair, now time.Time) {
 		t.Fatalf("offer: %d bytes, %v", len(block), err)
 	}
 	*offerer = next
-	if *answerer, _, err = answerer.Take(block, now); err != nil || !answerer.Turning() {
+	if *answerer, _, err = answerer.Take(block, now); err != nil || answerer.peerKey == nil {
 		t.Fatal(err)
 	}
 	if block, next, err = answerer.Turn(now, true); err != nil || len(block) != blockHead+CiphertextSize {

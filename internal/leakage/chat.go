@@ -199,25 +199,6 @@ func uptime(hours int, rng *rand.Rand) Uptime {
 	return u
 }
 
-// Spoke is who sent a message in which hour, and how many, as it came to be: what a world notes and an attacker guesses.
-type Spoke [][]int
-
-// NewSpoke is silence.
-func NewSpoke(nodes, hours int) Spoke {
-	s := make(Spoke, nodes)
-	for i := range s {
-		s[i] = make([]int, hours+1)
-	}
-	return s
-}
-
-// Note counts a message.
-func (s Spoke) Note(node int, at time.Duration) {
-	if h := int(at / time.Hour); at >= 0 && h < len(s[node]) {
-		s[node][h]++
-	}
-}
-
 // Chatting is whether the node's user has a conversation in that hour.
 func (c *Chat) Chatting() [][]bool {
 	out := make([][]bool, c.Nodes)
