@@ -19,6 +19,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"tarn/internal/durable"
 )
 
 func main() {
@@ -27,6 +29,10 @@ func main() {
 	bin := flag.String("bin", "build/bin", "the folder of the programs node, mailbox and tornet")
 	limit := flag.Duration("limit", 15*time.Minute, "give up after this time (with --check)")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "demo: unexpected argument %q; `demo --help` shows the flags\n", flag.Arg(0))
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if *check {
@@ -49,9 +55,11 @@ func run(ctx context.Context, dir, bin string, check bool) (err error) {
 	if bin, err = filepath.Abs(bin); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	unlock, err := empty(dir)
+	if err != nil {
 		return err
 	}
+	defer unlock()
 	s := &stage{dir: dir, bin: bin, start: start}
 	defer func() {
 		s.close()
@@ -76,4 +84,25 @@ func run(ctx context.Context, dir, bin string, check bool) (err error) {
 	s.invitePerson()
 	<-ctx.Done()
 	return nil
+}
+
+// empty takes a folder for this demo and removes what an earlier one left; not under one that still runs.
+func empty(dir string) (unlock func() error, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if unlock, err = durable.Lock(dir); err != nil {
+		return nil, err
+	}
+	old, err := os.ReadDir(dir)
+	for _, e := range old {
+		if err == nil && e.Name() != "LOCK" {
+			err = os.RemoveAll(filepath.Join(dir, e.Name()))
+		}
+	}
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
 }

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"syscall"
 
 	"tarn/internal/control"
@@ -66,10 +67,19 @@ func (p *Program) run(ctx context.Context, e Env, args []string) int {
 	commands := append(slices.Clone(p.Commands), Command{"version", "", "print the version", p.version})
 	c, rest := find(commands, args)
 	if c == nil {
+		if len(args) > 0 { // "user" alone: show what begins with it
+			if some := slices.DeleteFunc(slices.Clone(commands), func(c Command) bool { return !strings.HasPrefix(c.Name, args[0]+" ") }); len(some) > 0 {
+				commands = some
+			}
+		}
 		p.usage(e.Err, commands)
-		if len(args) == 1 && (args[0] == "help" || args[0] == "-h" || args[0] == "--help") {
+		switch {
+		case len(args) == 0:
+			return ExitUsage
+		case slices.Contains([]string{"help", "-h", "--help"}, args[len(args)-1]):
 			return ExitOK
 		}
+		fmt.Fprintf(e.Err, "\n%s: there is no command %q\n", p.Name, strings.Join(args[:min(2, len(args))], " "))
 		return ExitUsage
 	}
 	err := c.Run(ctx, e, rest)

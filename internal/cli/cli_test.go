@@ -50,6 +50,10 @@ func TestExitCodesAndStreams(t *testing.T) {
 		{"", ExitUsage, "", "usage: pot COMMAND"},
 		{"help", ExitOK, "", "boil water"},
 		{"lid", ExitUsage, "", "usage"},
+		{"lid", ExitUsage, "", `no command "lid"`},
+		{"lid --help", ExitOK, "", "cover it"},
+		{"lid off", ExitUsage, "", `no command "lid off"`},
+		{"soup", ExitUsage, "", `no command "soup"`},
 		{"version", ExitOK, "\n", ""},
 	} {
 		var out, words bytes.Buffer
