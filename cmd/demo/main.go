@@ -3,9 +3,9 @@
 // Command demo shows Tarn whole on one machine, with the real programs: a private Tor network on loopback, four
 // mailboxes, three nodes, and an ordinary Matrix client library (mautrix-go) at each node.
 //
-// It introduces the nodes, lets two clients hold a conversation, with one node off for a part of it and with each
-// process killed once, lets a third one in who is a contact of one of them alone, prints the transcript with the time that each message took, and then stays up, so that a
-// person can log in with Element. With --check it ends after the transcript, with exit status 0 only if every message
+// It introduces the nodes, lets two clients hold a conversation, with one node off for a part of it and with a mailbox of each
+// kind and both nodes killed, lets a third one in who is a contact of one of them alone, prints the transcript with the time that
+// each message took, and then stays up, so that a person can log in with Element. With --check it ends after the transcript, with exit status 0 only if every message
 // stands exactly once and in order in both timelines, and nothing that names anybody is in the mailbox's data or in a log.
 package main
 
