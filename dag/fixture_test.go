@@ -5,7 +5,7 @@
 package dag_test
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -38,21 +38,10 @@ func TestFixtureRoomsAreReadAsEver(t *testing.T) {
 		if *update {
 			writeFixture(t, v, path)
 		}
-		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
 		var r *dagtest.Room
 		n := 0
-		lines := bufio.NewScanner(f)
-		lines.Buffer(nil, matrix.MaxEvent*2)
 		var end fixtureLine
-		for lines.Scan() {
-			var l fixtureLine
-			if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
-				t.Fatal(err)
-			}
+		for _, l := range readLines[fixtureLine](t, path) {
 			if l.Event == nil {
 				end = l
 				continue
@@ -80,6 +69,23 @@ func TestFixtureRoomsAreReadAsEver(t *testing.T) {
 			t.Errorf("heads %v, had %v; state %v", r.Heads, end.Heads, what(&dagtest.Branch{View: r.View}, r.Current))
 		}
 	})
+}
+
+// readLines reads a file of one JSON object a line.
+func readLines[T any](t *testing.T, path string) (all []T) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range bytes.Lines(b) {
+		var l T
+		if err := json.Unmarshal(line, &l); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		all = append(all, l)
+	}
+	return all
 }
 
 func sortedState(s dag.State) []matrix.EventID {

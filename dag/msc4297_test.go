@@ -5,7 +5,6 @@
 package dag_test
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -115,19 +114,8 @@ func TestVectorsOfMSC4297(t *testing.T) {
 			if *update {
 				writeVector(t, make(t, v), path)
 			}
-			f, err := os.Open(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
 			r, view, end := (*dagtest.Room)(nil), dagtest.NewView(), vectorLine{}
-			lines := bufio.NewScanner(f)
-			lines.Buffer(nil, 1<<20)
-			for lines.Scan() {
-				var l vectorLine
-				if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
-					t.Fatal(err)
-				}
+			for _, l := range readLines[vectorLine](t, path) {
 				if l.Event == nil {
 					end = l
 					continue
