@@ -299,12 +299,9 @@ func (q *reading) template(u matrix.UserID, kind byte, by matrix.UserID) (*Templ
 	}
 	t := &Template{Version: q.row.version, Authoriser: by}
 	for _, h := range q.row.heads[:min(len(q.row.heads), matrix.MaxPrev)] {
-		e, err := q.held(h)
+		e, err := q.head(h)
 		if err != nil {
 			return nil, err
-		}
-		if e == nil {
-			return nil, fmt.Errorf("%w: a head is missing", errRow)
 		}
 		t.PrevEvents = append(t.PrevEvents, h.id())
 		t.Depth = max(t.Depth, e.ev.Depth())
@@ -470,12 +467,9 @@ func (q *reading) snapshotNow(server matrix.ServerName) (*Snapshot, error) {
 		if all[h.id()] != nil {
 			continue
 		}
-		e, err := q.held(h)
+		e, err := q.head(h)
 		if err != nil {
 			return nil, err
-		}
-		if e == nil {
-			return nil, fmt.Errorf("%w: a head is missing", errRow)
 		}
 		hidden := *e
 		hidden.ev = e.ev.Redact() // its place in the graph is needed, what it says is not for the newcomer

@@ -100,25 +100,7 @@ func (r *Rooms) Aliases(room matrix.RoomID) ([]string, error) {
 
 // mayPublish errs unless user is joined and has the power to send m.room.canonical_alias.
 func (r *Rooms) mayPublish(user matrix.UserID, room matrix.RoomID) error {
-	return r.read(room, func(q *reading) error {
-		if row, err := q.user(user); err != nil {
-			return err
-		} else if row.membership != matrix.MemberJoin {
-			return ErrNotMember
-		}
-		s, err := q.state(q.row.current)
-		if err != nil {
-			return err
-		}
-		power, err := q.powerIn(s)
-		if err != nil {
-			return err
-		}
-		if power.User(user) < power.Event(matrix.TypeCanonicalAlias, true) {
-			return fmt.Errorf("%w: it takes the power to set the room's canonical alias", ErrForbidden)
-		}
-		return nil
-	})
+	return r.MaySend(user, room, matrix.TypeCanonicalAlias, true)
 }
 
 func publishedKey(n uint32) []byte { return key(tabPublished, n, 0) }

@@ -4,7 +4,6 @@ package room
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 
 	"tarn/matrix"
@@ -27,12 +26,9 @@ func (p *plan) parents(auth []matrix.EventID) ([]hash, error) {
 	all := make([]head, 0, len(heads))
 	has := make([]map[matrix.EventID]bool, 0, len(heads))
 	for _, h := range heads {
-		e, err := p.held(h)
+		e, err := p.head(h)
 		if err != nil {
 			return nil, err
-		}
-		if e == nil {
-			return nil, fmt.Errorf("%w: a head is missing", errRow)
 		}
 		after, err := p.state(p.stateOf(e))
 		if err != nil {

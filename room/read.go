@@ -116,6 +116,15 @@ func (q *reading) held(h hash) (*held, error) {
 	return e, nil
 }
 
+// head reads an event that the row of the room says is here.
+func (q *reading) head(h hash) (*held, error) {
+	e, err := q.held(h)
+	if e == nil && err == nil {
+		err = fmt.Errorf("%w: a head is missing", errRow)
+	}
+	return e, err
+}
+
 // byID is held by event id; nil also for what is no event id.
 func (q *reading) byID(id matrix.EventID) (*held, error) {
 	h, err := hashOf(id)

@@ -66,11 +66,10 @@ func drawLinks(t *rapid.T, n int) (shape string, links [][]bool) {
 	return shape, links
 }
 
-// linked is a world whose players are contacts as links says, and all in one room.
-func linked(t tb, links [][]bool, v matrix.RoomVersion) *world {
-	w := &world{t: t, links: links, said: map[[2]int]map[matrix.ServerName]bool{}}
-	for i := range links {
-		w.players = append(w.players, play(t, i+1))
+// gather makes players that know each other.
+func (w *world) gather(n int) {
+	for i := range n {
+		w.players = append(w.players, play(w.t, i+1))
 	}
 	for _, p := range w.players {
 		for _, o := range w.players {
@@ -79,6 +78,30 @@ func linked(t tb, links [][]bool, v matrix.RoomVersion) *world {
 			}
 		}
 	}
+}
+
+// event reads what a server has.
+func (p *player) event(room matrix.RoomID, id matrix.EventID) *matrix.Event {
+	p.t.Helper()
+	raw, err := p.Raw(room, id)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	v, err := p.Version(room)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	ev, err := matrix.Parse(v, raw)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return ev
+}
+
+// linked is a world whose players are contacts as links says, and all in one room.
+func linked(t tb, links [][]bool, v matrix.RoomVersion) *world {
+	w := &world{t: t, links: links, said: map[[2]int]map[matrix.ServerName]bool{}}
+	w.gather(len(links))
 	w.peers()
 	a := w.players[0]
 	w.room = a.create(Create{Creator: a.user, Version: v, PowerLevels: []byte(`{"events_default":0,"state_default":0,"ban":50,"kick":50}`)})
@@ -323,18 +346,8 @@ func TestWhatWasPassedOnRedactedIsPassedOnWholeLater(t *testing.T) {
 	w := linked(t, [][]bool{{false, true, false}, {true, false, true}, {false, true, false}}, matrix.DefaultVersion)
 	a, b, c := w.players[0], w.players[1], w.players[2]
 	id := a.say(w.room, "the words")
-	raw, err := a.Raw(w.room, id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := a.Version(w.room)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ev, err := matrix.Parse(v, raw)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ev := a.event(w.room, id)
+	raw := ev.Raw()
 	if _, err := b.Ingest(context.Background(), a.s.Server, w.room, [][]byte{ev.Redact().Raw()}); err != nil {
 		t.Fatal(err)
 	}
@@ -356,18 +369,8 @@ func TestTornEventIsAskedForElsewhere(t *testing.T) {
 	w.tellAll()
 	w.flow()
 	id := a.say(w.room, "the words")
-	raw, err := a.Raw(w.room, id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := a.Version(w.room)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ev, err := matrix.Parse(v, raw)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ev := a.event(w.room, id)
+	raw := ev.Raw()
 	lacks := func(id matrix.EventID, want bool) {
 		t.Helper()
 		if got, err := c.Lacks(w.room, id); err != nil || got != want {

@@ -75,16 +75,7 @@ func TestDelayOfTheLastMember(t *testing.T) {
 func crowd(t *testing.T, n int) *world {
 	t.Helper()
 	w := &world{t: t, said: map[[2]int]map[matrix.ServerName]bool{}}
-	for i := range n {
-		w.players = append(w.players, play(t, i+1))
-	}
-	for _, p := range w.players {
-		for _, o := range w.players {
-			if p != o {
-				p.meet(o)
-			}
-		}
-	}
+	w.gather(n)
 	a := w.players[0]
 	c := Create{Creator: a.user}
 	for _, p := range w.players[1:] {

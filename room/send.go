@@ -210,12 +210,9 @@ func (p *plan) author(proto matrix.Proto) (*held, error) {
 		return nil, err
 	}
 	for _, h := range heads {
-		e, err := p.held(h)
+		e, err := p.head(h)
 		if err != nil {
 			return nil, err
-		}
-		if e == nil {
-			return nil, fmt.Errorf("%w: a head is missing", errRow)
 		}
 		proto.PrevEvents = append(proto.PrevEvents, h.id())
 		proto.Depth = max(proto.Depth, e.ev.Depth())

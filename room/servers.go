@@ -5,7 +5,6 @@ package room
 import (
 	"cmp"
 	"crypto/ed25519"
-	"errors"
 	"fmt"
 
 	"tarn/crypto/onionid"
@@ -221,33 +220,12 @@ func (r *Rooms) Heads(room matrix.RoomID) ([]matrix.EventID, error) {
 // Shared lists the rooms that have joined members of both this node and server, and do not deny it.
 func (r *Rooms) Shared(server matrix.ServerName) ([]matrix.RoomID, error) {
 	var out []matrix.RoomID
-	err := r.view(func(rd snapshot) error {
-		var numbers []uint32
-		prefix := serverPrefix(server)
-		err := rd.Scan(prefix, nil, func(k, _ []byte) (bool, error) {
-			numbers = append(numbers, numberFromKey(k))
-			return true, nil
-		})
-		if err != nil {
-			return err
+	err := r.eachOf(server, func(q *reading) error {
+		denied, err := q.denied(server)
+		if err == nil && !denied {
+			out = append(out, q.row.id)
 		}
-		for _, n := range numbers {
-			q, err := r.openNumber(rd, n)
-			if errors.Is(err, ErrUnknownRoom) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			denied, err := q.denied(server)
-			if err != nil {
-				return err
-			}
-			if q.row.active && !denied {
-				out = append(out, q.row.id)
-			}
-		}
-		return nil
+		return err
 	})
 	return out, err
 }

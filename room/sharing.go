@@ -99,10 +99,26 @@ func (r *Rooms) Memberships() uint64 { return r.memberships.Load() }
 // Sharers lists the local users that are joined to a room in which server has a joined or an invited member: those whose keys
 // its node must have. It looks at counts in memory, one for each such room.
 func (r *Rooms) Sharers(server matrix.ServerName) ([]matrix.UserID, error) {
-	found := map[matrix.UserID]bool{}
-	err := r.view(func(rd snapshot) error {
+	found := localUsers{}
+	err := r.eachUnder(found.add, serverPrefix(server), guestPrefix(server))
+	return found.sorted(), err
+}
+
+// eachOf calls fn for the rooms that server has joined members in and this node keeps up with.
+func (r *Rooms) eachOf(server matrix.ServerName, fn func(*reading) error) error {
+	return r.eachUnder(func(q *reading) error {
+		if !q.row.active {
+			return nil
+		}
+		return fn(q)
+	}, serverPrefix(server))
+}
+
+// eachUnder calls fn for the rooms that rows under some prefixes name, once for each that is known.
+func (r *Rooms) eachUnder(fn func(*reading) error, prefixes ...[]byte) error {
+	return r.view(func(rd snapshot) error {
 		numbers := map[uint32]bool{}
-		for _, prefix := range [][]byte{serverPrefix(server), guestPrefix(server)} {
+		for _, prefix := range prefixes {
 			if err := rd.Scan(prefix, nil, func(k, _ []byte) (bool, error) {
 				numbers[numberFromKey(k)] = true
 				return true, nil
@@ -110,7 +126,7 @@ func (r *Rooms) Sharers(server matrix.ServerName) ([]matrix.UserID, error) {
 				return err
 			}
 		}
-		for n := range numbers {
+		for _, n := range slices.Sorted(maps.Keys(numbers)) {
 			q, err := r.openNumber(rd, n)
 			if errors.Is(err, ErrUnknownRoom) {
 				continue
@@ -118,18 +134,30 @@ func (r *Rooms) Sharers(server matrix.ServerName) ([]matrix.UserID, error) {
 			if err != nil {
 				return err
 			}
-			t, err := q.tallyOf()
-			if err != nil {
+			if err := fn(q); err != nil {
 				return err
-			}
-			for _, u := range t.locals {
-				found[matrix.UserID(u)] = true
 			}
 		}
 		return nil
 	})
-	return slices.Sorted(maps.Keys(found)), err
 }
+
+// localUsers gathers the local users of rooms.
+type localUsers map[matrix.UserID]bool
+
+// add takes those that are joined to a room, from its counts in memory.
+func (l localUsers) add(q *reading) error {
+	t, err := q.tallyOf()
+	if err != nil {
+		return err
+	}
+	for _, u := range t.locals {
+		l[matrix.UserID(u)] = true
+	}
+	return nil
+}
+
+func (l localUsers) sorted() []matrix.UserID { return slices.Sorted(maps.Keys(l)) }
 
 // Sharing lists who came to share a room with user (a local one) after since and not after upTo, and who shares none any
 // more, for the client's lists of devices. Somebody who left and came back is among came. What it costs grows with

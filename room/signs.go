@@ -4,7 +4,6 @@ package room
 
 import (
 	"errors"
-	"maps"
 	"slices"
 	"time"
 
@@ -117,26 +116,19 @@ func (r *Rooms) IngestTyping(from matrix.ServerName, now []Typist) error {
 // Company lists the local users that are joined to a room in which server has joined members, except where an ACL denies it: those of whom
 // its users may know whether they are there. It looks at counts in memory, one for each such room.
 func (r *Rooms) Company(server matrix.ServerName) ([]matrix.UserID, error) {
-	found := map[matrix.UserID]bool{}
+	found := localUsers{}
 	err := r.eachOf(server, func(q *reading) error {
 		if in, err := q.holds(server); !in || err != nil {
 			return err
 		}
-		t, err := q.tallyOf()
-		if err != nil {
-			return err
-		}
-		for _, u := range t.locals {
-			found[matrix.UserID(u)] = true
-		}
-		return nil
+		return found.add(q)
 	})
-	return slices.Sorted(maps.Keys(found)), err
+	return found.sorted(), err
 }
 
 // CompanyOf lists the local users that share a joined room, which does not deny its server, with a user of another server.
 func (r *Rooms) CompanyOf(user matrix.UserID) ([]matrix.UserID, error) {
-	found := map[matrix.UserID]bool{}
+	found := localUsers{}
 	err := r.eachOf(serverOf(user), func(q *reading) error {
 		if in, err := q.holds(serverOf(user)); !in || err != nil {
 			return err
@@ -144,40 +136,7 @@ func (r *Rooms) CompanyOf(user matrix.UserID) ([]matrix.UserID, error) {
 		if m, err := q.member(user); m != matrix.MemberJoin || err != nil {
 			return err
 		}
-		t, err := q.tallyOf()
-		if err != nil {
-			return err
-		}
-		for _, u := range t.locals {
-			found[matrix.UserID(u)] = true
-		}
-		return nil
+		return found.add(q)
 	})
-	return slices.Sorted(maps.Keys(found)), err
-}
-
-// eachOf calls fn for the rooms that server has joined members in and this node keeps up with.
-func (r *Rooms) eachOf(server matrix.ServerName, fn func(*reading) error) error {
-	return r.view(func(rd snapshot) error {
-		var numbers []uint32
-		if err := rd.Scan(serverPrefix(server), nil, func(k, _ []byte) (bool, error) {
-			numbers = append(numbers, numberFromKey(k))
-			return true, nil
-		}); err != nil {
-			return err
-		}
-		for _, n := range numbers {
-			q, err := r.openNumber(rd, n)
-			if errors.Is(err, ErrUnknownRoom) || err == nil && !q.row.active {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if err := fn(q); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return found.sorted(), err
 }

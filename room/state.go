@@ -180,21 +180,8 @@ func (r *Rooms) Membership(user matrix.UserID, room matrix.RoomID) (string, erro
 // Joined lists the rooms that user is joined to.
 func (r *Rooms) Joined(user matrix.UserID) ([]matrix.RoomID, error) {
 	var out []matrix.RoomID
-	err := r.view(func(rd snapshot) error {
-		rows, err := userRows(rd, user)
-		if err != nil {
-			return err
-		}
-		for _, x := range rows {
-			if x.row.membership != matrix.MemberJoin {
-				continue
-			}
-			q, err := r.openNumber(rd, x.n)
-			if err != nil {
-				return err
-			}
-			out = append(out, q.row.id)
-		}
+	err := r.eachJoined(user, func(q *reading) error {
+		out = append(out, q.row.id)
 		return nil
 	})
 	return out, err
