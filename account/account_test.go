@@ -80,6 +80,20 @@ func wantErr(t testing.TB, what string, got, want error) {
 	}
 }
 
+// nothingIn fails if rows are left in some tables.
+func (n node) nothingIn(t testing.TB, tables ...byte) {
+	t.Helper()
+	for _, table := range tables {
+		wantErr(t, "counting rows", n.kv.View(func(r store.Reader) error {
+			rows, err := count(r, []byte{table}, 10)
+			if rows != 0 {
+				t.Errorf("%d rows are left in table %#x", rows, table)
+			}
+			return err
+		}), nil)
+	}
+}
+
 func (n node) authErr(token string) error {
 	_, err := n.Authenticate(token)
 	return err

@@ -212,18 +212,7 @@ func TestAServerCanNotPushOutWhatOthersSent(t *testing.T) {
 	if err := b.AckInbox(bob, "B", b.stream.Current()); err != nil {
 		t.Fatal(err)
 	}
-	rows := 0
-	if err := b.kv.View(func(r store.Reader) error {
-		for _, table := range []byte{tableInbox, tableInboxOf, tableInboxSize} {
-			n, err := count(r, []byte{table}, 10)
-			if rows += n; err != nil {
-				return err
-			}
-		}
-		return nil
-	}); err != nil || rows != 0 {
-		t.Errorf("%d rows are left, %v", rows, err)
-	}
+	b.nothingIn(t, tableInbox, tableInboxOf, tableInboxSize)
 }
 
 // TestMessagesForAFullOutboxAreRefused: nothing of the request is done, and the client is told when to try again. And for who is no contact

@@ -309,18 +309,7 @@ func TestAServerIsForgotten(t *testing.T) {
 	if known, err := b.KnowsServer(from); err != nil || known {
 		t.Errorf("still known: %v, %v", known, err)
 	}
-	rows := 0
-	if err := b.kv.View(func(r store.Reader) error {
-		for _, table := range []byte{tableRemote, tableHanded, tableHandedState} {
-			n, err := count(r, []byte{table}, 10)
-			if rows += n; err != nil {
-				return err
-			}
-		}
-		return nil
-	}); err != nil || rows != 0 {
-		t.Errorf("%d rows are left, %v", rows, err)
-	}
+	b.nothingIn(t, tableRemote, tableHanded, tableHandedState)
 	wantErr(t, "devices of a contact anew", b.SetPublished(from, a.told(t, p.user, 1), nil), nil)
 	wantErr(t, "the batch again", b.AddHanded(from, p.user, "PHONE", 10, keys), nil)
 	if got, err := b.ClaimKeys([]Claim{{p.user, "PHONE", "signed_curve25519"}}); err != nil || len(got) != 0 {

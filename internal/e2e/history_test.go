@@ -218,6 +218,23 @@ func TestWhoComesBackReadsWhatWasSaidMeanwhile(t *testing.T) {
 	})
 }
 
+// afterTalk is a room in which the one wrote n words to the other, and to which it has invited a third.
+func afterTalk(one, other, third *watcher, n int) (room string) {
+	one.t.Helper()
+	room = one.creates(object{"preset": "private_chat", "invite": []any{other.user}})
+	other.becomes(room, "invite")
+	other.does(room, "join", nil)
+	one.knows(room, other.user, "join")
+	words := numbers(0, n)
+	for _, text := range words {
+		one.says(room, text)
+	}
+	other.until("the last word", func() bool { return slices.Contains(other.texts[room], words[n-1]) })
+	one.does(room, "invite", third)
+	third.becomes(room, "invite")
+	return room
+}
+
 // TestTheNextMemberIsAskedForHistory: the first is off, and the room's past comes from another; amid it the node is stopped; then both are off, and the client waits; then the first is
 // back and gives the rest.
 func TestTheNextMemberIsAskedForHistory(t *testing.T) {
@@ -225,16 +242,7 @@ func TestTheNextMemberIsAskedForHistory(t *testing.T) {
 		nodes := neighbours(t, []string{"alice", "bob", "carol"})
 		alice, bob, carol := nodes[0], nodes[1], nodes[2]
 		bob.bounded(without)
-		room := alice.creates(object{"preset": "private_chat", "invite": []any{carol.user}})
-		carol.becomes(room, "invite")
-		carol.does(room, "join", nil)
-		alice.knows(room, carol.user, "join")
-		for _, text := range numbers(0, 700) {
-			alice.says(room, text)
-		}
-		carol.until("the last word", func() bool { return slices.Contains(carol.texts[room], "699") })
-		alice.does(room, "invite", bob)
-		bob.becomes(room, "invite")
+		room := afterTalk(alice, carol, bob, 700)
 		bob.does(room, "join", nil)
 		alice.knows(room, bob.user, "join")
 		carol.knows(room, bob.user, "join")
@@ -343,16 +351,7 @@ func TestALiarAboutHistoryIsPassedOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nodes := neighbours(t, []string{"alice", "bob", "carol"})
 		alice, bob, carol := nodes[0], nodes[1], nodes[2]
-		room := alice.creates(object{"preset": "private_chat", "invite": []any{carol.user}})
-		carol.becomes(room, "invite")
-		carol.does(room, "join", nil)
-		alice.knows(room, carol.user, "join")
-		for _, text := range numbers(0, 300) {
-			alice.says(room, text)
-		}
-		carol.until("the last word", func() bool { return slices.Contains(carol.texts[room], "299") })
-		alice.does(room, "invite", bob)
-		bob.becomes(room, "invite")
+		room := afterTalk(alice, carol, bob, 300)
 		alice.stop()
 		forged := 0
 		if err := alice.kv.Update(func(txn store.Txn) error {

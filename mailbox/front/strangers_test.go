@@ -40,16 +40,21 @@ func (c *slowCourier) open() {
 	add(-1)
 }
 
+// withSlowCourier is a test's server with it.
+func withSlowCourier(t *testing.T) (*Server, *slowCourier) {
+	t.Helper()
+	cfg, crowd := newTestServer(t).cfg, &slowCourier{}
+	cfg.Courier = crowd
+	s, err := New(cfg)
+	must(t, err)
+	return s, crowd
+}
+
 // A crowd of hellos is worked on by half of the processors, one after another; all are answered, and who brings halves over
 // a link does not wait for them.
 func TestACrowdOfStrangersLeavesHalfOfTheProcessors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		crowd := &slowCourier{}
-		plain := newTestServer(t)
-		cfg := plain.cfg
-		cfg.Courier = crowd
-		s, err := New(cfg)
-		must(t, err)
+		s, crowd := withSlowCourier(t)
 		var up [mailbox.UpSize]byte
 		mailbox.LinkRequest(&up)
 		up[1] = byte(mailbox.KindSession)
@@ -87,12 +92,7 @@ func (c *slowCourier) Carry(opening func(func() bool)) func(uint32, []byte, func
 // The same of a crowd that brings layers over links. Who takes no answers holds up nobody else.
 func TestACrowdOfLayersLeavesHalfOfTheProcessors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		crowd := &slowCourier{}
-		plain := newTestServer(t)
-		cfg := plain.cfg
-		cfg.Courier = crowd
-		s, err := New(cfg)
-		must(t, err)
+		s, crowd := withSlowCourier(t)
 		var all sync.WaitGroup
 		defer all.Wait()
 		const crowded = 50
