@@ -12,6 +12,18 @@ import (
 	"tarn/store"
 )
 
+// boundsTo bounds what waits for each contact.
+func (n *node) boundsTo(most int) {
+	n.w.t.Helper()
+	e := n.open()
+	e.maxWaiting = most
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.boundOutboxes(); err != nil {
+		n.w.t.Fatal(err)
+	}
+}
+
 func TestWhatWaitsForAnAwayContactIsBoundedAndHeals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, a, b := pair(t)
@@ -34,14 +46,7 @@ func TestWhatWaitsForAnAwayContactIsBoundedAndHeals(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(30 * time.Hour)
-		e := a.open()
-		e.maxWaiting = 50
-		e.mu.Lock()
-		err := e.boundOutboxes()
-		e.mu.Unlock()
-		if err != nil {
-			t.Fatal(err)
-		}
+		a.boundsTo(50)
 		s := a.status(b.name())
 		if s.Waiting != 50 || !strings.Contains(s.Reason, "Away since 2000-01-0") || !strings.Contains(s.Reason, "200 older events") || !strings.Contains(s.Reason, " 21 older messages") {
 			t.Errorf("%d wait: %q", s.Waiting, s.Reason)
@@ -81,14 +86,7 @@ func TestWhatWaitsForAStrangerIsBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		e := a.open()
-		e.maxWaiting = 50
-		e.mu.Lock()
-		err := e.boundOutboxes()
-		e.mu.Unlock()
-		if err != nil {
-			t.Fatal(err)
-		}
+		a.boundsTo(50)
 		if err := a.kv.View(func(r store.Reader) error {
 			items, err := store.Pending(r, string(stranger), 0, 100)
 			if len(items) != 50 || items[0].Seq != 41 {

@@ -81,6 +81,19 @@ func (l Link) current(now time.Time) bool {
 	return now.Before(l.Expiry) && l.Expiry.Sub(now) <= DefaultLinkLife+time.Hour // clocks differ
 }
 
+// introducing reads a link between c and another server, and tells whether an introduction of the two is to be looked at: it is none of us, the
+// link can be followed, and both meet in a room of ours.
+func (e *Engine) introducing(c *contact, other onionid.Name, raw [bundle.LinkSize]byte, now time.Time) (link Link, ok bool, err error) {
+	if link, err = parseLinkBytes(raw); err != nil {
+		return Link{}, false, refuse(err)
+	}
+	if e.introductions == NoIntroductions || other == c.name || other == e.self.Name || !link.current(now) {
+		return Link{}, false, nil
+	}
+	ok, err = e.rooms.Meet(e.encryptedAlone(), c.name, other)
+	return link, ok, err
+}
+
 // takeIntroduce is a contact's wish to be introduced to another contact of ours. It is granted in silence, and refused in silence. What is passed
 // on is queued in the Update that forgets the wish: a crash before it finds the wish again, after it both are durable.
 func (e *Engine) takeIntroduce(c *contact, data []byte) (effect, error) {
@@ -88,15 +101,8 @@ func (e *Engine) takeIntroduce(c *contact, data []byte) (effect, error) {
 	if err != nil {
 		return effect{}, refuse(err)
 	}
-	link, err := parseLinkBytes(i.Link)
-	if err != nil {
-		return effect{}, refuse(err)
-	}
 	now := time.Now()
-	if e.introductions == NoIntroductions || i.To == c.name || i.To == e.self.Name || !link.current(now) {
-		return effect{}, nil
-	}
-	if meet, err := e.rooms.Meet(e.encryptedAlone(), c.name, i.To); !meet || err != nil {
+	if _, ok, err := e.introducing(c, i.To, i.Link, now); !ok || err != nil {
 		return effect{}, err
 	}
 	rec, err := bundle.Introduced{From: c.name, Link: i.Link}.Record()
@@ -147,15 +153,9 @@ func (e *Engine) takeIntroduced(c *contact, data []byte) (effect, error) {
 	if err != nil {
 		return effect{}, refuse(err)
 	}
-	link, err := parseLinkBytes(i.Link)
-	if err != nil {
-		return effect{}, refuse(err)
-	}
 	now := time.Now()
-	if e.introductions == NoIntroductions || i.From == c.name || !link.current(now) {
-		return effect{}, nil
-	}
-	if meet, err := e.rooms.Meet(e.encryptedAlone(), c.name, i.From); !meet || err != nil {
+	link, ok, err := e.introducing(c, i.From, i.Link, now)
+	if !ok || err != nil {
 		return effect{}, err
 	}
 	e.mu.Lock()

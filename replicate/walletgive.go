@@ -118,14 +118,28 @@ func (e *Engine) queued(c *contact) int {
 	return n
 }
 
+// takeOut deletes a chunk's row in the Update that puts the tokens elsewhere, and gives them. Once that is durable, drop it.
+func (p *purse) takeOut(txn store.Txn, x *chunk) (seed [32]byte, outputs []byte, err error) {
+	at := chunkKey(tableChunk, p.address, x)
+	row, err := txn.Get(at)
+	if err != nil {
+		return seed, nil, err
+	}
+	if _, seed, outputs, err = parseChunk(row); err != nil {
+		return seed, nil, err
+	}
+	return seed, outputs, txn.Delete(at)
+}
+
+// drop takes a chunk that has no row any more out of the purse.
+func (p *purse) drop(x *chunk) {
+	p.chunks[x.day] = slices.DeleteFunc(p.chunks[x.day], func(y *chunk) bool { return y == x })
+}
+
 // give moves a chunk from our purse into the contact's outbox, in ONE Update: a chunk is ours or the contact's.
 func (e *Engine) give(c *contact, p *purse, x *chunk, k tokensOf) bool {
 	err := e.kv.Update(func(txn store.Txn) error {
-		row, err := txn.Get(chunkKey(tableChunk, p.address, x))
-		if err != nil {
-			return err
-		}
-		_, seed, outputs, err := parseChunk(row)
+		seed, outputs, err := p.takeOut(txn, x)
 		if err != nil {
 			return err
 		}
@@ -135,8 +149,7 @@ func (e *Engine) give(c *contact, p *purse, x *chunk, k tokensOf) bool {
 		}
 		return errors.Join(
 			store.Enqueue(txn, string(c.name), store.ItemRecord, append([]byte{byte(rec.Type)}, rec.Data...)),
-			txn.Set(c.tokensKey(k), binary.AppendUvarint(nil, uint64(c.tokens[k]+1))),
-			txn.Delete(chunkKey(tableChunk, p.address, x)))
+			txn.Set(c.tokensKey(k), binary.AppendUvarint(nil, uint64(c.tokens[k]+1))))
 	})
 	if err != nil {
 		e.warn("giving tokens to a contact", err)
@@ -144,7 +157,7 @@ func (e *Engine) give(c *contact, p *purse, x *chunk, k tokensOf) bool {
 	}
 	c.tokens[k]++
 	c.giveAfter = time.Now().Add(e.jitter(givePace * e.profile.Load().Frame))
-	p.chunks[x.day] = slices.DeleteFunc(p.chunks[x.day], func(y *chunk) bool { return y == x })
+	p.drop(x)
 	return true
 }
 

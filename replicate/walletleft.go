@@ -122,24 +122,18 @@ func (e *Engine) leave(c *contact, p *purse, x *chunk, k tokensOf) bool {
 		return false
 	}
 	err := e.kv.Update(func(txn store.Txn) error {
-		row, err := txn.Get(chunkKey(tableChunk, p.address, x))
+		seed, outputs, err := p.takeOut(txn, x)
 		if err != nil {
 			return err
 		}
-		_, seed, outputs, err := parseChunk(row)
-		if err != nil {
-			return err
-		}
-		return errors.Join(
-			txn.Set(c.leftKey(k), leftRow(seed, outputs)),
-			txn.Delete(chunkKey(tableChunk, p.address, x)))
+		return txn.Set(c.leftKey(k), leftRow(seed, outputs))
 	})
 	if err != nil {
 		e.warn("leaving tokens for a contact", err)
 		return false
 	}
 	c.left[k] = &leftBox{}
-	p.chunks[x.day] = slices.DeleteFunc(p.chunks[x.day], func(y *chunk) bool { return y == x })
+	p.drop(x)
 	return true
 }
 

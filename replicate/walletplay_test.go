@@ -34,6 +34,24 @@ func tokenPair(t *testing.T) (w *world, a, b *node, da, db *fakeDesk) {
 // slow is for plays of days.
 func slow() Profile { return CustomProfile(time.Minute, 0.3) }
 
+// forDays makes the pair and its stores slow.
+func (w *world) forDays(a, b *node) {
+	a.profile, b.profile = slow(), slow()
+	w.store(0).bucket, w.store(1).bucket = 10*time.Second, 10*time.Second
+}
+
+// paidOnce looks whether every box at the stores was paid, and no token with two boxes.
+func (w *world) paidOnce(desks ...*fakeDesk) {
+	w.t.Helper()
+	for i, d := range desks {
+		w.store(byte(i)).set(func(*fakeStore) {
+			if d.twice != 0 || d.unpaid != 0 {
+				w.t.Errorf("store %d: %d tokens with two boxes, %d boxes unpaid, %d paid", i, d.twice, d.unpaid, d.paid)
+			}
+		})
+	}
+}
+
 // tokensOfNode is what the node says of a store.
 func tokensOfNode(n *node, a mailbox.Address) (s TokenStatus) {
 	all, _ := n.engine.Tokens()
@@ -159,13 +177,7 @@ func TestInFramesEveryBoxIsPaid(t *testing.T) {
 			}
 			return ok && back > 0
 		})
-		for i, d := range []*fakeDesk{da, db} {
-			w.store(byte(i)).set(func(*fakeStore) {
-				if d.twice != 0 || d.unpaid != 0 {
-					t.Errorf("store %d: %d tokens with two boxes, %d boxes unpaid, %d paid", i, d.twice, d.unpaid, d.paid)
-				}
-			})
-		}
+		w.paidOnce(da, db)
 	})
 }
 
@@ -173,8 +185,7 @@ func TestInFramesEveryBoxIsPaid(t *testing.T) {
 func TestACutContactIsHeardNoMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, a, b, _, _ := tokenPair(t)
-		a.profile, b.profile = slow(), slow()
-		w.store(0).bucket, w.store(1).bucket = 10*time.Second, 10*time.Second
+		w.forDays(a, b)
 		defer w.stopAll()
 		a.start()
 		b.start()
@@ -360,13 +371,7 @@ func TestAfterALongSilence(t *testing.T) {
 				}
 				talk(t, w, a, b, 2, 24*time.Hour)
 				talk(t, w, b, a, 2, 24*time.Hour)
-				for i, d := range []*fakeDesk{da, db} {
-					w.store(byte(i)).set(func(*fakeStore) {
-						if d.twice != 0 || d.unpaid != 0 {
-							t.Errorf("store %d: %d tokens with two boxes, %d boxes unpaid", i, d.twice, d.unpaid)
-						}
-					})
-				}
+				w.paidOnce(da, db)
 			})
 		})
 	}
@@ -378,8 +383,7 @@ func TestAWalletThatIsRestoredTwiceShowsNoTokenTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, a, b, da, db := tokenPair(t)
 		da.cap, db.cap = 720, 720
-		a.profile, b.profile = slow(), slow()
-		w.store(0).bucket, w.store(1).bucket = 10*time.Second, 10*time.Second
+		w.forDays(a, b)
 		defer w.stopAll()
 		a.start()
 		b.start()
@@ -403,13 +407,7 @@ func TestAWalletThatIsRestoredTwiceShowsNoTokenTwice(t *testing.T) {
 		if time.Since(playStart) > 24*time.Hour {
 			t.Errorf("it took %v: not on one day", time.Since(playStart))
 		}
-		for i, d := range []*fakeDesk{da, db} {
-			w.store(byte(i)).set(func(*fakeStore) {
-				if d.twice != 0 || d.unpaid != 0 {
-					t.Errorf("store %d: %d tokens with two boxes, %d boxes unpaid", i, d.twice, d.unpaid)
-				}
-			})
-		}
+		w.paidOnce(da, db)
 	})
 }
 
@@ -442,13 +440,7 @@ func TestARestoredWalletShowsNoTokenTwice(t *testing.T) {
 				talk(t, w, a, b, 20, 24*time.Hour)
 				talk(t, w, b, a, 20, 24*time.Hour)
 				time.Sleep(2 * time.Hour)
-				for i, d := range []*fakeDesk{da, db} {
-					w.store(byte(i)).set(func(*fakeStore) {
-						if d.twice != 0 || d.unpaid != 0 {
-							t.Errorf("store %d: %d tokens with two boxes, %d boxes unpaid", i, d.twice, d.unpaid)
-						}
-					})
-				}
+				w.paidOnce(da, db)
 			})
 		})
 	}
