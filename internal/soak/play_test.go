@@ -135,7 +135,7 @@ func (w *world) story() {
 	}
 	if w.size.faults {
 		for _, n := range w.nodes {
-			w.again(w.fate, min(36*time.Hour, w.days()/2), func() { w.trouble(n) })
+			w.again(w.fate, min(60*time.Hour, w.days()/2), func() { w.trouble(n) })
 		}
 		for _, n := range w.nodes[:w.size.hostile] {
 			w.again(w.fate, 3*time.Hour, func() { w.lie(n) })

@@ -86,7 +86,7 @@ func TestSoak(t *testing.T) {
 		w.story()
 		w.play(w.start.Add(w.days()))
 		w.heal()
-		found = w.settle(max(72*time.Hour, 200*s.frame))
+		found = w.settle(max(10*24*time.Hour, 200*s.frame))
 		w.sum()
 		for _, n := range w.nodes {
 			n.stop()

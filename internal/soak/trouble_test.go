@@ -3,6 +3,7 @@
 package soak
 
 import (
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -15,6 +16,12 @@ func (w *world) longest() time.Duration { return min(14*24*time.Hour-6*time.Hour
 // upTo draws a time between least and most.
 func upTo(rng *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(rng.Float64()*float64(max(0, most-least)))
+}
+
+// absence draws how long a node is away: an hour, a night or a week are about as likely. Most nodes are up most of the time, as where people
+// use them; and each month some come back after two weeks.
+func (w *world) absence() time.Duration {
+	return time.Duration(float64(time.Hour) * math.Pow(max(1, w.longest().Hours()), w.fate.Float64()))
 }
 
 // trouble happens to a node: never two things at once to the same.
@@ -41,15 +48,17 @@ func (w *world) trouble(n *node) {
 	case x < 17: // away
 		w.note("node %d: goes away", n.n)
 		n.stop()
-		d := upTo(w.fate, min(6*time.Hour, w.longest()), w.longest())
-		w.r.Away++
+		d := w.absence()
+		if d >= 24*time.Hour {
+			w.r.Away++
+		}
 		w.after(d, func() { n.resume(-1, false); free() })
 	default: // cut off, while its user writes on: it comes back with a branch of its own
 		w.note("node %d: is cut off", n.n)
 		n.host.Down()
 		n.cut = true
 		w.r.Cuts++
-		w.after(upTo(w.fate, time.Hour, w.longest()), func() { n.host.Up(); n.cut = false; free() })
+		w.after(w.absence(), func() { n.host.Up(); n.cut = false; free() })
 	}
 }
 
