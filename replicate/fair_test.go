@@ -110,3 +110,39 @@ func marshal(t *testing.T, ev fakeEvent) []byte {
 	}
 	return raw
 }
+
+// Who has something new for one contact in each slot acknowledges what another one writes, before that one writes it again.
+func TestWhoWritesMuchAcknowledgesToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.store(0)
+		a, b, c := w.node(1, slow()), w.node(2, slow()), w.node(3, slow())
+		defer w.stopAll()
+		for _, n := range w.nodes {
+			n.start()
+		}
+		w.contact(a, b)
+		w.contact(a, c)
+		for _, n := range []*node{a, c} {
+			n.rooms.join(lounge, a.name(), c.name())
+		}
+		for _, n := range []*node{a, b} {
+			n.rooms.join(den, a.name(), b.name())
+		}
+		w.until(6*time.Hour, "rest", func() bool { return b.status(a.name()).Unacked == 0 })
+		before := b.engine.Counts().Rewrites
+		for range 20 {
+			for range 40 { // a box each
+				a.rooms.send(t, lounge, noise(7000))
+			}
+			b.rooms.send(t, den, "hello")
+			time.Sleep(40 * time.Minute)
+		}
+		if a.status(c.name()).Waiting == 0 {
+			t.Error("there was not something new all the time")
+		}
+		if n := b.engine.Counts().Rewrites - before; n > 4 {
+			t.Errorf("20 boxes were written again %d times", n)
+		}
+	})
+}

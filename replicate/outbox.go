@@ -64,11 +64,19 @@ func (e *Engine) chooseSmall(w *where, now time.Time) (job, bool) {
 			}
 		}
 	}
-	var reachable []*contact
+	var reachable, waiting []*contact
 	for _, c := range e.contacts {
 		if c.state == contactActive && w.takes(c) {
 			reachable = append(reachable, c)
 			offers = append(offers, func() (job, bool) { return e.putNew(c, w, now) })
+			if e.ackOverdue(c, w, now) {
+				waiting = append(waiting, c)
+			}
+		}
+	}
+	if len(waiting) > 0 && slices.ContainsFunc(reachable, func(c *contact) bool { return w.aimNext(c) != nil && e.hasNew(c, now) }) {
+		for _, c := range waiting {
+			offers = append(offers, func() (job, bool) { return e.putAck(c, w, now) })
 		}
 	}
 	e.rng.Shuffle(len(offers), func(i, j int) { offers[i], offers[j] = offers[j], offers[i] })
@@ -100,15 +108,29 @@ func (e *Engine) chooseSmall(w *where, now time.Time) (job, bool) {
 			}
 		}
 		if !c.ackDue.IsZero() && now.After(c.ackDue) {
-			f := e.blank(c, now).begin()
-			e.addSigns(c, f, now)
-			return e.seal(c, f, w, now)
+			return e.putAck(c, w, now)
 		}
 	}
 	if j, ok := e.putSigns(reachable, w, now); ok {
 		return j, true
 	}
 	return e.leaveTokens(w, false, now)
+}
+
+// ackOverdue tells whether an acknowledgement to c has waited for a place of cover for so long that c is about to write its box a second
+// time. So long it waits only where each slot has something new to carry: it has a turn among that then. No box more is written for it: it
+// saves that second copy. Were it to wait on, he who writes much would never acknowledge what he is told, be told it all twice, and again,
+// and those rewrites would take the slots of what is new at the other end, which so has no slot for its acknowledgements either.
+func (e *Engine) ackOverdue(c *contact, w *where, now time.Time) bool {
+	p := e.profile.Load()
+	return !c.ackDue.IsZero() && now.After(c.ackDue.Add(max(p.SecondCopy/2-p.AckDelay, 0))) && !c.lost() && c.roomForBox(maxUnacked) && w.aimNext(c) != nil
+}
+
+// putAck seals a box with an acknowledgement alone.
+func (e *Engine) putAck(c *contact, w *where, now time.Time) (job, bool) {
+	f := e.blank(c, now).begin()
+	e.addSigns(c, f, now)
+	return e.seal(c, f, w, now)
 }
 
 // roomForBox tells whether the next index is less than ahead above the lowest that the peer lacks.
