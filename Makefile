@@ -68,8 +68,8 @@ leakage: ## what observers learn: the table in docs/THREATS.md, build/leakage.js
 figures: ## what the node costs, beside the bare machine: the table in docs/operating.md, build/figures.json; RUNS
 	TARN_FIGURES=$(CURDIR) TARN_FIGURES_RUNS=$(or $(RUNS),1) go test -count 1 -timeout 6h -run '^TestFigures(OfRooms)?$$' ./internal/load
 
-soak: ## weeks of 50 nodes with faults, checked at every node: build/soak.json; NODES, ROOMS, DAYS, SEED, FRAME (s)
-	TARN_SOAK=$(CURDIR) TARN_SOAK_NODES=$(NODES) TARN_SOAK_ROOMS=$(ROOMS) TARN_SOAK_DAYS=$(DAYS) TARN_SOAK_SEED=$(SEED) TARN_SOAK_FRAME=$(FRAME) \
+soak: ## weeks of 50 nodes with faults, checked at every node: build/soak.json; NODES, ROOMS, DAYS, SEED, FRAME (s), TALK
+	TARN_SOAK=$(CURDIR) TARN_SOAK_NODES=$(NODES) TARN_SOAK_ROOMS=$(ROOMS) TARN_SOAK_DAYS=$(DAYS) TARN_SOAK_SEED=$(SEED) TARN_SOAK_FRAME=$(FRAME) TARN_SOAK_TALK=$(TALK) \
 		go test -count 1 -timeout 24h -run '^TestSoak$$' -v ./internal/soak
 
 shortsoak: ## the form of it that CI runs; on one processor a seed is nearly the same run again

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// size is what a run is to be. `make soak NODES=… ROOMS=… DAYS=… SEED=…` sets it by the environment.
+// size is what a run is to be. `make soak NODES=… ROOMS=… DAYS=… SEED=… FRAME=… TALK=…` sets it by the environment.
 type size struct {
 	nodes, rooms int
 	days         float64
@@ -37,7 +37,7 @@ func sizeOf(t *testing.T) size {
 	if out == "" {
 		t.Skip("make shortsoak, make soak")
 	}
-	s := size{nodes: 50, days: 30, seed: 1, frame: 10 * time.Minute, talk: 10, encrypted: 0.4, largest: 8, faults: true, out: out}
+	s := size{nodes: 50, days: 30, seed: 1, frame: 10 * time.Minute, talk: 5, encrypted: 0.4, largest: 8, faults: true, out: out}
 	number := func(name string, v float64) float64 {
 		text := os.Getenv("TARN_SOAK_" + name)
 		if text == "" {
