@@ -21,8 +21,8 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// MaxFile bounds a configuration file, in bytes.
-const MaxFile = 1 << 20
+// maxFile bounds a configuration file, in bytes.
+const maxFile = 1 << 20
 
 // Checker is a configuration that can tell whether its values are possible.
 type Checker interface{ Check() error }
@@ -33,8 +33,8 @@ func Load(name string, c Checker) error {
 	if err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
-	if fi.Size() > MaxFile {
-		return fmt.Errorf("configuration %s: larger than %d bytes", name, MaxFile)
+	if fi.Size() > maxFile {
+		return fmt.Errorf("configuration %s: larger than %d bytes", name, maxFile)
 	}
 	b, err := os.ReadFile(name)
 	if err != nil {

@@ -104,7 +104,7 @@ func DefaultMailbox() Mailbox {
 		ExpiryUnit:       24 * time.Hour,
 		DigestBucket:     10 * time.Second,
 		MaxConnections:   512,
-		Tor:              DefaultTor(),
+		Tor:              defaultTor(),
 	}
 }
 

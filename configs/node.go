@@ -14,11 +14,11 @@ import (
 	"tarn/mailbox"
 )
 
-// MaxCouriers is how many couriers a node may name.
-const MaxCouriers = 16
+// maxCouriers is how many couriers a node may name.
+const maxCouriers = 16
 
-// MaxMailboxes is how many mailboxes a node may name as its own: what other nodes take (docs/SPEC.md §8).
-const MaxMailboxes = 3
+// maxMailboxes is how many mailboxes a node may name as its own: what other nodes take (SPEC §7.8).
+const maxMailboxes = 3
 
 // Node is the configuration of a Tarn node. Paths that do not begin with / are relative to this file's folder.
 // Times are written like "10s", "5m", "24h", sizes like "500MiB", "10GiB". What is not set keeps the value shown here.
@@ -137,7 +137,7 @@ func DefaultNode() Node {
 		Client:   Client{Listen: "127.0.0.1:8008"},
 		Media:    Media{MaxUpload: 50 << 20, Quota: 10 << 30, RemoteQuota: 1 << 30},
 		History:  History{Ahead: 200, Most: 10_000},
-		Tor:      DefaultTor(),
+		Tor:      defaultTor(),
 		Profile:  Profile{Name: "balanced", Frame: 10 * time.Second, Mix: 2 * time.Second, Lag: 3500 * time.Millisecond, Push: 10 * time.Second, Digests: 1, CoverPut: 0.3, AckDelay: 5 * time.Minute, Rewrite: 30 * time.Minute},
 	}
 }
@@ -147,11 +147,11 @@ func (n *Node) Check() error {
 	if n.DataDir == "" {
 		return fmt.Errorf("data_dir is empty")
 	}
-	if len(n.Mailboxes) > MaxMailboxes {
-		return fmt.Errorf("mailboxes: %d of them; at most %d", len(n.Mailboxes), MaxMailboxes)
+	if len(n.Mailboxes) > maxMailboxes {
+		return fmt.Errorf("mailboxes: %d of them; at most %d", len(n.Mailboxes), maxMailboxes)
 	}
-	if len(n.Couriers) > MaxCouriers {
-		return fmt.Errorf("couriers: %d of them; at most %d", len(n.Couriers), MaxCouriers)
+	if len(n.Couriers) > maxCouriers {
+		return fmt.Errorf("couriers: %d of them; at most %d", len(n.Couriers), maxCouriers)
 	}
 	for what, list := range map[string][]string{"mailboxes": n.Mailboxes, "couriers": n.Couriers} {
 		for i, m := range list {

@@ -32,8 +32,8 @@ type Tor struct {
 	Bridges []string `toml:"bridges"`
 }
 
-// DefaultTor is a tor process of our own.
-func DefaultTor() Tor { return Tor{Mode: "managed", Program: "tor", Bridges: []string{}} }
+// defaultTor is a tor process of our own.
+func defaultTor() Tor { return Tor{Mode: "managed", Program: "tor", Bridges: []string{}} }
 
 // Check that the values are possible together.
 func (t Tor) Check() error {

@@ -336,7 +336,7 @@ func (r *Rooms) storeReceipts(l *live, room matrix.RoomID, rs []Receipt, ours bo
 			record = r.o.EncodeReceipts(room, stored)
 		}
 		if len(record) > 0 { // what has no form for other nodes (an overlong thread) stays here
-			data := append([]byte{ReceiptsRecord}, record...)
+			data := append([]byte{receiptsRecord}, record...)
 			// They are not signed, so nobody passes them on: who is no contact does not learn of them.
 			for _, s := range to {
 				if err := store.Enqueue(txn, string(s), store.ItemRecord, data); err != nil {

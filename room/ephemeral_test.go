@@ -107,7 +107,7 @@ func TestReceiptsGoForwardAndPrivateOnesStay(t *testing.T) {
 		t.Fatalf("sent %+v", sent)
 	}
 	for _, i := range a.mail(b) {
-		if i.Kind != store.ItemRecord || i.Data[0] != ReceiptsRecord {
+		if i.Kind != store.ItemRecord || i.Data[0] != receiptsRecord {
 			t.Fatalf("%+v", i)
 		}
 	}

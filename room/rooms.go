@@ -35,14 +35,14 @@ type Options struct {
 // Older says how much of what was before a snapshot is fetched from other nodes (older.go).
 type Older struct {
 	Ahead int // events that are fetched before anybody asks for them, after each snapshot
-	Most  int // events in all, of each snapshot's past; at most MaxOlder
+	Most  int // events in all, of each snapshot's past; at most maxOlder
 }
 
-// MaxOlder bounds Older.Most, by the places that there are.
-const MaxOlder = 50_000
+// maxOlder bounds Older.Most, by the places that there are.
+const maxOlder = 50_000
 
-// ReceiptsRecord is the type byte of a receipts record in the outbox: bundle.TypeReceipts.
-const ReceiptsRecord = 6
+// receiptsRecord is the type byte of a receipts record in the outbox: bundle.TypeReceipts.
+const receiptsRecord = 6
 
 // Rooms is the one writer of room data. Safe for concurrent use; one lock a room.
 type Rooms struct {
@@ -115,7 +115,7 @@ func Open(kv store.KV, stream *store.Stream, o Options) (*Rooms, error) {
 		unread: newCache[unreadKey, *unread](unreadCache),
 		live:   map[matrix.RoomID]*live{}, numbered: map[uint32]*live{}, askers: map[matrix.ServerName]*asker{},
 	}
-	r.o.Older.Most = min(r.o.Older.Most, MaxOlder)
+	r.o.Older.Most = min(r.o.Older.Most, maxOlder)
 	if err := errors.Join(r.loadSeeking(), r.loadGaps()); err != nil {
 		return nil, fmt.Errorf("opening the rooms: %w", err)
 	}

@@ -33,7 +33,7 @@ func BenchmarkSealOpen(b *testing.B) {
 	for b.Loop() {
 		var slot Slot
 		slot, s = s.Next()
-		s.Marshal()
+		s.marshal()
 		box := slot.Seal(plain)
 		if _, err := r.Expected(1)[0].Open(box); err != nil {
 			b.Fatal(err)
@@ -41,7 +41,7 @@ func BenchmarkSealOpen(b *testing.B) {
 		if err := r.Done(slot.Index); err != nil {
 			b.Fatal(err)
 		}
-		r.Marshal()
+		r.marshal()
 	}
 }
 

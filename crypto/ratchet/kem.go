@@ -16,10 +16,8 @@ import (
 const (
 	PublicSize     = 1216 // ML-KEM-768's 1184, X25519's 32
 	CiphertextSize = 1120 // ML-KEM-768's 1088, X25519's 32
-	// MaxBlockSize bounds a KEM block: kind 1, epoch 4, and the larger of the two above.
-	MaxBlockSize = blockHead + PublicSize
 
-	blockHead = 1 + 4
+	blockHead = 1 + 4 // kind, epoch: in front of either
 	seedSize  = 32
 )
 

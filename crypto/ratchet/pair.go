@@ -100,8 +100,8 @@ func (p *Pair) Epoch() uint32 { return p.sender.epoch }
 // Newest is the newest epoch that anything can come in: Epoch or, while this end has answered, the one after it.
 func (p *Pair) Newest() uint32 { return p.receiver.epoch }
 
-// Began is when the epoch began that the next box is sent in.
-func (p *Pair) Began() time.Time { return time.Unix(int64(p.sender.began), 0) }
+// began is when the epoch began that the next box is sent in.
+func (p *Pair) began() time.Time { return time.Unix(int64(p.sender.began), 0) }
 
 // Index of the next box.
 func (p *Pair) Index() uint64 { return p.sender.index }
@@ -205,7 +205,7 @@ func (p *Pair) offers() bool { return (p.sender.epoch%2 == 0) == p.initiator }
 // due tells whether the epoch has lasted long enough.
 func (p *Pair) due(now time.Time) bool {
 	boxes := p.sender.index + p.receiver.high
-	life := now.Sub(p.Began())
+	life := now.Sub(p.began())
 	return boxes >= EpochBoxes || boxes > 0 && (life >= EpochLife || life < -EpochLife)
 }
 

@@ -16,7 +16,7 @@ import (
 func turnOnce(t *testing.T, offerer, answerer *Pair, now time.Time) {
 	t.Helper()
 	block, next, err := offerer.Turn(now, true)
-	if err != nil || block == nil || len(block) != MaxBlockSize {
+	if err != nil || block == nil || len(block) != blockHead+PublicSize {
 		t.Fatalf("offer: %d bytes, %v", len(block), err)
 	}
 	*offerer = next

@@ -8,7 +8,7 @@ import (
 )
 
 // MaxPairSize bounds a marshalled Pair in bytes: usually it has some 300, and 1,216 more while an offer waits.
-const MaxPairSize = 3 + 2*SenderSize + 12 + 2*(4+MaxReceiverSize) + PublicSize
+const MaxPairSize = 3 + 2*senderSize + 12 + 2*(4+maxReceiverSize) + PublicSize
 
 const kindPair = 'P'
 
@@ -34,7 +34,7 @@ func (p Pair) Marshal() []byte {
 		}
 	}
 	b := append(make([]byte, 0, 512), stateVersion, kindPair, has)
-	b = append(b, p.sender.Marshal()...)
+	b = append(b, p.sender.marshal()...)
 	if p.ended != nil {
 		b = binary.BigEndian.AppendUint32(b, p.ended.Epoch)
 		b = binary.BigEndian.AppendUint64(b, p.ended.Count)
@@ -52,13 +52,13 @@ func (p Pair) Marshal() []byte {
 	}
 	b = append(b, p.peerKey...)
 	if p.next != nil {
-		b = append(b, p.next.Marshal()...)
+		b = append(b, p.next.marshal()...)
 	}
 	return b
 }
 
 func appendReceiver(b []byte, r Receiver) []byte {
-	s := r.Marshal()
+	s := r.marshal()
 	b = binary.BigEndian.AppendUint32(b, uint32(len(s)))
 	return append(b, s...)
 }
@@ -82,7 +82,7 @@ func parsePair(b []byte) (p Pair, err error) {
 	has := b[2]
 	s := stateReader{b: b[3:]}
 	p.initiator, p.orphan = has&hasInitiator != 0, has&hasOrphan != 0
-	if p.sender, err = ParseSender(s.take(SenderSize)); err != nil {
+	if p.sender, err = parseSender(s.take(senderSize)); err != nil {
 		return p, err
 	}
 	if has&hasEnded != 0 {
@@ -124,7 +124,7 @@ func parsePair(b []byte) (p Pair, err error) {
 		p.peerKey = append([]byte(nil), k...)
 	}
 	if has&hasNext != 0 {
-		n, err := ParseSender(s.take(SenderSize))
+		n, err := parseSender(s.take(senderSize))
 		if err != nil {
 			return p, err
 		}
@@ -184,8 +184,8 @@ func (s *stateReader) receiver() (Receiver, error) {
 		return Receiver{}, errCut
 	}
 	size := binary.BigEndian.Uint32(n)
-	if size > MaxReceiverSize {
+	if size > maxReceiverSize {
 		return Receiver{}, fmt.Errorf("%w: a receiver of %d bytes", ErrState, size)
 	}
-	return ParseReceiver(s.take(int(size)))
+	return parseReceiver(s.take(int(size)))
 }

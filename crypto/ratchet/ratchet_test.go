@@ -30,12 +30,12 @@ func mustDone(t testing.TB, r *Receiver, index uint64) {
 // reparse sends a receiver through its bytes.
 func reparse(t rapid.TB, r Receiver) Receiver {
 	t.Helper()
-	b := r.Marshal()
-	got, err := ParseReceiver(b)
+	b := r.marshal()
+	got, err := parseReceiver(b)
 	if err != nil {
-		t.Fatalf("ParseReceiver: %v", err)
+		t.Fatalf("parseReceiver: %v", err)
 	}
-	if !bytes.Equal(got.Marshal(), b) || len(b) > MaxReceiverSize {
+	if !bytes.Equal(got.marshal(), b) || len(b) > maxReceiverSize {
 		t.Fatalf("another state came back (%d bytes)", len(b))
 	}
 	return got
@@ -169,16 +169,16 @@ func TestAnyLossAndOrderKeepsTheEndsInStep(t *testing.T) {
 			},
 			"receiver restarts": func(t *rapid.T) { r = reparse(t, r) },
 			"sender restarts": func(t *rapid.T) {
-				b := s.Marshal()
-				s2, err := ParseSender(b)
-				if err != nil || s2 != s || len(b) != SenderSize {
+				b := s.marshal()
+				s2, err := parseSender(b)
+				if err != nil || s2 != s || len(b) != senderSize {
 					t.Fatalf("%d bytes, %v", len(b), err)
 				}
 				s = s2
 			},
 			"receiver's transaction fails": func(t *rapid.T) {
 				before := r
-				bytesBefore := r.Marshal()
+				bytesBefore := r.marshal()
 				exp := r.Expected(20)
 				for _, k := range rapid.SliceOfN(rapid.IntRange(0, 19), 1, 4).Draw(t, "done") {
 					_ = r.Done(exp[k].Index)
@@ -190,8 +190,8 @@ func TestAnyLossAndOrderKeepsTheEndsInStep(t *testing.T) {
 				}
 				// What the attempt did shows neither in the state nor in what it expects.
 				r = before
-				again, err := ParseReceiver(bytesBefore)
-				if err != nil || !bytes.Equal(r.Marshal(), bytesBefore) || !slices.Equal(r.Expected(60), again.Expected(60)) {
+				again, err := parseReceiver(bytesBefore)
+				if err != nil || !bytes.Equal(r.marshal(), bytesBefore) || !slices.Equal(r.Expected(60), again.Expected(60)) {
 					t.Fatal("the copy was changed")
 				}
 			},
@@ -225,10 +225,10 @@ func TestAnyLossAndOrderKeepsTheEndsInStep(t *testing.T) {
 func TestCrashesNeverReuseAnIndex(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		root := testRoot("crash")
-		disk := NewSender(root, 0, true).Marshal()
+		disk := NewSender(root, 0, true).marshal()
 		left := map[[IDSize]byte]string{} // boxes that left, by id
 		for n := range rapid.IntRange(1, 60).Draw(t, "steps") {
-			s, err := ParseSender(disk)
+			s, err := parseSender(disk)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -238,7 +238,7 @@ func TestCrashesNeverReuseAnIndex(t *testing.T) {
 			if crash == 0 {
 				continue // before the state is on disk: the box has not left either
 			}
-			disk = after.Marshal()
+			disk = after.marshal()
 			if crash == 1 {
 				continue // before the box leaves: the index is lost, which the receiver bears
 			}
@@ -294,7 +294,7 @@ func TestOpenedBoxesStaySecret(t *testing.T) {
 	if err := r.Skip(6); err != nil { // 4 and 5 are given up
 		t.Fatal(err)
 	}
-	state := r.Marshal()
+	state := r.marshal()
 	for _, i := range append(open, 4, 5) {
 		if steals(state, slots[i]) {
 			t.Errorf("box %d can be opened with the state after it", i)
@@ -306,7 +306,7 @@ func TestOpenedBoxesStaySecret(t *testing.T) {
 		}
 	}
 	// The sender's state opens nothing that left; nor does it hold the root.
-	state = s.Marshal()
+	state = s.marshal()
 	for i, slot := range slots {
 		if steals(state, slot) {
 			t.Errorf("the sender's state opens box %d", i)
@@ -326,8 +326,8 @@ func TestWindowBoundsTheState(t *testing.T) {
 		t.Fatalf("far beyond: %v", err)
 	}
 	mustDone(t, &r, Window-1)
-	if n := len(r.Marshal()); n != MaxReceiverSize {
-		t.Fatalf("%d bytes, not %d", n, MaxReceiverSize)
+	if n := len(r.marshal()); n != maxReceiverSize {
+		t.Fatalf("%d bytes, not %d", n, maxReceiverSize)
 	}
 	if got := r.Expected(1 << 30); len(got) != Window-1 {
 		t.Fatalf("%d are expected", len(got))
@@ -411,18 +411,18 @@ func TestLogsDoNotShowSecrets(t *testing.T) {
 
 func FuzzParseSender(f *testing.F) {
 	_, s := NewSender(testRoot("f"), 1, true).Next()
-	f.Add(s.Marshal())
+	f.Add(s.marshal())
 	f.Add([]byte{})
-	f.Add(bytes.Repeat([]byte{0xff}, SenderSize))
+	f.Add(bytes.Repeat([]byte{0xff}, senderSize))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := ParseSender(b)
+		s, err := parseSender(b)
 		if err != nil {
 			if !errors.Is(err, ErrState) {
 				t.Fatal(err)
 			}
 			return
 		}
-		if !bytes.Equal(s.Marshal(), b) {
+		if !bytes.Equal(s.marshal(), b) {
 			t.Fatal("read, but not its own bytes")
 		}
 		if slot, s2 := s.Next(); s2.Index() != slot.Index+1 {
@@ -433,23 +433,23 @@ func FuzzParseSender(f *testing.F) {
 
 func FuzzParseReceiver(f *testing.F) {
 	r := NewReceiver(testRoot("f"), 1, true)
-	f.Add(r.Marshal())
+	f.Add(r.marshal())
 	mustDone(f, &r, 5)
 	mustDone(f, &r, 2)
-	f.Add(r.Marshal())
-	b := r.Marshal()
+	f.Add(r.marshal())
+	b := r.marshal()
 	b[len(b)-missedSize] = 0xff
 	f.Add(b)
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := ParseReceiver(b)
+		r, err := parseReceiver(b)
 		if err != nil {
 			if !errors.Is(err, ErrState) {
 				t.Fatal(err)
 			}
 			return
 		}
-		if !bytes.Equal(r.Marshal(), b) {
+		if !bytes.Equal(r.marshal(), b) {
 			t.Fatal("read, but not its own bytes")
 		}
 		exp := r.Expected(Window)

@@ -10,9 +10,9 @@ import (
 	"slices"
 )
 
-// MaxReceiverSize bounds a marshalled Receiver in bytes: head 14, high 8, chain key 32, count 2, and 34 for each index
+// maxReceiverSize bounds a marshalled Receiver in bytes: head 14, high 8, chain key 32, count 2, and 34 for each index
 // that was jumped over (usually none; at most Window-1 of them).
-const MaxReceiverSize = receiverHead + (Window-1)*missedSize
+const maxReceiverSize = receiverHead + (Window-1)*missedSize
 
 const (
 	receiverHead = stateHead + 8 + 32 + 2
@@ -162,8 +162,8 @@ func (r *Receiver) Ack() (next uint64, seen [ackBits / 8]byte) {
 	return next, seen
 }
 
-// Marshal writes the state: at most MaxReceiverSize bytes, which are secret.
-func (r Receiver) Marshal() []byte {
+// marshal writes the state: at most maxReceiverSize bytes, which are secret.
+func (r Receiver) marshal() []byte {
 	b := make([]byte, 0, receiverHead+len(r.missed)*missedSize)
 	b = appendHead(b, kindReceiver, r.epoch, r.began)
 	b = binary.BigEndian.AppendUint64(b, r.high)
@@ -176,9 +176,9 @@ func (r Receiver) Marshal() []byte {
 	return b
 }
 
-// ParseReceiver reads what Marshal wrote; the error wraps ErrState.
-func ParseReceiver(b []byte) (Receiver, error) {
-	if len(b) < receiverHead || len(b) > MaxReceiverSize {
+// parseReceiver reads what marshal wrote; the error wraps ErrState.
+func parseReceiver(b []byte) (Receiver, error) {
+	if len(b) < receiverHead || len(b) > maxReceiverSize {
 		return Receiver{}, fmt.Errorf("%w: a receiver of %d bytes", ErrState, len(b))
 	}
 	var r Receiver

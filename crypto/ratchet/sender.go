@@ -8,8 +8,8 @@ import (
 	"log/slog"
 )
 
-// SenderSize is the size of a marshalled Sender in bytes: version 1, kind 1, epoch 4, began 8, carry 32, index 8, chain key 32.
-const SenderSize = stateHead + 32 + 8 + 32
+// senderSize is the size of a marshalled Sender in bytes: version 1, kind 1, epoch 4, began 8, carry 32, index 8, chain key 32.
+const senderSize = stateHead + 32 + 8 + 32
 
 const (
 	stateVersion = 1
@@ -58,18 +58,18 @@ func (s Sender) Index() uint64 { return s.index }
 func (Sender) String() string       { return "[sender]" }
 func (Sender) LogValue() slog.Value { return slog.StringValue("[sender]") }
 
-// Marshal writes the state: SenderSize bytes, which are secret.
-func (s Sender) Marshal() []byte {
-	b := appendHead(make([]byte, 0, SenderSize), kindSender, s.epoch, s.began)
+// marshal writes the state: senderSize bytes, which are secret.
+func (s Sender) marshal() []byte {
+	b := appendHead(make([]byte, 0, senderSize), kindSender, s.epoch, s.began)
 	b = append(b, s.carry[:]...)
 	b = binary.BigEndian.AppendUint64(b, s.index)
 	return append(b, s.chain[:]...)
 }
 
-// ParseSender reads what Marshal wrote; the error wraps ErrState.
-func ParseSender(b []byte) (Sender, error) {
-	if len(b) != SenderSize {
-		return Sender{}, fmt.Errorf("%w: a sender of %d bytes, not %d", ErrState, len(b), SenderSize)
+// parseSender reads what marshal wrote; the error wraps ErrState.
+func parseSender(b []byte) (Sender, error) {
+	if len(b) != senderSize {
+		return Sender{}, fmt.Errorf("%w: a sender of %d bytes, not %d", ErrState, len(b), senderSize)
 	}
 	var s Sender
 	var err error

@@ -59,7 +59,7 @@ func TestVectors(t *testing.T) {
 		for _, want := range v.Slots {
 			for s.Index() < want.Index {
 				if s.Index() == 2 {
-					same("sender's state", s.Marshal(), v.Sender)
+					same("sender's state", s.marshal(), v.Sender)
 				}
 				_, s = s.Next()
 			}
@@ -81,7 +81,7 @@ func TestVectors(t *testing.T) {
 		if err := r.Done(1); err != nil {
 			t.Fatal(err)
 		}
-		same("receiver's state", r.Marshal(), v.Receiver)
+		same("receiver's state", r.marshal(), v.Receiver)
 	}
 }
 

@@ -6,8 +6,8 @@
 // time is refused. The package serves named methods on a unix socket that only the owner may open: one request a
 // connection, one line of JSON each way.
 //
-// Invariants: requests and answers are bounded (MaxRequest, MaxAnswer) before they are read; a client that sends
-// nothing is cut off after Patience; nothing listens on TCP; the socket's folder and mode keep other users out.
+// Invariants: requests and answers are bounded (maxRequest, maxAnswer) before they are read; a client that sends
+// nothing is cut off after patience; nothing listens on TCP; the socket's folder and mode keep other users out.
 package control
 
 import (
@@ -26,11 +26,11 @@ import (
 
 // Bounds of one exchange.
 const (
-	MaxRequest  = 64 << 10         // bytes
-	MaxAnswer   = 4 << 20          // bytes
-	MaxSocket   = 104              // bytes of a unix socket's path (sockaddr_un has 108)
-	MaxConns    = 32               // at once; more wait
-	Patience    = 10 * time.Second // for a request to arrive, and an answer to be taken
+	maxRequest  = 64 << 10         // bytes
+	maxAnswer   = 4 << 20          // bytes
+	maxSocket   = 104              // bytes of a unix socket's path (sockaddr_un has 108)
+	maxConns    = 32               // at once; more wait
+	patience    = 10 * time.Second // for a request to arrive, and an answer to be taken
 	answerLimit = 2 * time.Minute  // for a method to run
 )
 
@@ -65,8 +65,8 @@ type answer struct {
 // Serve listens at path until ctx ends. A socket left by a killed process is replaced: the caller holds the lock of
 // the data directory, so nobody else serves there.
 func Serve(ctx context.Context, path string, methods map[string]Handler) error {
-	if len(path) > MaxSocket {
-		return fmt.Errorf("control socket %q: the path is %d bytes long, at most %d are possible: choose a data directory with a shorter name", path, len(path), MaxSocket)
+	if len(path) > maxSocket {
+		return fmt.Errorf("control socket %q: the path is %d bytes long, at most %d are possible: choose a data directory with a shorter name", path, len(path), maxSocket)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("control socket: %w", err)
@@ -82,7 +82,7 @@ func Serve(ctx context.Context, path string, methods map[string]Handler) error {
 	defer l.Close()
 	var running sync.WaitGroup
 	defer running.Wait()
-	places := make(chan struct{}, MaxConns)
+	places := make(chan struct{}, maxConns)
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -101,7 +101,7 @@ func Serve(ctx context.Context, path string, methods map[string]Handler) error {
 }
 
 func serveOne(ctx context.Context, c net.Conn, methods map[string]Handler) {
-	c.SetDeadline(time.Now().Add(Patience))
+	c.SetDeadline(time.Now().Add(patience))
 	var a answer
 	req, err := readRequest(c)
 	if err == nil {
@@ -114,18 +114,18 @@ func serveOne(ctx context.Context, c net.Conn, methods map[string]Handler) {
 		a = answer{Error: err.Error()}
 	}
 	b, err := json.Marshal(a)
-	if err != nil || len(b) > MaxAnswer {
+	if err != nil || len(b) > maxAnswer {
 		b, _ = json.Marshal(answer{Error: ErrTooLarge.Error()})
 	}
-	c.SetDeadline(time.Now().Add(Patience))
+	c.SetDeadline(time.Now().Add(patience))
 	c.Write(append(b, '\n')) // the caller sees a broken answer as an error of its own
 }
 
 // readRequest reads one line; what follows it is ignored.
 func readRequest(r io.Reader) (request, error) {
 	var req request
-	line, err := bufio.NewReader(io.LimitReader(r, MaxRequest+1)).ReadBytes('\n')
-	if len(line) > MaxRequest {
+	line, err := bufio.NewReader(io.LimitReader(r, maxRequest+1)).ReadBytes('\n')
+	if len(line) > maxRequest {
 		return req, ErrTooLarge
 	}
 	if err != nil {
@@ -171,13 +171,13 @@ func Call(ctx context.Context, path, method string, args, result any) error {
 	if err != nil {
 		return fmt.Errorf("control: %w", err)
 	}
-	if len(b) >= MaxRequest {
+	if len(b) >= maxRequest {
 		return ErrTooLarge
 	}
 	if _, err := c.Write(append(b, '\n')); err != nil {
 		return fmt.Errorf("control: %w", err)
 	}
-	line, err := bufio.NewReader(io.LimitReader(c, MaxAnswer+1)).ReadBytes('\n')
+	line, err := bufio.NewReader(io.LimitReader(c, maxAnswer+1)).ReadBytes('\n')
 	if err != nil {
 		return fmt.Errorf("control: answer cut short: %w", err)
 	}

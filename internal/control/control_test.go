@@ -114,7 +114,7 @@ func TestSocketOfAKilledProcessIsReplaced(t *testing.T) {
 
 func TestOversizedRequestIsRefusedNotRead(t *testing.T) {
 	path := serve(t, map[string]Handler{"echo": echo})
-	if err := Call(t.Context(), path, "echo", strings.Repeat("x", MaxRequest), nil); !errors.Is(err, ErrTooLarge) {
+	if err := Call(t.Context(), path, "echo", strings.Repeat("x", maxRequest), nil); !errors.Is(err, ErrTooLarge) {
 		t.Fatal(err)
 	}
 	c, err := net.Dial("unix", path)
@@ -122,7 +122,7 @@ func TestOversizedRequestIsRefusedNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.Write(bytes.Repeat([]byte("x"), MaxRequest+1))
+	c.Write(bytes.Repeat([]byte("x"), maxRequest+1))
 	var buf [200]byte
 	n, _ := c.Read(buf[:])
 	if !strings.Contains(string(buf[:n]), "too large") {

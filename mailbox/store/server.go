@@ -21,8 +21,8 @@ import (
 	kv "tarn/store"
 )
 
-// Schema is the version of the directory's form that this program writes.
-const Schema = 1
+// schema is the version of the directory's form that this program writes.
+const schema = 1
 
 // Defaults of Config.
 const (
@@ -206,7 +206,7 @@ func (s *Server) openDir() error {
 		return fmt.Errorf("mailbox store: %w", err)
 	}
 	s.unlock = unlock
-	want := identity{Schema, s.cfg.ExpiryUnit.Milliseconds(), s.cfg.Bucket.Milliseconds()}
+	want := identity{schema, s.cfg.ExpiryUnit.Milliseconds(), s.cfg.Bucket.Milliseconds()}
 	b, err := os.ReadFile(s.path("store.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		if b, err = json.Marshal(want); err == nil {
@@ -224,8 +224,8 @@ func (s *Server) openDir() error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: store.json: %w", ErrSchema, err)
-	case have.Schema > Schema:
-		return fmt.Errorf("%w: a newer version of this program wrote it (schema %d; this one knows %d): upgrade", ErrSchema, have.Schema, Schema)
+	case have.Schema > schema:
+		return fmt.Errorf("%w: a newer version of this program wrote it (schema %d; this one knows %d): upgrade", ErrSchema, have.Schema, schema)
 	case have.Schema < 1:
 		return fmt.Errorf("%w: store.json has schema %d", ErrSchema, have.Schema)
 	case have != want:
