@@ -35,7 +35,7 @@ type Options struct {
 // Older says how much of what was before a snapshot is fetched from other nodes (older.go).
 type Older struct {
 	Ahead int // events that are fetched before anybody asks for them, after each snapshot
-	Most  int // events in all, of each snapshot's past; at most maxOlder
+	Most  int // events in all, of each snapshot's past; at most 50,000
 }
 
 // maxOlder bounds Older.Most, by the places that there are.
