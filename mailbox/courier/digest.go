@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"tarn/mailbox"
@@ -28,9 +29,9 @@ const (
 // follower reads the digest of one store for all sessions that follow it: one fetch a page.
 type follower struct {
 	target [32]byte
-	slack  time.Duration // mailbox.Slack of its clock; readDigest's own
 
 	// Guarded by Server.mu.
+	slack    time.Duration // mailbox.Slack of its clock
 	sessions int           // that follow it
 	began    time.Time     // when the first came
 	idle     time.Time     // since when there are none
@@ -233,8 +234,8 @@ func (s *Server) readDigest(f *follower) {
 			return
 		}
 		now := time.Now()
-		levels := s.wantedLevels(f, now)
-		theirs := now.Add(-f.slack)
+		levels, slack := s.wantedLevels(f, now)
+		theirs := now.Add(-slack)
 		var next time.Time
 		for _, level := range levels {
 			at := mailbox.PageAt(level, theirs, d.Bucket)
@@ -242,24 +243,22 @@ func (s *Server) readDigest(f *follower) {
 				done[level] = 0
 			}
 			done[level] = max(done[level], at.Index-min(at.Index, maxCatchUp))
-			for ; done[level] < at.Index && s.ctx.Err() == nil; done[level]++ {
-				if !s.readPage(f, c, mailbox.PageAddr{Level: level, Index: done[level]}) {
-					break
-				}
-			}
+			done[level] += s.readPages(f, c, level, done[level], at.Index)
 			_, end := at.Times(d.Bucket)
 			if next.IsZero() || end.Before(next) {
 				next = end
 			}
 		}
 		// A moment later, for clocks that are not quite right.
-		if s.sleep(max(time.Until(next.Add(f.slack)), 0)+min(d.Bucket/8, 100*time.Millisecond)) != nil {
+		_, slack = s.wantedLevels(f, now)
+		if s.sleep(max(time.Until(next.Add(slack)), 0)+min(d.Bucket/8, 100*time.Millisecond)) != nil {
 			return
 		}
 	}
 }
 
-func (s *Server) wantedLevels(f *follower, now time.Time) (out []uint8) {
+// wantedLevels are the levels to read, and the follower's slack.
+func (s *Server) wantedLevels(f *follower, now time.Time) (out []uint8, slack time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for l, at := range f.wanted {
@@ -268,9 +267,9 @@ func (s *Server) wantedLevels(f *follower, now time.Time) (out []uint8) {
 		}
 	}
 	if len(out) == 0 {
-		return []uint8{0} // nobody is pushed anything now: what a newcomer wants first
+		out = []uint8{0} // nobody is pushed anything now: what a newcomer wants first
 	}
-	return out
+	return out, f.slack
 }
 
 // abandoned notes the store's bucket, and whether its digest need not be read any more: then the follower is gone, if it
@@ -288,13 +287,51 @@ func (s *Server) abandoned(f *follower, bucket time.Duration) bool {
 	return false
 }
 
-// readPage reads one page; false: it is to be tried again with the next.
-func (s *Server) readPage(f *follower, c *mailbox.Client, at mailbox.PageAddr) bool {
+// readPages reads the pages of a level from one index to before another, at most maxCatchUp, all at once: where a bucket is shorter than the way to
+// the store and back, one after the other would fall behind. It keeps them in their order, up to the first that did not come, and says how many are
+// done with.
+func (s *Server) readPages(f *follower, c *mailbox.Client, level uint8, from, to uint64) (done uint64) {
+	type result struct {
+		page *page
+		ok   bool
+	}
+	results := make([]result, to-from)
+	var all sync.WaitGroup
+	for i := range results {
+		all.Go(func() {
+			results[i].page, results[i].ok = s.readPage(f, c, mailbox.PageAddr{Level: level, Index: from + uint64(i)})
+		})
+	}
+	all.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range results {
+		if !r.ok {
+			break
+		}
+		done++
+		if r.page != nil {
+			f.pages[level] = append(f.pages[level], *r.page)
+		}
+	}
+	if n := len(f.pages[level]); n > keepPages {
+		f.pages[level] = slices.Clone(f.pages[level][n-keepPages:])
+	}
+	return done
+}
+
+// readPage reads one page; false: it is to be tried again with the next. nil: there is nothing to push of it.
+func (s *Server) readPage(f *follower, c *mailbox.Client, at mailbox.PageAddr) (*page, bool) {
+	learn := func(closed uint64, asked time.Time) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		f.slack = mailbox.Slack(f.slack, f.bucket, closed, asked, time.Now())
+	}
 	for try := range 3 {
 		asked := time.Now()
 		h, err := c.SealGet(mailbox.Request{Op: mailbox.OpDigest, Page: at}, 0)
 		if err != nil {
-			return false
+			return nil, false
 		}
 		r := h.Take()
 		s.forward(nil, r.Target, r.Epoch, r.Box, nil, h.Resolve)
@@ -304,40 +341,34 @@ func (s *Server) readPage(f *follower, c *mailbox.Client, at mailbox.PageAddr) b
 		var early mailbox.EarlyError
 		switch {
 		case errors.As(err, &early):
-			f.slack = mailbox.Slack(f.slack, f.bucket, early.Closed, asked, time.Now())
+			learn(early.Closed, asked)
 			if try == 2 || s.sleep(time.Second) != nil {
-				return false
+				return nil, false
 			}
 			continue
 		case errors.Is(err, mailbox.ErrTooMany), errors.Is(err, mailbox.ErrGone):
-			return true
+			return nil, true
 		case errors.Is(err, mailbox.ErrNoDescriptor):
 			s.forget(f.target)
 			if raw, err := s.describe(nil, f.target); err == nil {
 				c.SetDescriptor(raw) //nolint:errcheck // if it is no good the next page fails too
 			}
-			return false
+			return nil, false
 		case err != nil:
-			return false
+			return nil, false
 		}
 		p, err := c.ReadPage(at, body)
 		if err != nil {
-			return false
+			return nil, false
 		}
-		f.slack = mailbox.Slack(f.slack, f.bucket, p.Closed, asked, time.Now())
-		g := page{index: at.Index}
+		learn(p.Closed, asked)
+		g := &page{index: at.Index}
 		if p.Parts == 1 && p.Size()+mailbox.PushedOverhead <= mailbox.PushedRoom {
 			g.part = p.Bytes()
 		}
-		s.mu.Lock()
-		f.pages[at.Level] = append(f.pages[at.Level], g)
-		if n := len(f.pages[at.Level]); n > keepPages {
-			f.pages[at.Level] = slices.Clone(f.pages[at.Level][n-keepPages:])
-		}
-		s.mu.Unlock()
-		return true
+		return g, true
 	}
-	return false
+	return nil, false
 }
 
 func (s *Server) sleep(d time.Duration) error {

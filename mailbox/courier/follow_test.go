@@ -97,3 +97,35 @@ func testOnion(t *testing.T) [32]byte {
 	}
 	return [32]byte(public)
 }
+
+// An answer that was too late for its frame goes with the next that has none of its own; the newest first, for who waits for the others has asked again.
+func TestLateAnswersTheNewestFirst(t *testing.T) {
+	s, err := New(Config{Keys: someKeys{testOnion(t)}, Dial: nowhere{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := newSession(s, false, 1, time.Now())
+	x.up = &mailbox.Channel{}
+	for n := range uint32(6) {
+		x.open[n] = struct{}{}
+	}
+	answered := func(frame uint32, want int) {
+		t.Helper()
+		got := -1
+		if f := x.answers(frame); f.Get != nil {
+			got = int(f.Get.Frame)
+		}
+		if got != want {
+			t.Errorf("frame %d carries the answer to %d, not to %d", frame, got, want)
+		}
+	}
+	answered(0, -1)
+	answered(1, -1)
+	for _, n := range []uint32{0, 1, 2, 4} {
+		x.deliver(n, false, []byte("answer"))
+	}
+	answered(2, 2)
+	answered(3, 1)
+	answered(4, 4)
+	answered(5, 0)
+}

@@ -318,25 +318,27 @@ func (x *session) write(c net.Conn) {
 	}
 }
 
-// answers takes what the answer to that frame holds: the GET answer of the frame itself if it is there, else the oldest
+// answers takes what the answer to that frame holds: the GET answer of the frame itself if it is there, else the newest
 // one that was too late for its own; and the oldest receipts. One that is early is not taken: its own frame would then
-// take another's, and so on, and each time that none is there all would wait longer, for ever.
+// take another's, and so on, and each time that none is there all would wait longer, for ever. So would they if the oldest
+// late one went first: each frame carries one answer and asks for one, so that what a stall once left behind stays; whoever
+// asked for that has asked again.
 func (x *session) answers(frame uint32) *mailbox.DownFrame {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	f := &mailbox.DownFrame{}
 	delete(x.open, frame)
-	late := -1
+	take := -1
 	for i, a := range x.gets {
-		if _, early := x.open[a.Frame]; a.Frame == frame || !early && late < 0 {
-			late = i
+		if _, early := x.open[a.Frame]; !early {
+			take = i // they lie in the order in which they came
 		}
 		if a.Frame == frame {
 			break
 		}
 	}
-	if late >= 0 {
-		a := x.drop(&x.gets, late)
+	if take >= 0 {
+		a := x.drop(&x.gets, take)
 		f.Get = &a
 	}
 	for len(x.receipts) > 0 && len(f.Receipts) < mailbox.MaxReceipts {
