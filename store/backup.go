@@ -56,7 +56,11 @@ func Backup(kv KV, w io.Writer) error {
 	return nil
 }
 
-// Restore reads a backup into an empty store. On error (ErrBackup, or of the store) the store is to be thrown away: it may hold a part.
+// restoreGap is how many positions of the stream (Pos) a restored node leaves out: more than it can have given since the backup. Clients have some of those,
+// and what comes now shall lie behind each.
+const restoreGap = 1 << 40
+
+// Restore reads a backup into an empty store; positions go on behind all that were given since. On error (ErrBackup, or of the store) the store is to be thrown away: it may hold a part.
 func Restore(kv KV, r io.Reader) error {
 	if err := kv.View(func(r Reader) error {
 		return r.Scan(nil, nil, func(_, _ []byte) (bool, error) {
@@ -77,6 +81,9 @@ func Restore(kv KV, r io.Reader) error {
 			k, v, err := in.row()
 			if err != nil {
 				return err
+			}
+			if bytes.Equal(k, leaseKey()) && len(v) == 8 {
+				v = AppendUint64(nil, binary.BigEndian.Uint64(v)+restoreGap)
 			}
 			if end = k == nil; !end {
 				keys, values = append(keys, k), append(values, v)

@@ -159,6 +159,37 @@ func TestBackupRestoresEveryRow(t *testing.T) {
 	}
 }
 
+// What a restored node tells lies behind every position that was given since the backup, to clients that were there.
+func TestPositionsGoOnBehindThoseGivenSinceTheBackup(t *testing.T) {
+	kv := OpenMemory()
+	stream := func(kv KV, n int) (last Pos) {
+		t.Helper()
+		s, err := OpenStream(kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range n {
+			if last, err = s.Write(func(Txn, Pos) ([]string, error) { return nil, nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return last
+	}
+	stream(kv, 1)
+	var b bytes.Buffer
+	if err := Backup(kv, &b); err != nil {
+		t.Fatal(err)
+	}
+	given := stream(kv, 3*leaseBlock)
+	to := OpenMemory()
+	if err := Restore(to, &b); err != nil {
+		t.Fatal(err)
+	}
+	if first := stream(to, 1); first <= given {
+		t.Errorf("position %d was given before: up to %d", first, given)
+	}
+}
+
 func TestDamagedBackupIsRefused(t *testing.T) {
 	from := OpenMemory()
 	for i := range 20 {
