@@ -4,9 +4,11 @@
 // mailboxes, three nodes, and an ordinary Matrix client library (mautrix-go) at each node.
 //
 // It introduces the nodes, lets two clients hold a conversation, with one node off for a part of it and with a mailbox of each
-// kind and both nodes killed, lets a third one in who is a contact of one of them alone, prints the transcript with the time that
-// each message took, and then stays up, so that a person can log in with Element. With --check it ends after the transcript, with exit status 0 only if every message
-// stands exactly once and in order in both timelines, and nothing that names anybody is in the mailbox's data or in a log.
+// kind and both nodes killed, measures with a quick schedule how long a message takes, lets a third one in who is a contact of
+// one of them alone, loses a node with all that it wrote and makes it again from a backup, prints the transcript with the time
+// that each message took, and then stays up, so that a person can log in with Element. With --check it ends after the
+// transcript, with exit status 0 only if every message stands exactly once and in order in both timelines, and nothing that
+// names anybody is in the mailbox's data or in a log. With --delivery it measures, and ends.
 package main
 
 import (
@@ -27,7 +29,8 @@ func main() {
 	check := flag.Bool("check", false, "end after the transcript; exit status 0 only if everything arrived exactly once and in order")
 	dir := flag.String("dir", "build/demo", "where everything is kept; emptied first")
 	bin := flag.String("bin", "build/bin", "the folder of the programs node, mailbox and tornet")
-	limit := flag.Duration("limit", 15*time.Minute, "give up after this time (with --check)")
+	times := flag.Int("delivery", 0, "measure only how long so many messages take each way, with a frame each 100 ms")
+	limit := flag.Duration("limit", 15*time.Minute, "give up after this time (with --check or --delivery)")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "demo: unexpected argument %q; `demo --help` shows the flags\n", flag.Arg(0))
@@ -35,18 +38,18 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if *check {
+	if *check || *times > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, *limit)
 		defer cancel()
 	}
-	if err := run(ctx, *dir, *bin, *check); err != nil && !(errors.Is(err, context.Canceled) && !*check) {
+	if err := run(ctx, *dir, *bin, *check, *times); err != nil && !(errors.Is(err, context.Canceled) && !*check) {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, dir, bin string, check bool) (err error) {
+func run(ctx context.Context, dir, bin string, check bool, times int) (err error) {
 	start := time.Now()
 	dir, err = filepath.Abs(dir)
 	if err != nil {
@@ -70,8 +73,8 @@ func run(ctx context.Context, dir, bin string, check bool) (err error) {
 	if err := s.build(ctx); err != nil {
 		return err
 	}
-	p := newPlay(s)
-	if err := p.perform(ctx); err != nil {
+	p := newPlay(s, times)
+	if err := p.perform(ctx); err != nil || times > 0 {
 		return err
 	}
 	if err := p.verify(ctx); err != nil {

@@ -32,6 +32,7 @@ type player struct {
 	mu      sync.Mutex
 	invites map[id.RoomID]bool
 	banned  map[id.RoomID]bool
+	read    map[id.UserID]id.EventID // the newest, in any room
 	heard   []heard
 	news    chan struct{} // closed and replaced at each change
 }
@@ -42,7 +43,7 @@ func newPlayer(ctx context.Context, name string, n *homeserver) (*player, error)
 		return nil, err
 	}
 	c.DefaultHTTPRetries = 0
-	p := &player{c: c, name: name, invites: map[id.RoomID]bool{}, banned: map[id.RoomID]bool{}, news: make(chan struct{})}
+	p := &player{c: c, name: name, invites: map[id.RoomID]bool{}, banned: map[id.RoomID]bool{}, read: map[id.UserID]id.EventID{}, news: make(chan struct{})}
 	_, err = c.Login(ctx, &mautrix.ReqLogin{
 		Type: mautrix.AuthTypePassword, Identifier: mautrix.UserIdentifier{Type: mautrix.IdentifierTypeUser, User: n.user},
 		Password: n.password, StoreCredentials: true, InitialDeviceDisplayName: "demo",
@@ -96,6 +97,9 @@ func (p *player) take(r *mautrix.RespSync) {
 		}
 	}
 	for id, room := range r.Rooms.Join {
+		for _, e := range room.Ephemeral.Events {
+			p.hearReceipts(e)
+		}
 		for _, e := range room.Timeline.Events {
 			if e.Type.Type != event.EventMessage.Type {
 				continue
@@ -106,6 +110,19 @@ func (p *player) take(r *mautrix.RespSync) {
 	}
 	close(p.news)
 	p.news = make(chan struct{})
+}
+
+func (p *player) hearReceipts(e *event.Event) {
+	if e.Type.Type != event.EphemeralEventReceipt.Type {
+		return
+	}
+	for ev, kinds := range e.Content.Raw {
+		kinds, _ := kinds.(map[string]any)
+		users, _ := kinds["m.read"].(map[string]any)
+		for user := range users {
+			p.read[id.UserID(user)] = id.EventID(ev)
+		}
+	}
 }
 
 // until waits for a condition on what was heard.

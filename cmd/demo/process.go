@@ -99,7 +99,13 @@ func (s *stage) spawn(name, program string, args ...string) (*process, error) {
 
 // command runs a short command and returns what it prints.
 func (s *stage) command(ctx context.Context, program string, args ...string) (string, error) {
+	return s.commandWith(ctx, "", program, args...)
+}
+
+// commandWith gives it words on its standard input.
+func (s *stage) commandWith(ctx context.Context, in, program string, args ...string) (string, error) {
 	c := exec.CommandContext(ctx, filepath.Join(s.bin, program), args...)
+	c.Stdin = strings.NewReader(in)
 	var out, words bytes.Buffer
 	c.Stdout, c.Stderr = &out, &words
 	if err := c.Run(); err != nil {

@@ -36,11 +36,11 @@ func (s *stage) build(ctx context.Context) error {
 	}
 	s.say("starting two mailboxes that keep boxes, and two that carry requests to them")
 	for i := range 2 {
-		store, err := s.buildMailbox(ctx, fmt.Sprintf("mailbox-store-%d", i+1), "--courier=false", "--digest-bucket", "500ms")
+		store, err := s.buildMailbox(ctx, fmt.Sprintf("mailbox-store-%d", i+1), "--courier=false", "--digest-bucket", "250ms")
 		if err != nil {
 			return err
 		}
-		courier, err := s.buildMailbox(ctx, fmt.Sprintf("mailbox-courier-%d", i+1), "--store=false")
+		courier, err := s.buildMailbox(ctx, fmt.Sprintf("mailbox-courier-%d", i+1), "--store=false", "--max-frames", "20")
 		if err != nil {
 			return err
 		}

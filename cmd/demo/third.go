@@ -16,24 +16,28 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// third is the act with somebody who is a contact of bob's alone: he invites her, and his node passes on what she and alice say. It ends when alice
-// bans her.
-func (p *play) third(ctx context.Context) error {
-	alice, bob, carol := p.players[0], p.players[1], p.players[2]
+// another makes the other room, of alice and bob, and invites lets carol in, who is a contact of bob's alone.
+func (p *play) another(ctx context.Context) error {
+	alice, bob := p.players[0], p.players[1]
 	r, err := alice.c.CreateRoom(ctx, &mautrix.ReqCreateRoom{Preset: "private_chat", Name: thirdName, Invite: []id.UserID{bob.c.UserID}})
 	if err != nil {
 		return fmt.Errorf("alice creates another room: %w", err)
 	}
 	p.other = r.RoomID
-	if err := p.enters(ctx, bob); err != nil {
-		return err
-	}
+	return p.enters(ctx, bob)
+}
+
+func (p *play) invites(ctx context.Context) error {
+	bob, carol := p.players[1], p.players[2]
 	if _, err := bob.c.InviteUser(ctx, p.other, &mautrix.ReqInviteUser{UserID: carol.c.UserID}); err != nil {
 		return fmt.Errorf("bob invites carol: %w", err)
 	}
-	if err := p.enters(ctx, carol); err != nil {
-		return err
-	}
+	return p.enters(ctx, carol)
+}
+
+// third is the act with the third in the other room: bob's node passes on what she and alice say. It ends when alice bans her.
+func (p *play) third(ctx context.Context) error {
+	alice, bob, carol := p.players[0], p.players[1], p.players[2]
 	took, err := p.tells(ctx, alice, "from alice to all", bob, carol)
 	if err != nil {
 		return err

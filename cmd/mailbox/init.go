@@ -40,6 +40,7 @@ func cmdInit(_ context.Context, e cli.Env, args []string) error {
 	f.StringVar(&cfg.Family, "family", cfg.Family, "a label that all your mailboxes share")
 	f.IntVar(&cfg.Ponds, "ponds", cfg.Ponds, "addresses, each with boxes of its own")
 	f.IntVar(&cfg.MaxSessions, "max-sessions", cfg.MaxSessions, "sessions of nodes at once")
+	f.IntVar(&cfg.MaxFrames, "max-frames", cfg.MaxFrames, "frames a second that one session may have")
 	f.IntVar(&cfg.MaxLinks, "max-links", cfg.MaxLinks, "links with other mailboxes at once")
 	f.IntVar(&cfg.MaxConnections, "max-connections", cfg.MaxConnections, "connections served at once")
 	f.IntVar(&cfg.PowRate, "pow-rate", cfg.PowRate, "connections a second from which tor asks for a proof of work; 0: never")
