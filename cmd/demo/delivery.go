@@ -15,7 +15,7 @@ import (
 )
 
 // quick is the schedule in which delivery is measured.
-var quick = map[string]string{"frame": "100ms", "mix": "50ms", "lag": "500ms", "push": "250ms", "ack_delay": "400ms", "rewrite": "8s"}
+var quick = map[string]string{"frame": "100ms", "mix": "50ms", "lag": "350ms", "push": "250ms", "ack_delay": "400ms", "rewrite": "8s"}
 
 // The most that delivery may take with it on a machine that does other things besides; twice that over a third node. docs/operating.md has what it
 // takes on a quiet one.
