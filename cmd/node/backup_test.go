@@ -31,7 +31,9 @@ func (o *onFirst) Write(p []byte) (int, error) {
 	return o.Writer.Write(p)
 }
 
-func TestABackupHasAllFilesThatItsDatabaseNames(t *testing.T) {
+// offline makes a node and opens it; it does not run.
+func offline(t *testing.T) *node {
+	t.Helper()
 	dir := t.TempDir()
 	cfg := configs.DefaultNode()
 	cfg.DataDir, cfg.Tor.Mode = dir, "off"
@@ -45,6 +47,11 @@ func TestABackupHasAllFilesThatItsDatabaseNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return n
+}
+
+func TestABackupHasAllFilesThatItsDatabaseNames(t *testing.T) {
+	n := offline(t)
 	defer n.close()
 	upload := func(text string) string {
 		id, err := n.media.Upload("@alice:"+matrix.UserID(n.id.name), strings.NewReader(text), int64(len(text)), media.Meta{})

@@ -37,6 +37,7 @@ func main() {
 		{Name: "user suspend", Args: "NAME", Does: "let a user read and leave, nothing else", Run: cmdStanding("user suspend", account.Standing{Suspended: true}, "Suspended.")},
 		{Name: "user free", Args: "NAME", Does: "end a lock or suspension", Run: cmdStanding("user free", account.Standing{}, "Free again.")},
 		{Name: "notice", Args: "(NAME | --all) TEXT", Does: "tell a user, or all, something as the node's operator", Run: cmdNotice},
+		{Name: "reports", Does: "list what users reported: messages, rooms, people", Run: cmdReports},
 		{Name: "media list", Args: "[--user NAME]", Does: "list the files that users uploaded", Run: cmdMediaList},
 		{Name: "media delete", Args: "FILE…", Does: "delete files for good: what `media list` or an mxc:// address names", Run: cmdMediaDelete},
 		{Name: "token", Args: "[--life 168h]", Does: "print a one-time token with which one person can register", Run: cmdToken},

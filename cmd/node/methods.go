@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"tarn/account"
 	"tarn/internal/control"
 	"tarn/matrix"
 	"tarn/replicate"
@@ -69,6 +70,7 @@ func (n *node) methods() map[string]control.Handler {
 		"cut":           method(n.cut),
 		"presence":      method(n.presence),
 		"notice":        method(n.notice),
+		"reports":       method(func(context.Context, struct{}) ([]account.Report, error) { return n.accounts.Reports() }),
 		"media list":    method(n.listMedia),
 		"media delete":  method(n.deleteMedia),
 		"tokens":        method(func(context.Context, struct{}) (tokensResult, error) { return n.tokens(), nil }),

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
+	"tarn/account"
 	"tarn/configs"
 	"tarn/internal/cli"
 	"tarn/matrix"
@@ -143,4 +145,35 @@ func cmdMediaDelete(ctx context.Context, e cli.Env, args []string) error {
 	}
 	fmt.Fprintf(e.Err, "Deleted. Copies that clients keep are not reached.\n")
 	return f.Show(e, res, func(io.Writer) {})
+}
+
+// cmdReports lists what users reported: the node's owner is who can do something about it.
+func cmdReports(ctx context.Context, e cli.Env, args []string) error {
+	f := program.Flags(e, "reports")
+	if err := f.NoWords(args); err != nil {
+		return err
+	}
+	var res []account.Report
+	if err := call(ctx, f.Config, "reports", true, nil, &res); err != nil {
+		return err
+	}
+	return f.Show(e, res, func(w io.Writer) { printReports(w, res) })
+}
+
+// printReports writes a line for each: when, by whom, what, and why.
+func printReports(w io.Writer, list []account.Report) {
+	for _, x := range list {
+		var what []string
+		if x.Event != "" {
+			what = append(what, "event "+string(x.Event))
+		}
+		if x.Room != "" {
+			what = append(what, "room "+string(x.Room))
+		}
+		if x.User != "" {
+			what = append(what, "user "+string(x.User))
+		}
+		fmt.Fprintf(w, "%s  %s  %s  %q\n", time.Unix(x.Time, 0).Format(time.DateTime), x.By, strings.Join(what, " in "), x.Reason)
+	}
+	fmt.Fprintf(w, "%d reports\n", len(list))
 }
