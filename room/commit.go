@@ -150,8 +150,12 @@ func (p *plan) writeMembers(w *writer) {
 		}
 		if p.census.servers[s] > 0 {
 			w.set(serverKey(s, p.n), nil)
+			w.delete(partedKey(p.n, s))
 		} else {
 			w.delete(serverKey(s, p.n))
+			if by, ok := p.parted[s]; ok {
+				w.set(partedKey(p.n, s), binary.AppendUvarint(nil, uint64(p.changed[by].place)))
+			}
 		}
 		if p.census.guests[s] > 0 {
 			w.set(guestKey(s, p.n), nil)

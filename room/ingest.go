@@ -185,6 +185,9 @@ func (in *ingest) piece() (more bool, err error) {
 				stored = append(stored, c.ev.ID())
 			}
 		}
+		if err := p.standDown(); err != nil {
+			return err
+		}
 		if more = len(in.work) > 0; more {
 			return nil
 		}
@@ -421,8 +424,13 @@ func (p *plan) accept(ev *matrix.Event, from matrix.ServerName, awaited bool) (*
 		return nil, nil, err
 	}
 	e, err := p.put(ev, in)
-	if err == nil && in.Status != dag.Rejected && !denied {
-		p.outbox = append(p.outbox, to...)
+	if err != nil || in.Status == dag.Rejected || denied {
+		return e, nil, err
+	}
+	more, err := p.farewells(ev, from, to)
+	p.outbox = append(append(p.outbox, to...), more...)
+	if in.Status == dag.Accepted && decides(ev) {
+		p.verdicts = append(p.verdicts, mustHash(ev.ID()))
 	}
 	return e, nil, err
 }

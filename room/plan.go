@@ -51,7 +51,9 @@ type plan struct {
 
 	certificates []onionid.Certificate
 	stripped     *strippedState
-	handed       []matrix.ServerName // servers that were handed what they had missed
+	handed       []matrix.ServerName        // servers that were handed what they had missed
+	parted       map[matrix.ServerName]hash // servers that are not in the room any more by what an event decided that was not about them (parted.go)
+	verdicts     []hash                     // what others decided of who is in the room, and took part in no plan before (parted.go)
 }
 
 type newState struct {
@@ -82,7 +84,7 @@ func (r *Rooms) begin(l *live, rd snapshot) (*plan, error) {
 	p := &plan{
 		reading: reading{r: r, rd: rd, n: l.n}, l: l,
 		changed: map[hash]*held{}, states: map[uint32]newState{}, ids: map[uintptr]uint32{},
-		users: map[matrix.UserID]userChange{}, topics: map[matrix.UserID]bool{}, servers: map[matrix.ServerName]bool{},
+		users: map[matrix.UserID]userChange{}, topics: map[matrix.UserID]bool{}, servers: map[matrix.ServerName]bool{}, parted: map[matrix.ServerName]hash{},
 		redacts: map[[2]hash]bool{}, aliases: map[string]bool{}, edge: map[hash]bool{}, targets: map[hash]bool{}, pending: map[hash]*pendingRow{},
 	}
 	p.over = p
@@ -303,6 +305,9 @@ func (p *plan) move(u matrix.UserID, to string, event, by hash) error {
 	p.census.change(p.r, u, from, to)
 	if from == matrix.MemberJoin != (to == matrix.MemberJoin) || from == matrix.MemberInvite != (to == matrix.MemberInvite) {
 		p.servers[serverOf(u)] = true
+	}
+	if from == matrix.MemberJoin && to != matrix.MemberJoin && event != by && !p.r.local(u) {
+		p.parted[serverOf(u)] = by
 	}
 	if p.r.local(u) {
 		p.topics[u] = true

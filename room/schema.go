@@ -49,6 +49,7 @@ import (
 //	asking      'q', key                        -> JSON of what is asked of contacts (asking.go)
 //	asking      's', n, user                    -> JSON of the stripped state of a room that a local user knocked at
 //	asking      'h', n, server                  -> seq up to which an answer gave the room to a server that is not in it yet
+//	asking      'e', n, server                  -> seq of the event by which a server is not in the room any more that is not about it (parted.go)
 //	asking      'p', n, the gap's top (8)       -> JSON of what is missing before a snapshot's events (gaps.go)
 //	time        n, milliseconds (8), seq        -> empty: what the timeline has, by its senders' clocks
 const (

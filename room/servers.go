@@ -183,6 +183,9 @@ func (r *Rooms) RawFor(server matrix.ServerName, room matrix.RoomID, id matrix.E
 		if err == nil && !in {
 			in, err = q.wasInAfter(server, e)
 		}
+		if err == nil && !in {
+			in, err = q.partedAt(server, e)
+		}
 		if err != nil {
 			return err
 		}
