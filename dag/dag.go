@@ -62,6 +62,14 @@ type Referencer interface {
 	Referenced(id matrix.EventID) (bool, error)
 }
 
+// Approximator may be implemented by a View that knows some states only nearly (a room joined by a snapshot takes one for all that lies before it):
+// Approximate says whether the state after a held event is such. An event is so too (Insertion.Approximate) if those after all of its parents are. What check 5
+// refuses with such a parent is soft-failed, not rejected: whoever knows the true state may have accepted it, and the room goes on from there. That
+// gives nobody more than naming old parents does: what holds in the room is resolved against its other branches. An invite beside a deeper removal counts as older than that.
+type Approximator interface {
+	Approximate(id matrix.EventID) (bool, error)
+}
+
 // Room is what is known of a room before an event is inserted.
 type Room struct {
 	ID      matrix.RoomID
@@ -79,6 +87,8 @@ type Insertion struct {
 	After   State // after it; Before's map if it changes nothing
 	Heads   []matrix.EventID
 	Current State // resolved over Heads; == Room.Current's map if unchanged
+
+	Approximate bool // Before is only nearly known (Approximator)
 }
 
 // Create finds the room's create event in a state (v12: by the room id).

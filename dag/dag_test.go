@@ -479,3 +479,94 @@ func TestCreateIsFound(t *testing.T) {
 		}
 	})
 }
+
+// nearly is a view that knows the states after some events only nearly.
+type nearly struct {
+	dag.View
+	near map[matrix.EventID]bool
+}
+
+func (n nearly) Approximate(id matrix.EventID) (bool, error) { return n.near[id], nil }
+
+func TestWhatANearlyKnownStateForbidsIsSoftFailed(t *testing.T) {
+	eachVersion(t, func(t *testing.T, v matrix.RoomVersion) {
+		b := open(t, v, map[matrix.UserID]int{bob.ID: 50}, bob, carol)
+		other := b.Fork()
+		exact := other.Must(carol, matrix.TypeMessage, nil, `{"n":2}`)
+		near := b.Must(bob, matrix.TypeMessage, nil, `{"n":1}`)
+		if err := b.Merge(other); err != nil {
+			t.Fatal(err)
+		}
+		b.Must(alice, matrix.TypeMessage, nil, `{"n":3}`) // the head
+		r := deliver(t, b)
+		leave := b.Must(bob, matrix.TypeMember, key(string(bob.ID)), `{"membership":"leave"}`)
+		for _, id := range []matrix.EventID{near.ID(), exact.ID()} { // he is not in the room any more
+			e := r.Events[id]
+			e.After = e.After.With(matrix.StateKey{Type: matrix.TypeMember, Key: string(bob.ID)}, leave.ID())
+			r.Events[id] = e
+			r.Put(leave, dag.Accepted, e.After)
+		}
+		try := func(parents ...matrix.EventID) dag.Insertion {
+			t.Helper()
+			ev := build(t, other, bob, matrix.TypeTopic, key(""), `{"topic":"mine"}`, func(p *matrix.Proto) { p.PrevEvents = parents })
+			in, err := dag.Insert(nearly{r.View, map[matrix.EventID]bool{near.ID(): true}}, r.Room, ev)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return in
+		}
+		if in := try(near.ID()); in.Status != dag.SoftFailed || !errors.Is(in.Why, dag.ErrNotAllowed) || !in.Approximate || in.After[matrix.StateKey{Type: matrix.TypeTopic}] == "" {
+			t.Errorf("by a state that is only nearly known: %v (%v)", in.Status, in.Why)
+		}
+		if in := try(near.ID(), exact.ID()); in.Status != dag.SoftFailed || in.Approximate || !in.After.Same(in.Before) {
+			t.Errorf("with a parent whose state is known: %v (%v)", in.Status, in.Why)
+		}
+		if in := try(exact.ID()); in.Status != dag.Rejected {
+			t.Errorf("by the known state: %v (%v)", in.Status, in.Why)
+		}
+		again := build(t, other, bob, matrix.TypeMember, key(string(bob.ID)), `{"membership":"leave"}`, func(p *matrix.Proto) { p.PrevEvents = []matrix.EventID{near.ID(), exact.ID()} })
+		if in, err := dag.Insert(nearly{r.View, map[matrix.EventID]bool{near.ID(): true}}, r.Room, again); err != nil || in.Status != dag.SoftFailed || in.After[matrix.StateKey{Type: matrix.TypeMember, Key: string(bob.ID)}] != again.ID() {
+			t.Errorf("a leave: %v (%v) %v", in.Status, in.Why, err)
+		}
+		if in, err := dag.Insert(r.View, r.Room, build(t, other, bob, matrix.TypeTopic, key(""), `{"topic":"mine"}`, func(p *matrix.Proto) { p.PrevEvents = []matrix.EventID{near.ID()} })); err != nil || in.Status != dag.Rejected {
+			t.Errorf("by a state that is known: %v %v", in.Status, err)
+		}
+	})
+}
+
+// Of an invite whose state is only nearly known nobody knows whether it lies before the removal that that state has.
+func TestANearlyKnownStateKeepsADeeperRemoval(t *testing.T) {
+	eachVersion(t, func(t *testing.T, v matrix.RoomVersion) {
+		b := open(t, v, map[matrix.UserID]int{bob.ID: 50}, bob)
+		old := b.Fork()
+		parent := old.Must(bob, matrix.TypeMessage, nil, `{"n":1}`)
+		b.Join(carol)
+		b.Must(alice, matrix.TypeMessage, nil, `{"n":2}`)
+		if _, err := b.Member(alice, carol, matrix.MemberLeave); err != nil {
+			t.Fatal(err)
+		}
+		b.Must(alice, matrix.TypeTopic, key(""), `{"topic":"new"}`)
+		if err := b.Merge(old); err != nil {
+			t.Fatal(err)
+		}
+		r := deliver(t, b)
+		at := r.Events[parent.ID()]
+		at.After = r.Current
+		r.Events[parent.ID()] = at
+		view := nearly{r.View, map[matrix.EventID]bool{parent.ID(): true}}
+		invite := func(u dagtest.User) *matrix.Event {
+			return build(t, old, bob, matrix.TypeMember, key(string(u.ID)), `{"membership":"invite"}`, nil)
+		}
+		for ev, want := range map[*matrix.Event]bool{
+			invite(carol): false,
+			invite(dave):  true,
+			build(t, old, bob, matrix.TypeTopic, key(""), `{"topic":"old"}`, nil): true,
+		} {
+			in, err := dag.Insert(view, r.Room, ev)
+			slot, _ := ev.Slot()
+			if err != nil || in.Status != dag.Accepted || (in.After[slot] == ev.ID()) != want {
+				t.Errorf("%v: %v %v, in the state after it: %v", slot, in.Status, err, in.After[slot] == ev.ID())
+			}
+		}
+	})
+}

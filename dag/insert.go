@@ -17,6 +17,12 @@ import (
 // inserted, unless it is held as an outlier only.
 // Errors: ErrOtherRoom, ErrHeld, ErrIncomplete, matrix.ErrVersion, the view's; then nothing is known and nothing is to be stored.
 func Insert(v View, r Room, ev *matrix.Event) (Insertion, error) {
+	return InsertWithout(v, r, ev, nil)
+}
+
+// InsertWithout is Insert of an event of which nobody gives the parents that are Missing (its auth events it must have): instead is taken for the state
+// after each of those, which so is only nearly known (Approximator).
+func InsertWithout(v View, r Room, ev *matrix.Event, instead State) (Insertion, error) {
 	switch {
 	case !matrix.Supported(r.Version):
 		return Insertion{}, fmt.Errorf("%w %q", matrix.ErrVersion, r.Version)
@@ -29,7 +35,7 @@ func Insert(v View, r Room, ev *matrix.Event) (Insertion, error) {
 	if ev.Type() == matrix.TypeCreate {
 		return insertCreate(r, ev)
 	}
-	in := insertion{view: v, room: r, ev: ev}
+	in := insertion{view: v, room: r, ev: ev, instead: instead}
 	if err := in.gather(); err != nil || len(in.missing) > 0 {
 		return Insertion{Missing: in.missing}, err
 	}
@@ -37,7 +43,7 @@ func Insert(v View, r Room, ev *matrix.Event) (Insertion, error) {
 	if err != nil {
 		return Insertion{}, err
 	}
-	out := Insertion{Before: before, After: before, Heads: r.Heads, Current: r.Current}
+	out := Insertion{Before: before, After: before, Heads: r.Heads, Current: r.Current, Approximate: !in.exact}
 	out.Status, out.Why, err = in.judge(before)
 	if err != nil {
 		return Insertion{}, err
@@ -46,7 +52,13 @@ func Insert(v View, r Room, ev *matrix.Event) (Insertion, error) {
 		return out, nil
 	}
 	if slot, ok := ev.Slot(); ok {
-		out.After = before.With(slot, ev.ID())
+		holds, err := in.holds(before, slot, out.Status)
+		if err != nil {
+			return Insertion{}, err
+		}
+		if holds {
+			out.After = before.With(slot, ev.ID())
+		}
 	}
 	if out.Status == SoftFailed {
 		// Neither a head nor part of the room's state until an event that follows it comes (spec: "Soft failure").
@@ -107,6 +119,11 @@ type insertion struct {
 	own    []*matrix.Event  // the auth events, in their order
 	lost   bool             // an auth event is rejected
 	create *matrix.Event    // version 12
+	exact  bool             // the state after a parent is known exactly
+	near   bool             // that after a parent is only nearly known
+	beside bool             // check 5 said no, by a state that is only nearly known
+
+	instead State // of parents whose states nobody knows; nil: they are missing
 }
 
 // gather reads parents, auth events and the create event, and lists what is not held.
@@ -126,6 +143,7 @@ func (in *insertion) miss(id matrix.EventID) {
 
 // parents reads the parents and the states after them.
 func (in *insertion) parents() error {
+	guessed := false
 	for _, id := range in.ev.PrevEvents() {
 		if slices.Contains(in.prev, id) {
 			continue
@@ -140,15 +158,57 @@ func (in *insertion) parents() error {
 				return fmt.Errorf("reading the state after a parent: %w", err)
 			}
 		}
+		if after == nil && in.instead != nil {
+			in.states, guessed = append(in.states, in.instead), true
+			continue
+		}
 		if after == nil {
 			in.miss(id)
 			continue
 		}
+		exactly, err := in.exactly(id)
+		if err != nil {
+			return err
+		}
+		in.exact, in.near = in.exact || exactly, in.near || !exactly
 		in.prev = append(in.prev, id)
 		in.status = append(in.status, status)
 		in.states = append(in.states, after)
 	}
+	in.exact, in.near = in.exact && !guessed, in.near || guessed
 	return nil
+}
+
+// holds says whether the state after the event has it. Not if it is forbidden by a state that is known but for a branch, and no leave of one's own: that would be more
+// power than old parents give. Nor if it is an invite, and all that is known of the state before it is that somebody removed the user at a greater
+// depth: most likely the invite lies before that, and resolution, which takes removals first, could not tell.
+func (in *insertion) holds(before State, slot matrix.StateKey, s Status) (bool, error) {
+	if s == SoftFailed && in.beside && in.exact {
+		return in.ev.Membership() == matrix.MemberLeave && slot.Key == string(in.ev.Sender()), nil
+	}
+	old := before[slot]
+	if in.exact || old == "" || in.ev.Membership() != matrix.MemberInvite {
+		return true, nil
+	}
+	e, _, err := event(in.view, old)
+	if err != nil {
+		return false, err
+	}
+	removal := e.Membership() == matrix.MemberLeave && string(e.Sender()) != slot.Key
+	return !removal || e.Depth() <= in.ev.Depth(), nil
+}
+
+// exactly says whether the view knows the state after an event exactly.
+func (in *insertion) exactly(id matrix.EventID) (bool, error) {
+	v, ok := in.view.(Approximator)
+	if !ok {
+		return true, nil
+	}
+	near, err := v.Approximate(id)
+	if err != nil {
+		return false, fmt.Errorf("reading how well a state is known: %w", err)
+	}
+	return !near, nil
 }
 
 // lean reads the auth events and the create event.
@@ -235,7 +295,11 @@ func (in *insertion) judge(before State) (Status, error, error) {
 	checked := in.ev.AuthEvents()
 	if ids := pick(before, keys); !sameIDs(ids, checked) {
 		if err := Allowed(in.view, version, before, in.ev); err != nil {
-			return verdict(Rejected, err) // check 5
+			if !in.near {
+				return verdict(Rejected, err) // check 5
+			}
+			in.beside = true
+			return verdict(SoftFailed, err) // by nearly the right state: Approximator
 		}
 		checked = ids
 	}

@@ -27,7 +27,7 @@ func InsertPast(v View, r Room, ev *matrix.Event, before State) (Insertion, erro
 		out.Heads, out.Current = nil, nil
 		return out, err
 	}
-	in := insertion{view: v, room: Room{ID: r.ID, Version: r.Version}, ev: ev}
+	in := insertion{view: v, room: Room{ID: r.ID, Version: r.Version}, ev: ev, exact: true}
 	err := in.lean()
 	if err == nil && before == nil {
 		err = in.parents()

@@ -22,7 +22,7 @@ import (
 // What a snapshot showed keeps its place: a piece of the state, say, that its last events follow is shown with them, though what else follows it comes below.
 //
 // An event that came so is an outlier that is told: the states before and after it are what another node said, or were computed from that. They decide
-// what of it a local user sees, and nothing else: a new event that leans on one has the floor for its state, as on all of the snapshot.
+// what of it a local user sees, and the state before a new event that leans on one; for who leans on what is not told that is the floor.
 
 // gap is one of a room, as the room's row has it.
 type gap struct {

@@ -96,9 +96,10 @@ type ingest struct {
 	room  matrix.RoomID
 	from  matrix.ServerName
 	out   *Ingested
-	todo  map[hash]*candidate // not inserted yet
-	waits map[hash][]hash     // candidates by what they wait for
-	work  []hash              // candidates to be tried, the last first
+	todo  map[hash]*candidate     // not inserted yet
+	waits map[hash][]hash         // candidates by what they wait for
+	work  []hash                  // candidates to be tried, the last first
+	given map[matrix.EventID]bool // those that nobody gives (without.go)
 }
 
 // verify parses the events and checks their signatures, before any lock is taken.
@@ -168,8 +169,12 @@ func (in *ingest) piece() (more bool, err error) {
 			return err
 		}
 		if !p.row.active {
+			if err := in.latecomers(p); err != nil {
+				return err
+			}
 			return in.retractions(p)
 		}
+		p.given = in.given
 		for len(in.work) > 0 && len(p.fresh) < planEvents {
 			h := in.work[len(in.work)-1]
 			in.work = in.work[:len(in.work)-1]

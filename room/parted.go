@@ -50,6 +50,45 @@ func (q *reading) partedAt(server matrix.ServerName, e *held) (bool, error) {
 	return e.outlier || e.place <= at, errors.Join(err, d.err("parted"))
 }
 
+// latecomers looks at events of a room that the node takes no part in: whoever joins as a user here had invited him that has been removed meanwhile can not know.
+// His server is told of the removal, as if it had been in the room before.
+func (in *ingest) latecomers(p *plan) error {
+	for _, c := range in.todo {
+		ev := c.ev
+		if ev.Type() != matrix.TypeMember || ev.Membership() != matrix.MemberJoin || ev.Server() != in.from {
+			continue
+		}
+		for _, id := range ev.AuthEvents() {
+			invite, err := p.byID(id)
+			if err != nil {
+				return err
+			}
+			if invite == nil || invite.ev.Membership() != matrix.MemberInvite || !p.r.local(invite.ev.Sender()) {
+				continue
+			}
+			row, err := p.user(invite.ev.Sender())
+			if err != nil {
+				return err
+			}
+			by, err := p.held(row.event)
+			if err != nil {
+				return err
+			}
+			if by == nil || by.outlier || by.place <= invite.place || by.ev.Sender() == invite.ev.Sender() || !ends(row.membership, by.ev.Membership()) {
+				continue
+			}
+			if told, err := p.partedAt(in.from, by); told || err != nil {
+				return err
+			}
+			p.change(row.event, by)
+			p.parted[in.from], p.servers[in.from] = row.event, true
+			p.outbox = append(p.outbox, delivery{in.from, store.ItemEvent, itemData(p.row.id, by.ev.ID())})
+			return nil
+		}
+	}
+	return nil
+}
+
 func partedKey(n uint32, s matrix.ServerName) []byte {
 	return append([]byte{tabAsking, 'e', byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}, s...)
 }

@@ -78,3 +78,35 @@ func TestWhoWasLetInByOneThatIsRemovedLearnsOfIt(t *testing.T) {
 		}
 	}
 }
+
+// The invite is on its way when who sent it learns that he was removed: whoever takes it up then learns of it too.
+func TestWhoJoinsOnTheWordOfOneThatWasRemovedLearnsOfIt(t *testing.T) {
+	for _, v := range []matrix.RoomVersion{"11", "12"} {
+		w := &world{t: t, links: [][]bool{{false, true, false}, {true, false, true}, {false, true, false}}}
+		w.gather(3)
+		w.peers()
+		a, b, c := w.players[0], w.players[1], w.players[2]
+		room := a.create(Create{Creator: a.user, Version: v})
+		a.member(room, a.user, b.user, matrix.MemberInvite)
+		a.post(b)
+		b.member(room, b.user, b.user, matrix.MemberJoin)
+		b.post(a)
+		b.member(room, b.user, c.user, matrix.MemberInvite)
+		a.member(room, a.user, b.user, matrix.MemberLeave)
+		a.post(b)
+		b.post(c)
+		c.member(room, c.user, c.user, matrix.MemberJoin)
+		c.say(room, "is anybody here?")
+		c.post(b)
+		if len(b.post(c)) == 0 {
+			t.Errorf("version %s: c is told nothing", v)
+		}
+		if m, err := c.Membership(c.user, room); err != nil || m != matrix.MemberLeave {
+			t.Errorf("version %s: c goes on in a room of its own: %s %v", v, m, err)
+		}
+		c.post(b)
+		if b.post(c) != nil {
+			t.Errorf("version %s: c is told again and again", v)
+		}
+	}
+}

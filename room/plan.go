@@ -51,6 +51,7 @@ type plan struct {
 
 	certificates []onionid.Certificate
 	stripped     *strippedState
+	given        map[matrix.EventID]bool    // those that nobody gives (without.go)
 	handed       []matrix.ServerName        // servers that were handed what they had missed
 	parted       map[matrix.ServerName]hash // servers that are not in the room any more by what an event decided that was not about them (parted.go)
 	verdicts     []hash                     // what others decided of who is in the room, and took part in no plan before (parted.go)
@@ -204,12 +205,18 @@ func (p *plan) graph() dag.Room {
 }
 
 // try asks dag what an event does; nothing is changed.
-func (p *plan) try(ev *matrix.Event) (dag.Insertion, error) { return dag.Insert(p, p.graph(), ev) }
+func (p *plan) try(ev *matrix.Event) (dag.Insertion, error) {
+	in, err := dag.Insert(p, p.graph(), ev)
+	if err != nil || len(in.Missing) == 0 || !p.without(in.Missing) {
+		return in, err
+	}
+	return p.tryWithout(ev)
+}
 
 // put takes an insertion into the plan.
 func (p *plan) put(ev *matrix.Event, in dag.Insertion) (*held, error) {
 	h := mustHash(ev.ID())
-	e := &held{ev: ev, status: in.Status}
+	e := &held{ev: ev, status: in.Status, near: in.Approximate}
 	var err error
 	if e.before, err = p.idOf(in.Before, p.row.current); err != nil {
 		return nil, err

@@ -158,9 +158,15 @@ func (q *reading) StateAfter(id matrix.EventID) (dag.State, error) {
 	return q.state(q.stateOf(e))
 }
 
+// Approximate implements dag.Approximator: of what came with a snapshot, or as the past that others tell, no state is surely right.
+func (q *reading) Approximate(id matrix.EventID) (bool, error) {
+	e, err := q.byID(id)
+	return e != nil && (e.outlier || e.near), err
+}
+
 // stateOf is the id of the state after an event that is rooted.
 func (q *reading) stateOf(e *held) uint32 {
-	if e.outlier {
+	if e.outlier && !e.told {
 		return q.row.floor
 	}
 	return e.after

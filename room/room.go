@@ -21,8 +21,8 @@
 //
 // Data: the tables 0x10 to 0x2f of the node's database; schema.go has every row. Typing is in memory only.
 //
-// Limits, honestly: a room joined from a snapshot takes one state for all that lies before the invite (snapshot.go, "floor"), but for what is shown of
-// that: its states are as a member's node tells them (gaps.go). After
+// Limits, honestly: a room joined from a snapshot takes one state for all that lies before the invite (snapshot.go, "floor"), until a member's node
+// tells the true ones (gaps.go). After
 // forks /sync (v3) can only send events in an order: a client whose timeline ends with a state event that lost
 // the resolution believes it until the state changes again.
 package room

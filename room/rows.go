@@ -138,6 +138,7 @@ type held struct {
 	redacted bool // a redaction counts
 	told     bool // an outlier of which the states are known, as another node told them (gaps.go)
 	spoilt   bool // came with content that does not fit its hash: the redacted form is kept, and a whole one may replace it
+	near     bool // the states are only nearly known: all that it stands on is (dag.Approximator)
 	// State ids: before and after it, and of the room once it was inserted. 0 for outliers that are not told.
 	before, after, now uint32
 	place              seq  // where it stands in the node's order
@@ -160,6 +161,9 @@ const (
 	rowTold
 )
 
+// rowNear is a flag too, in the byte of the status.
+const rowNear = 0x80
+
 // encode: form 1 and flags, status, state ids, place, [replaces], [device, txn], canonical event bytes.
 func (h *held) encode() []byte {
 	b := make([]byte, 0, 64+len(h.ev.Raw()))
@@ -172,7 +176,11 @@ func (h *held) encode() []byte {
 			flags |= f.flag
 		}
 	}
-	b = append(b, 1, flags, byte(h.status))
+	status := byte(h.status)
+	if h.near {
+		status |= rowNear
+	}
+	b = append(b, 1, flags, status)
 	for _, v := range []uint64{uint64(h.before), uint64(h.after), uint64(h.now), uint64(h.place)} {
 		b = binary.AppendUvarint(b, v)
 	}
@@ -191,9 +199,9 @@ func decodeHeld(v matrix.RoomVersion, id matrix.EventID, row []byte) (*held, err
 	if d.byte() != 1 {
 		return nil, fmt.Errorf("%w: event", errRow)
 	}
-	flags := d.byte()
+	flags, status := d.byte(), d.byte()
 	h := &held{
-		status: dag.Status(d.byte()), outlier: flags&rowOutlier != 0, redacted: flags&rowRedacted != 0,
+		status: dag.Status(status &^ rowNear), near: status&rowNear != 0, outlier: flags&rowOutlier != 0, redacted: flags&rowRedacted != 0,
 		spoilt: flags&rowSpoilt != 0, shown: flags&rowShown != 0, related: flags&rowRelated != 0, told: flags&rowTold != 0,
 	}
 	h.before, h.after, h.now = uint32(d.uvarint()), uint32(d.uvarint()), uint32(d.uvarint())

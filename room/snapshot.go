@@ -19,8 +19,8 @@ import (
 // The node that gets it believes the inviter in one thing: that State was the room's state before Event. Everything in it is signed by
 // who wrote it and allowed by its auth events; what the inviter could do is leave newer state out. Of the states before
 // the snapshot's other events the node knows nothing. It takes State for it ("floor") where it must have one: for the
-// visibility of the history, and where an event that another server wrote beside the invite leans on what was before. Nobody
-// has more power by that than by naming old parents: the room's current state judges such an event too.
+// visibility of the history, and where an event that another server wrote beside the invite leans on what was before (dag.Approximator: what
+// it forbids is soft-failed, not rejected). Nobody has more power by that than by naming old parents: the room's current state judges such an event too.
 type Snapshot struct {
 	Room         matrix.RoomID
 	Version      matrix.RoomVersion

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package room
+
+import (
+	"testing"
+
+	"tarn/matrix"
+)
+
+// Who came to the room by a snapshot knows one state for all that lies before it. By that state what others said and did beside it can be forbidden that was allowed
+// where it was written: here somebody is let in by one who is removed at the same time, and leaves as he learns of it, and a server that
+// had let him in goes on from there. Whoever came later follows all the same.
+func TestWhatWasAllowedBesideASnapshotIsFollowed(t *testing.T) {
+	for _, v := range []matrix.RoomVersion{"11", "12"} {
+		w := &world{t: t}
+		for i := range 5 { // all are contacts
+			w.links = append(w.links, []bool{i != 0, i != 1, i != 2, i != 3, i != 4})
+		}
+		w.gather(5)
+		w.peers()
+		a, b, c, d, e := w.players[0], w.players[1], w.players[2], w.players[3], w.players[4]
+		letIn := func(by, who *player, others ...*player) {
+			by.member(w.room, by.user, who.user, matrix.MemberInvite)
+			by.post(who)
+			join := who.member(w.room, who.user, who.user, matrix.MemberJoin)
+			for _, o := range others {
+				who.give(o, w.room, join)
+			}
+		}
+		w.room = a.create(Create{Creator: a.user, Version: v, InitialState: []StateEvent{{matrix.TypeHistoryVisibility, "", []byte(`{"history_visibility":"joined"}`)}}})
+		letIn(a, b, a)
+		letIn(a, e, a, b)
+		for range historyEvents { // that the snapshot does not have
+			a.say(w.room, "before")
+		}
+		a.post(b)
+		a.post(e)
+		for range 3 {
+			b.give(e, w.room, b.say(w.room, "beside")) // a is away
+		}
+		letIn(b, c, b, e)
+		word := c.say(w.room, "here")
+		c.give(e, w.room, word)
+
+		kick := a.member(w.room, a.user, b.user, matrix.MemberLeave)
+		letIn(a, d, a)
+		a.give(e, w.room, kick)
+		e.give(c, w.room, kick) // c leaves
+		if m, err := c.Membership(c.user, w.room); err != nil || m != matrix.MemberLeave {
+			t.Fatal("c goes on", m, err)
+		}
+		c.post(e)
+		d.give(e, w.room, d.say(w.room, "hello"))
+		last := e.say(w.room, "after it")
+		e.give(a, w.room, last)
+		e.give(d, w.room, last)
+		if !d.shows(w.room, "after it") || len(d.lacking(w.room)) > 0 {
+			t.Errorf("version %s: what follows is not taken: %s; wanted: %v", v, d.describe(w.room, last), d.lacking(w.room))
+		}
+		want, _ := e.current(w.room)
+		for _, p := range []*player{a, d} {
+			got, _ := p.current(w.room)
+			for k, id := range want {
+				if got[k] != id {
+					t.Errorf("version %s: at %s %v is %s, not %s (%s)", v, p.user, k, got[k], id, p.describe(w.room, id))
+				}
+			}
+		}
+	}
+}
+
+// A newcomer is given an event whose parents its contact never had: that one came by a snapshot too. After some asking it goes on without them.
+func TestWhatNobodyGivesIsGoneOnWithout(t *testing.T) {
+	for _, v := range []matrix.RoomVersion{"11", "12"} {
+		w := &world{t: t}
+		for i := range 3 {
+			w.links = append(w.links, []bool{i != 0, i != 1, i != 2})
+		}
+		w.gather(3)
+		w.peers()
+		a, b, c := w.players[0], w.players[1], w.players[2]
+		w.room = a.create(Create{Creator: a.user, Version: v})
+		for _, p := range []*player{b, c} {
+			a.member(w.room, a.user, p.user, matrix.MemberInvite)
+			a.post(p)
+			p.member(w.room, p.user, p.user, matrix.MemberJoin)
+			p.post(a)
+		}
+		a.post(b)
+		first := a.say(w.room, "the first")
+		second := a.set(w.room, matrix.TypeTopic, "", map[string]string{"topic": "the second"})
+		third := a.say(w.room, "the third")
+		a.post(b)
+		a.meet(c)
+		for _, id := range []matrix.EventID{third, second} {
+			raw, err := a.RawFor(c.s.Server, w.room, id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Ingest(t.Context(), a.s.Server, w.room, [][]byte{raw}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := c.lacking(w.room); len(got) != 1 || got[0] != first || c.shows(w.room, "the third") {
+			t.Fatalf("wanted %v", got)
+		}
+		if _, err := c.Without(t.Context(), w.room, []matrix.EventID{third}); err != nil || c.shows(w.room, "the third") {
+			t.Fatal("goes on without what it has", err)
+		}
+		got, err := c.Without(t.Context(), w.room, c.lacking(w.room))
+		if err != nil || len(got.Stored) != 2 || len(c.lacking(w.room)) > 0 {
+			t.Fatal(got, err)
+		}
+		if !c.shows(w.room, "the third") {
+			t.Errorf("version %s: what came is not shown", v)
+		}
+		b.give(c, w.room, first) // it is found after all
+		last := c.say(w.room, "the last")
+		c.give(a, w.room, last)
+		c.give(b, w.room, last)
+		if !a.shows(w.room, "the last") {
+			t.Errorf("version %s: the others do not take it", v)
+		}
+		same(t, w.room, a, b, c)
+	}
+}
