@@ -5,6 +5,7 @@ package replicate
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -31,7 +32,7 @@ func (e *Engine) tendQuestions(ctx context.Context) {
 			return
 		case <-timer.C:
 		}
-		if err := e.rooms.Tend(time.Now(), askPace*frame); err != nil {
+		if err := errors.Join(e.rooms.Tend(time.Now(), askPace*frame), e.goOnWithout(ctx)); err != nil {
 			e.log.Warn("following what contacts are asked")
 			e.log.Debug("following what contacts are asked", "err", err)
 		}

@@ -46,6 +46,8 @@ type Rooms interface {
 	Snapshot(room matrix.RoomID, event matrix.EventID) (*room.Snapshot, error)
 	Ingest(ctx context.Context, from matrix.ServerName, room matrix.RoomID, events [][]byte) (room.Ingested, error)
 	IngestSnapshot(ctx context.Context, from matrix.ServerName, s *room.Snapshot) error
+	// Without takes events that wait for what nobody gives.
+	Without(ctx context.Context, room matrix.RoomID, ids []matrix.EventID) (room.Ingested, error)
 	// What a contact asks, what it answers, and what it is answered (asking.go); Tend follows what is asked.
 	TakeQuestion(from matrix.ServerName, q room.Ask) error
 	TakeAnswer(ctx context.Context, from matrix.ServerName, a room.Answer) error

@@ -39,6 +39,7 @@ type fakeRooms struct {
 	costs    func(from matrix.ServerName) // called by Ingest
 	needCert bool
 
+	without   []matrix.EventID // that nobody gave
 	encrypted map[matrix.RoomID]bool
 	peers     map[matrix.ServerName]room.Peer
 	changed   uint64
@@ -320,6 +321,14 @@ func (f *fakeRooms) TakeAnswer(context.Context, matrix.ServerName, room.Answer) 
 
 func (f *fakeRooms) PackAnswer(matrix.ServerName, []byte) (room.Answer, error) {
 	return room.Answer{}, nil
+}
+
+// Without only notes it: here what waits for the parents goes on waiting.
+func (f *fakeRooms) Without(_ context.Context, _ matrix.RoomID, ids []matrix.EventID) (room.Ingested, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.without = append(f.without, ids...)
+	return room.Ingested{}, nil
 }
 
 func (f *fakeRooms) Tend(time.Time, time.Duration) error { return nil }

@@ -397,3 +397,51 @@ func TestOverAThousandBoxesForAPeerThatIsOffWaitInTheOutbox(t *testing.T) {
 		quiet(w, a, b, 4*time.Hour)
 	})
 }
+
+// A room goes on without what was asked for in vain, but it is asked for further; not while somebody may still give it.
+func TestWhatNobodyGivesIsGivenUpAfterAskingAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		a, b, c := w.node(1, fast()), w.node(2, fast()), w.node(3, fast())
+		for _, n := range []*node{a, b, c} {
+			n.start()
+		}
+		defer w.stopAll()
+		w.contact(a, b)
+		w.contact(b, c)
+		for _, n := range []*node{a, b, c} {
+			n.rooms.join(lounge, a.name(), b.name(), c.name())
+		}
+		lost := matrix.EventID("$lost")
+		a.rooms.mu.Lock()
+		a.rooms.heads[lounge] = []matrix.EventID{lost}
+		a.rooms.mu.Unlock()
+		a.rooms.send(t, lounge, "after what a does not have")
+		tries := func() (n int) {
+			b.engine.mu.Lock()
+			defer b.engine.mu.Unlock()
+			for _, o := range b.engine.contacts {
+				if x := o.wants[wantKey{lounge, lost}]; x != nil {
+					n = max(n, x.tries)
+				}
+			}
+			return n
+		}
+		givenUp := func() []matrix.EventID {
+			b.rooms.mu.Lock()
+			defer b.rooms.mu.Unlock()
+			return slices.Clone(b.rooms.without)
+		}
+		w.until(24*time.Hour, "it is asked for", func() bool { return tries() == doneWithout-1 })
+		if len(givenUp()) > 0 {
+			t.Error("given up too soon")
+		}
+		w.until(24*time.Hour, "it is given up", func() bool { return len(givenUp()) > 0 })
+		if n := tries(); n < doneWithout || givenUp()[0] != lost {
+			t.Errorf("%v after %d tries", givenUp(), n)
+		}
+		known := len(givenUp())
+		w.until(24*time.Hour, "it is asked for further", func() bool { return tries() > doneWithout })
+		w.until(24*time.Hour, "what came to wait since goes on too", func() bool { return len(givenUp()) > known })
+	})
+}

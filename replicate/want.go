@@ -3,6 +3,7 @@
 package replicate
 
 import (
+	"context"
 	"encoding/json"
 	"slices"
 	"time"
@@ -20,6 +21,7 @@ const (
 	answerAhead = 32  // ancestors given along, for the peer would ask for those next
 	maxAnswers  = 512 // items that wait for a peer: beyond, its wants are not answered (it asks again)
 	askTries    = 12  // then the next heads summary must bring it up again
+	doneWithout = 8   // times asked in vain of all that might have it: then what waits for it goes on without
 	maxHeadIDs  = 50  // of one room in a summary
 )
 
@@ -34,6 +36,8 @@ type want struct {
 	wantKey
 	tries int
 	due   time.Time
+
+	without int // tries when rooms went on without it
 }
 
 func (w *want) marshal() []byte {
@@ -203,6 +207,46 @@ func (e *Engine) asked(w *want, now time.Time) {
 	p := e.profile.Load()
 	w.due = now.Add(e.jitter(backoff(p.Want+p.AckDelay, w.tries, p.RetransmitMax)))
 	w.tries++
+}
+
+// goOnWithout lets rooms go on without what was asked for in vain (room.Without). It is asked for further.
+func (e *Engine) goOnWithout(ctx context.Context) error {
+	e.mu.Lock()
+	asked := map[wantKey]*contact{}
+	for _, c := range e.contacts {
+		for k := range c.wants {
+			asked[k] = c
+		}
+	}
+	for _, c := range e.contacts {
+		for k, w := range c.wants {
+			if w.tries < doneWithout || w.tries == w.without {
+				delete(asked, k)
+			}
+		}
+	}
+	for k := range asked {
+		for _, c := range e.contacts {
+			if w := c.wants[k]; w != nil {
+				w.without = w.tries
+			}
+		}
+	}
+	e.mu.Unlock()
+	byRoom := map[matrix.RoomID][]matrix.EventID{}
+	for k := range asked {
+		byRoom[k.room] = append(byRoom[k.room], k.event)
+	}
+	for id, ids := range byRoom {
+		got, err := e.rooms.Without(ctx, id, ids)
+		if err != nil {
+			return err
+		}
+		if err := e.settleIngested(asked[wantKey{id, ids[0]}], id, got); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // answerWant queues the events that a peer asks for and may have, with some of their ancestors.

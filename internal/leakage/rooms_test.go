@@ -163,6 +163,10 @@ func (r *rooms) PackAnswer(matrix.ServerName, []byte) (room.Answer, error) {
 	return room.Answer{}, nil
 }
 
+func (r *rooms) Without(context.Context, matrix.RoomID, []matrix.EventID) (room.Ingested, error) {
+	return room.Ingested{}, nil
+}
+
 func (r *rooms) Tend(time.Time, time.Duration) error { return nil }
 
 func (r *rooms) IngestReceipts(matrix.ServerName, matrix.RoomID, []room.Receipt) error { return nil }
