@@ -60,6 +60,7 @@ func (f *fakeRooms) forget(keep int) {
 }
 
 func TestARestoredBackupHealsByItselfAndReusesNoIndex(t *testing.T) {
+	measures(t)
 	for what, who := range map[string]struct{ a, b bool }{"the initiator": {true, false}, "the other one": {false, true}, "both": {true, true}} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -329,6 +329,7 @@ func TestWorkThatTakesLongHoldsUpNothing(t *testing.T) {
 // Two nodes that were both off for longer than tokens are given ahead, or one of them, write to each other again by
 // themselves: each reads the tokens that the other leaves.
 func TestAfterALongSilence(t *testing.T) {
+	measures(t)
 	for name, c := range map[string]struct{ a, b, frames bool }{
 		"both off":           {a: true, b: true},
 		"one off":            {b: true},
@@ -414,6 +415,7 @@ func TestAWalletThatIsRestoredTwiceShowsNoTokenTwice(t *testing.T) {
 // A node that was restored from a backup shows no token that it may have shown since: it draws anew, reads the tokens that its
 // contact left for it, and so can even ask for new streams.
 func TestARestoredWalletShowsNoTokenTwice(t *testing.T) {
+	measures(t)
 	for name, c := range map[string]struct{ a, b bool }{"one": {b: true}, "both": {a: true, b: true}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 // A courier whose open places somebody holds takes a node with a session token: the node draws some by itself, after a start and
 // each day.
 func TestASessionTokenOpensAFullCourier(t *testing.T) {
+	measures(t)
 	synctest.Test(t, func(t *testing.T) {
 		w := newRealWorld(t, 1, 0, 100*time.Millisecond)
 		defer w.end()

@@ -137,6 +137,7 @@ func TestAStoreWithAKeyForEachReaderIsFoundOut(t *testing.T) {
 
 // No proof against an honest mailbox, though all spans are compared, over restarts of it and of the nodes.
 func TestAnHonestStoreIsNotAccused(t *testing.T) {
+	measures(t)
 	synctest.Test(t, func(t *testing.T) {
 		box, w, a, b := realPair(t)
 		defer w.stopAll()
