@@ -238,9 +238,25 @@ func (w *world) one(m *message, n *node, s *seen, add func(string, *node, string
 	}
 }
 
+// roll lets all say a word in all their rooms, once all was healed for some time: what two sides of a room did before they heard of each
+// other comes together by what follows both, which here nobody else would write.
+func (w *world) roll(quiet time.Duration) {
+	time.Sleep(quiet)
+	for _, g := range w.rooms {
+		for _, n := range w.joined(g) {
+			w.say(g, n)
+		}
+	}
+	w.play(time.Now().Add(time.Hour))
+	w.queue = nil
+}
+
 // settle is the quiet time: until all is well, but not longer than the limit.
 func (w *world) settle(limit time.Duration) (found []finding) {
 	began := time.Now()
+	for range 2 { // the second time on what came together by the first
+		w.roll(max(24*time.Hour, 144*w.size.frame))
+	}
 	for step := 6 * time.Hour; ; {
 		time.Sleep(step)
 		for range 3 { // what a look tells may make the client do something: fetch keys, make new ones

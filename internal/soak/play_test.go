@@ -27,6 +27,8 @@ type gathering struct {
 	creator    *node
 	stays      map[*node]bool // those of the beginning, by whom the others reach each other: nobody removes them
 	events     int            // that clients were told are made
+
+	letIn map[*node]map[*node]bool // who invited whom, since that one was not in the room; true: while he was being removed himself
 }
 
 // message is what somebody wrote. It counts from the moment at which the node's answer was 200.
@@ -183,7 +185,7 @@ func (w *world) answerInvites(n *node) {
 func (w *world) found(i int) {
 	rng := rand.New(rand.NewPCG(w.size.seed, 0x9a7e<<32+uint64(i)))
 	creator := w.nodes[rng.IntN(len(w.nodes))]
-	g := &gathering{n: i, rng: rng, creator: creator, encrypted: rng.Float64() < w.size.encrypted,
+	g := &gathering{letIn: map[*node]map[*node]bool{}, n: i, rng: rng, creator: creator, encrypted: rng.Float64() < w.size.encrypted,
 		visibility: []string{"shared", "joined", "invited"}[rng.IntN(3)], version: []string{"11", "12"}[rng.IntN(2)]}
 	g.stays = map[*node]bool{creator: true}
 	var users []string
@@ -252,10 +254,12 @@ func pick[T any](rng *rand.Rand, from []T) (x T, ok bool) {
 
 // speak lets somebody write a message.
 func (w *world) speak(g *gathering) {
-	n, ok := pick(g.rng, w.joined(g))
-	if !ok {
-		return
+	if n, ok := pick(g.rng, w.joined(g)); ok {
+		w.say(g, n)
 	}
+}
+
+func (w *world) say(g *gathering, n *node) {
 	m := &message{n: len(w.said), room: g, from: n, text: fmt.Sprintf("m%d.%d", g.n, len(w.said)), heard: map[int]time.Time{}, txn: n.client.nextTxn()}
 	w.said = append(w.said, m)
 	w.texts[m.text] = m
@@ -307,7 +311,7 @@ func (w *world) send(m *message) {
 	switch {
 	case status == http.StatusOK:
 		m.id, m.at = a.ID, time.Now()
-		m.contested = c.views[m.room.id].removed
+		m.contested = m.room.contested(m.from)
 		m.room.events++
 		m.heard[m.from.n] = m.at
 	case status == 0 || status >= 500:
@@ -388,8 +392,8 @@ func (w *world) churn(g *gathering) {
 				others = append(others, u)
 			}
 		}
-		if u, ok := pick(g.rng, others); ok {
-			do(n, "POST", path+"/invite", object{"user_id": u})
+		if u, ok := pick(g.rng, others); ok && do(n, "POST", path+"/invite", object{"user_id": u}) {
+			g.invited(n, w.userNode(u))
 		}
 	case x < 10:
 		if len(users) > 2 && !g.stays[n] {
@@ -408,7 +412,7 @@ func (w *world) churn(g *gathering) {
 			what = "/ban"
 		}
 		if do(n, "POST", path+what, object{"user_id": u}) {
-			w.removed(g, n, w.userNode(u))
+			w.removed(g, n, w.userNode(u), shown)
 			if x == 13 {
 				w.after(upTo(g.rng, time.Hour, 12*time.Hour), func() { do(n, "POST", path+"/unban", object{"user_id": u}) })
 			}
@@ -443,14 +447,43 @@ func (w *world) churn(g *gathering) {
 	}
 }
 
+// invited notes who lets whom in.
+func (g *gathering) invited(by, who *node) {
+	if v := who.client.views[g.id]; g.letIn[who] == nil || v == nil || !v.joined && !v.invited {
+		g.letIn[who] = map[*node]bool{}
+	}
+	g.letIn[who][by] = g.contested(by)
+}
+
+// contested: what somebody writes now may be shown or not.
+func (g *gathering) contested(n *node) bool {
+	return n.client.views[g.id].removed || slices.Contains(slices.Collect(maps.Values(g.letIn[n])), true)
+}
+
 // removed: from now on until the removed one's client hears of it, what it writes may be shown or not (it is soft-failed where the
-// removal came first), and so may be what it wrote before that the remover's node did not have.
-func (w *world) removed(g *gathering, by, who *node) {
+// removal came first), and so may be what it wrote before that the remover's node did not have. The same goes for those that it let in and the
+// remover does not know of: shown are the members as he sees them.
+func (w *world) removed(g *gathering, by, who *node, shown map[string]bool) {
 	if v := who.client.views[g.id]; v != nil && v.joined {
 		v.removed = true
 	} // else it left, and the remover's node had not heard of it
+	hit := map[*node]bool{who: true}
+	for more := true; more; {
+		more = false
+		for x, inviters := range g.letIn {
+			v := x.client.views[g.id]
+			if hit[x] || shown[string(x.user)] || v == nil || !v.joined && !v.invited {
+				continue
+			}
+			for y := range inviters {
+				if hit[y] {
+					inviters[y], hit[x], more = true, true, true
+				}
+			}
+		}
+	}
 	for _, m := range w.said {
-		if m.room == g && m.from == who && m.id != "" && by.client.views[g.id].shown[m.id] == 0 {
+		if m.room == g && hit[m.from] && m.id != "" && by.client.views[g.id].shown[m.id] == 0 {
 			m.contested = true
 		}
 	}

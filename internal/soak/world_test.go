@@ -209,6 +209,7 @@ func (n *node) open() {
 			}
 			return record[1:]
 		},
+		Older: room.Older{Ahead: 200, Most: 10_000}, // as a node has it
 	})
 	w.must(err)
 	if n.user == "" {
