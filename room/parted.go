@@ -66,27 +66,44 @@ func (in *ingest) latecomers(p *plan) error {
 			if invite == nil || invite.ev.Membership() != matrix.MemberInvite || !p.r.local(invite.ev.Sender()) {
 				continue
 			}
-			row, err := p.user(invite.ev.Sender())
+			by, err := p.removedAfter(invite.ev.Sender(), invite.place)
 			if err != nil {
 				return err
 			}
-			by, err := p.held(row.event)
-			if err != nil {
-				return err
-			}
-			if by == nil || by.outlier || by.place <= invite.place || by.ev.Sender() == invite.ev.Sender() || !ends(row.membership, by.ev.Membership()) {
+			if by == nil {
 				continue
 			}
 			if told, err := p.partedAt(in.from, by); told || err != nil {
 				return err
 			}
-			p.change(row.event, by)
-			p.parted[in.from], p.servers[in.from] = row.event, true
+			h := mustHash(by.ev.ID())
+			p.change(h, by)
+			p.parted[in.from], p.servers[in.from] = h, true
 			p.outbox = append(p.outbox, delivery{in.from, store.ItemEvent, itemData(p.row.id, by.ev.ID())})
 			return nil
 		}
 	}
 	return nil
+}
+
+// removedAfter is the newest event after a place by which somebody else ended a local user's stay, while the node was in the room; nil: none. (What came after that, as the end of a
+// ban, is no part of the graph here: ended.go.)
+func (q *reading) removedAfter(u matrix.UserID, at seq) (by *held, err error) {
+	err = q.rd.ScanBack(historyPrefix(q.n, u), nil, func(k, v []byte) (bool, error) {
+		if seqFromKey(k) <= at {
+			return false, nil
+		}
+		m, h, err := decodeMember(v)
+		if err != nil || m != matrix.MemberLeave && m != matrix.MemberBan {
+			return err == nil, err
+		}
+		e, err := q.held(h)
+		if e != nil && !e.outlier && e.ev.Sender() != u {
+			by = e
+		}
+		return by == nil, err
+	})
+	return by, err
 }
 
 func partedKey(n uint32, s matrix.ServerName) []byte {

@@ -81,7 +81,7 @@ func TestWhoWasLetInByOneThatIsRemovedLearnsOfIt(t *testing.T) {
 
 // The invite is on its way when who sent it learns that he was removed: whoever takes it up then learns of it too.
 func TestWhoJoinsOnTheWordOfOneThatWasRemovedLearnsOfIt(t *testing.T) {
-	for _, v := range []matrix.RoomVersion{"11", "12"} {
+	for i, v := range []matrix.RoomVersion{"11", "12", "11", "12"} {
 		w := &world{t: t, links: [][]bool{{false, true, false}, {true, false, true}, {false, true, false}}}
 		w.gather(3)
 		w.peers()
@@ -92,8 +92,15 @@ func TestWhoJoinsOnTheWordOfOneThatWasRemovedLearnsOfIt(t *testing.T) {
 		b.member(room, b.user, b.user, matrix.MemberJoin)
 		b.post(a)
 		b.member(room, b.user, c.user, matrix.MemberInvite)
-		a.member(room, a.user, b.user, matrix.MemberLeave)
-		a.post(b)
+		if i < 2 {
+			a.member(room, a.user, b.user, matrix.MemberLeave)
+			a.post(b)
+		} else {
+			a.member(room, a.user, b.user, matrix.MemberBan)
+			a.post(b)
+			a.member(room, a.user, b.user, matrix.MemberLeave)
+			a.post(b)
+		}
 		b.post(c)
 		c.member(room, c.user, c.user, matrix.MemberJoin)
 		c.say(room, "is anybody here?")
