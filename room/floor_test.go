@@ -125,3 +125,41 @@ func TestWhatNobodyGivesIsGoneOnWithout(t *testing.T) {
 		same(t, w.room, a, b, c)
 	}
 }
+
+// Who left and came again is shown what was meant for him by somebody who had heard of neither, though by the state that is known here he was not in the room.
+func TestWhoCameAgainIsShownWhatWasMeantForHim(t *testing.T) {
+	for _, v := range []matrix.RoomVersion{"11", "12"} {
+		w := &world{t: t}
+		for i := range 3 {
+			w.links = append(w.links, []bool{i != 0, i != 1, i != 2})
+		}
+		w.gather(3)
+		w.peers()
+		a, b, c := w.players[0], w.players[1], w.players[2]
+		w.room = a.create(Create{Creator: a.user, Version: v, InitialState: []StateEvent{{matrix.TypeHistoryVisibility, "", []byte(`{"history_visibility":"joined"}`)}}})
+		enter := func(p *player) {
+			a.member(w.room, a.user, p.user, matrix.MemberInvite)
+			a.post(p)
+			p.member(w.room, p.user, p.user, matrix.MemberJoin)
+			p.post(a)
+		}
+		enter(b)
+		before := b.say(w.room, "before c came") // a does not hear of it yet
+		for range 5 {
+			a.say(w.room, "before")
+		}
+		enter(c)
+		a.post(b) // b knows c in the room
+		c.member(w.room, c.user, c.user, matrix.MemberLeave)
+		c.post(a)
+		enter(c)
+		words := b.say(w.room, "welcome, c")
+		b.give(c, w.room, words)
+		if !c.shows(w.room, "welcome, c") {
+			t.Errorf("version %s: c is not shown what b wrote: %s", v, c.describe(w.room, words))
+		}
+		if c.shows(w.room, "before c came") || c.shows(w.room, "before") {
+			t.Errorf("version %s: c is shown what was written before: %s", v, c.describe(w.room, before))
+		}
+	}
+}

@@ -146,10 +146,25 @@ func (y *eyes) sees(e *held) (bool, error) {
 		return true, nil
 	case open == openness(visShared):
 		return e.place <= y.joined, nil
-	case open == openness(visInvited):
-		return was == matrix.MemberInvite, nil
+	case open == openness(visInvited) && was == matrix.MemberInvite:
+		return true, nil
 	}
-	return false, nil
+	return y.meant(e)
+}
+
+// meant says whether who gave a message knew the user in the room when it was written, though by the state before it, as it is known here, he was not: of somebody who
+// came again, or by a snapshot, that is often only nearly known. A server is given the text of what its users may read, and nothing of what they may not
+// (mayHave): so whoever gave this to a server that by that state has nobody in the room meant those that are in it.
+func (y *eyes) meant(e *held) (bool, error) {
+	if e.ev.StateKey() != nil || e.spoilt || e.outlier || y.row.membership != matrix.MemberJoin || e.place < y.row.place || e.ev.Server() == y.q.r.server() {
+		return false, nil
+	}
+	s, err := y.q.state(e.before)
+	if err != nil {
+		return false, err
+	}
+	somebody, err := y.q.serverWas(s, y.q.r.server(), matrix.MemberJoin)
+	return !somebody, err
 }
 
 // torn tells whether an event is held without its content, though users here may read it, and nobody redacted it.
