@@ -134,7 +134,7 @@ func (w *world) sum() {
 			w.r.Encrypted++
 		}
 		for who, at := range m.heard {
-			if who != m.from.n {
+			if who != m.from.n && m.at.Before(w.start.Add(w.days())) { // at the end nobody looks often
 				delays = append(delays, at.Sub(m.at))
 			}
 		}
