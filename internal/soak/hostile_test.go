@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
@@ -88,7 +89,10 @@ func (w *world) lie(n *node) {
 		for range 3 {
 			w.queueLie(n, to, kind, data, id, raw)
 		}
-	case 9: // a ban of everybody, by who may not
+	case 9: // a ban of everybody, mostly by who may not
+		if shown, ok := n.client.members(g.id); ok && w.mayBan(n, g) {
+			w.removed(g, n, to, shown)
+		}
 		raw = w.build(n, g, raw, func(p *matrix.Proto) {
 			user := string(to.user)
 			p.Type, p.StateKey = "m.room.member", &user
@@ -99,6 +103,13 @@ func (w *world) lie(n *node) {
 	if raw != nil {
 		w.queueLie(n, to, kind, data, id, raw)
 	}
+}
+
+// mayBan tells whether a node's user has the power to.
+func (w *world) mayBan(n *node, g *gathering) bool {
+	var pl struct{ Users map[string]int }
+	status, _ := n.client.ask("GET", api+"/rooms/"+escape(g.id)+"/state/m.room.power_levels", nil, &pl)
+	return g.creator == n || status == http.StatusOK && pl.Users[string(n.user)] >= 50
 }
 
 func (w *world) queueLie(n, to *node, kind byte, data []byte, id matrix.EventID, raw []byte) {
