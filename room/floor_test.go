@@ -163,3 +163,51 @@ func TestWhoCameAgainIsShownWhatWasMeantForHim(t *testing.T) {
 		}
 	}
 }
+
+// Two invite the same user, one of them of a room in which somebody has just come back. The other invite is taken, and what both snapshots brought is not all of the past.
+func TestWhatAnotherSnapshotBroughtIsNotThePast(t *testing.T) {
+	for _, v := range []matrix.RoomVersion{"11", "12"} {
+		w := &world{t: t}
+		for i := range 4 {
+			w.links = append(w.links, []bool{i != 0, i != 1, i != 2, i != 3})
+		}
+		w.gather(4)
+		w.peers()
+		a, b, c, d := w.players[0], w.players[1], w.players[2], w.players[3]
+		w.room = a.create(Create{Creator: a.user, Version: v, InitialState: []StateEvent{{matrix.TypeHistoryVisibility, "", []byte(`{"history_visibility":"joined"}`)}}})
+		a.member(w.room, a.user, b.user, matrix.MemberInvite)
+		a.post(b)
+		b.member(w.room, b.user, b.user, matrix.MemberJoin)
+		b.post(a)
+		a.member(w.room, a.user, c.user, matrix.MemberInvite)
+		a.post(b)
+		a.post(c)
+		c.member(w.room, c.user, c.user, matrix.MemberJoin)
+		c.post(a) // b does not hear of it yet
+		a.member(w.room, a.user, d.user, matrix.MemberInvite)
+		a.post(d)
+		b.say(w.room, "b is not quick")
+		b.member(w.room, b.user, d.user, matrix.MemberInvite)
+		b.post(d)
+		join := d.member(w.room, d.user, d.user, matrix.MemberJoin)
+		d.post(a)
+		d.post(b)
+		b.post(a)
+		a.give(c, w.room, join)
+		words := c.say(w.room, "c is here")
+		for _, p := range []*player{a, b, d} {
+			c.give(p, w.room, words)
+		}
+		a.give(d, w.room, a.say(w.room, "all are here"))
+		if !d.shows(w.room, "c is here") || !d.shows(w.room, "all are here") {
+			t.Errorf("version %s: d does not know c: %s", v, d.describe(w.room, words))
+		}
+		want, _ := a.current(w.room)
+		got, _ := d.current(w.room)
+		for k, id := range want {
+			if got[k] != id {
+				t.Errorf("version %s: at d %v is %s (%s), at a %s", v, k, got[k], d.describe(w.room, id), id)
+			}
+		}
+	}
+}

@@ -234,7 +234,13 @@ func (in *ingest) offer(p *plan, h hash, c *candidate) (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if e != nil && p.rooted(e) {
+	rooted := false
+	if e != nil {
+		if rooted, err = p.rooted(e); err != nil {
+			return false, err
+		}
+	}
+	if rooted {
 		done()
 		if e.spoilt && !c.spoilt {
 			// What came first was not what its author wrote.
@@ -444,6 +450,9 @@ func (p *plan) accept(ev *matrix.Event, from matrix.ServerName, awaited bool) (*
 func (p *plan) past(ev *matrix.Event) (bool, error) {
 	if p.row.floor == 0 || ev.Depth() > p.row.floorDepth {
 		return false, nil
+	}
+	if beyond, err := p.beyond(ev); beyond || err != nil {
+		return false, err
 	}
 	if ev.Depth() < p.row.pastDepth {
 		return true, nil

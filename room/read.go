@@ -152,8 +152,8 @@ func (q *reading) StateAfter(id matrix.EventID) (dag.State, error) {
 	if e == nil {
 		return nil, fmt.Errorf("%w: the state after it", ErrUnknownEvent) // without the id: errors reach logs
 	}
-	if !q.rooted(e) {
-		return nil, nil
+	if rooted, err := q.rooted(e); !rooted || err != nil {
+		return nil, err
 	}
 	return q.state(q.stateOf(e))
 }
@@ -173,8 +173,27 @@ func (q *reading) stateOf(e *held) uint32 {
 }
 
 // rooted says whether a state after e is known. Of what came with the snapshot only one is: the floor.
-func (q *reading) rooted(e *held) bool {
-	return !e.outlier || q.row.floor != 0 && e.ev.Depth() <= q.row.floorDepth
+func (q *reading) rooted(e *held) (bool, error) {
+	if !e.outlier || q.row.floor == 0 || e.ev.Depth() > q.row.floorDepth {
+		return !e.outlier, nil
+	}
+	beyond, err := q.beyond(e.ev)
+	return !beyond || e.told, err
+}
+
+// beyond says whether an event comes after what the floor has in its place, though it is no deeper than the floor: it came with another snapshot than the one that was
+// taken, and is to be inserted when something leans on it.
+func (q *reading) beyond(ev *matrix.Event) (bool, error) {
+	slot, ok := ev.Slot()
+	if !ok {
+		return false, nil
+	}
+	floor, err := q.state(q.row.floor)
+	if err != nil {
+		return false, err
+	}
+	at := floor[slot]
+	return at != ev.ID() && slices.Contains(ev.AuthEvents(), at), nil
 }
 
 // chained is a state, and how long the chain of differences is that it is stored as.
