@@ -158,44 +158,6 @@ func (q *reading) StateAfter(id matrix.EventID) (dag.State, error) {
 	return q.state(q.stateOf(e))
 }
 
-// Approximate implements dag.Approximator: of what came with a snapshot, or as the past that others tell, no state is surely right.
-func (q *reading) Approximate(id matrix.EventID) (bool, error) {
-	e, err := q.byID(id)
-	return e != nil && (e.outlier || e.near), err
-}
-
-// stateOf is the id of the state after an event that is rooted.
-func (q *reading) stateOf(e *held) uint32 {
-	if e.outlier && !e.told {
-		return q.row.floor
-	}
-	return e.after
-}
-
-// rooted says whether a state after e is known. Of what came with the snapshot only one is: the floor.
-func (q *reading) rooted(e *held) (bool, error) {
-	if !e.outlier || q.row.floor == 0 || e.ev.Depth() > q.row.floorDepth {
-		return !e.outlier, nil
-	}
-	beyond, err := q.beyond(e.ev)
-	return !beyond || e.told, err
-}
-
-// beyond says whether an event comes after what the floor has in its place, though it is no deeper than the floor: it came with another snapshot than the one that was
-// taken, and is to be inserted when something leans on it.
-func (q *reading) beyond(ev *matrix.Event) (bool, error) {
-	slot, ok := ev.Slot()
-	if !ok {
-		return false, nil
-	}
-	floor, err := q.state(q.row.floor)
-	if err != nil {
-		return false, err
-	}
-	at := floor[slot]
-	return at != ev.ID() && slices.Contains(ev.AuthEvents(), at), nil
-}
-
 // chained is a state, and how long the chain of differences is that it is stored as.
 type chained struct {
 	state dag.State
