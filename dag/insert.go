@@ -175,7 +175,7 @@ func (in *insertion) parents() error {
 		in.status = append(in.status, status)
 		in.states = append(in.states, after)
 	}
-	in.exact, in.near = in.exact && !guessed, in.near || guessed
+	in.near = in.near || guessed // who names what is known exactly beside it is known so: the heads of a room always are
 	return nil
 }
 
