@@ -214,14 +214,16 @@ func (e *Engine) goOnWithout(ctx context.Context) error {
 	e.mu.Lock()
 	asked := map[wantKey]*contact{}
 	for _, c := range e.contacts {
-		for k := range c.wants {
-			asked[k] = c
+		for k, w := range c.wants {
+			if w.tries >= doneWithout && w.tries != w.without {
+				asked[k] = c
+			}
 		}
 	}
-	for _, c := range e.contacts {
-		for k, w := range c.wants {
-			if w.tries < doneWithout || w.tries == w.without {
-				delete(asked, k)
+	for k := range asked {
+		for _, c := range e.contacts {
+			if w := c.wants[k]; w != nil && w.tries < doneWithout {
+				delete(asked, k) // this one may still give it
 			}
 		}
 	}

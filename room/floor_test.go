@@ -8,17 +8,26 @@ import (
 	"tarn/matrix"
 )
 
+// allContacts is a world of n nodes that are all each other's contacts.
+func allContacts(t *testing.T, n int) *world {
+	w := &world{t: t}
+	for i := range n {
+		w.links = append(w.links, make([]bool, n))
+		for j := range n {
+			w.links[i][j] = i != j
+		}
+	}
+	w.gather(n)
+	w.peers()
+	return w
+}
+
 // Who came to the room by a snapshot knows one state for all that lies before it. By that state what others said and did beside it can be forbidden that was allowed
 // where it was written: here somebody is let in by one who is removed at the same time, and leaves as he learns of it, and a server that
 // had let him in goes on from there. Whoever came later follows all the same.
 func TestWhatWasAllowedBesideASnapshotIsFollowed(t *testing.T) {
 	for _, v := range []matrix.RoomVersion{"11", "12"} {
-		w := &world{t: t}
-		for i := range 5 { // all are contacts
-			w.links = append(w.links, []bool{i != 0, i != 1, i != 2, i != 3, i != 4})
-		}
-		w.gather(5)
-		w.peers()
+		w := allContacts(t, 5)
 		a, b, c, d, e := w.players[0], w.players[1], w.players[2], w.players[3], w.players[4]
 		letIn := func(by, who *player, others ...*player) {
 			by.member(w.room, by.user, who.user, matrix.MemberInvite)
@@ -73,12 +82,7 @@ func TestWhatWasAllowedBesideASnapshotIsFollowed(t *testing.T) {
 // A newcomer is given an event whose parents its contact never had: that one came by a snapshot too. After some asking it goes on without them.
 func TestWhatNobodyGivesIsGoneOnWithout(t *testing.T) {
 	for _, v := range []matrix.RoomVersion{"11", "12"} {
-		w := &world{t: t}
-		for i := range 3 {
-			w.links = append(w.links, []bool{i != 0, i != 1, i != 2})
-		}
-		w.gather(3)
-		w.peers()
+		w := allContacts(t, 3)
 		a, b, c := w.players[0], w.players[1], w.players[2]
 		w.room = a.create(Create{Creator: a.user, Version: v})
 		for _, p := range []*player{b, c} {
@@ -129,12 +133,7 @@ func TestWhatNobodyGivesIsGoneOnWithout(t *testing.T) {
 // Who left and came again is shown what was meant for him by somebody who had heard of neither, though by the state that is known here he was not in the room.
 func TestWhoCameAgainIsShownWhatWasMeantForHim(t *testing.T) {
 	for _, v := range []matrix.RoomVersion{"11", "12"} {
-		w := &world{t: t}
-		for i := range 3 {
-			w.links = append(w.links, []bool{i != 0, i != 1, i != 2})
-		}
-		w.gather(3)
-		w.peers()
+		w := allContacts(t, 3)
 		a, b, c := w.players[0], w.players[1], w.players[2]
 		w.room = a.create(Create{Creator: a.user, Version: v, InitialState: []StateEvent{{matrix.TypeHistoryVisibility, "", []byte(`{"history_visibility":"joined"}`)}}})
 		enter := func(p *player) {
@@ -167,12 +166,7 @@ func TestWhoCameAgainIsShownWhatWasMeantForHim(t *testing.T) {
 // Two invite the same user, one of them of a room in which somebody has just come back. The other invite is taken, and what both snapshots brought is not all of the past.
 func TestWhatAnotherSnapshotBroughtIsNotThePast(t *testing.T) {
 	for _, v := range []matrix.RoomVersion{"11", "12"} {
-		w := &world{t: t}
-		for i := range 4 {
-			w.links = append(w.links, []bool{i != 0, i != 1, i != 2, i != 3})
-		}
-		w.gather(4)
-		w.peers()
+		w := allContacts(t, 4)
 		a, b, c, d := w.players[0], w.players[1], w.players[2], w.players[3]
 		w.room = a.create(Create{Creator: a.user, Version: v, InitialState: []StateEvent{{matrix.TypeHistoryVisibility, "", []byte(`{"history_visibility":"joined"}`)}}})
 		a.member(w.room, a.user, b.user, matrix.MemberInvite)

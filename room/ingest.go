@@ -91,15 +91,15 @@ type candidate struct {
 
 // ingest is one call of Ingest.
 type ingest struct {
-	r     *Rooms
-	l     *live
-	room  matrix.RoomID
-	from  matrix.ServerName
-	out   *Ingested
-	todo  map[hash]*candidate     // not inserted yet
-	waits map[hash][]hash         // candidates by what they wait for
-	work  []hash                  // candidates to be tried, the last first
-	given map[matrix.EventID]bool // those that nobody gives (without.go)
+	r       *Rooms
+	l       *live
+	room    matrix.RoomID
+	from    matrix.ServerName
+	out     *Ingested
+	todo    map[hash]*candidate     // not inserted yet
+	waits   map[hash][]hash         // candidates by what they wait for
+	work    []hash                  // candidates to be tried, the last first
+	ungiven map[matrix.EventID]bool // those that nobody gives (without.go)
 }
 
 // verify parses the events and checks their signatures, before any lock is taken.
@@ -174,7 +174,7 @@ func (in *ingest) piece() (more bool, err error) {
 			}
 			return in.retractions(p)
 		}
-		p.given = in.given
+		p.ungiven = in.ungiven
 		for len(in.work) > 0 && len(p.fresh) < planEvents {
 			h := in.work[len(in.work)-1]
 			in.work = in.work[:len(in.work)-1]

@@ -51,7 +51,7 @@ type plan struct {
 
 	certificates []onionid.Certificate
 	stripped     *strippedState
-	given        map[matrix.EventID]bool    // those that nobody gives (without.go)
+	ungiven      map[matrix.EventID]bool    // those that nobody gives (without.go)
 	handed       []matrix.ServerName        // servers that were handed what they had missed
 	parted       map[matrix.ServerName]hash // servers that are not in the room any more by what an event decided that was not about them (parted.go)
 	verdicts     []hash                     // what others decided of who is in the room, and took part in no plan before (parted.go)

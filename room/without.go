@@ -35,9 +35,9 @@ func (r *Rooms) Without(ctx context.Context, room matrix.RoomID, ids []matrix.Ev
 	if err != nil {
 		return out, err
 	}
-	in := &ingest{r: r, l: l, room: room, from: r.server(), out: &out, todo: map[hash]*candidate{}, waits: map[hash][]hash{}, given: map[matrix.EventID]bool{}}
+	in := &ingest{r: r, l: l, room: room, from: r.server(), out: &out, todo: map[hash]*candidate{}, waits: map[hash][]hash{}, ungiven: map[matrix.EventID]bool{}}
 	for _, id := range ids {
-		in.given[id] = true
+		in.ungiven[id] = true
 	}
 	l.lock.Lock()
 	defer l.lock.Unlock()
@@ -54,7 +54,7 @@ func (r *Rooms) Without(ctx context.Context, room matrix.RoomID, ids []matrix.Ev
 
 // waiting puts to work what waits for what nobody gives.
 func (in *ingest) waiting(q *reading) error {
-	for id := range in.given {
+	for id := range in.ungiven {
 		h, err := hashOf(id)
 		if err != nil {
 			continue
@@ -79,7 +79,7 @@ func (in *ingest) waiting(q *reading) error {
 
 // without says whether nobody gives any of these.
 func (p *plan) without(ids []matrix.EventID) bool {
-	return !slices.ContainsFunc(ids, func(id matrix.EventID) bool { return !p.given[id] })
+	return !slices.ContainsFunc(ids, func(id matrix.EventID) bool { return !p.ungiven[id] })
 }
 
 // tryWithout is try with a near state for the parents that are not here.
