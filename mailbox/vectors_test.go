@@ -10,6 +10,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"tarn/crypto/sealed"
 )
 
 var update = flag.Bool("update", false, "write new test vectors (sealing is random: they differ each time, and all must open)")
@@ -56,6 +58,10 @@ type sessionVectors struct {
 	Up        string `json:"up"`         // the first frame: lag 6 s, follows that onion, both halves to it with delays of 2000 and 1500 ms
 	Down      string `json:"down"`       // the first that comes down: the GET answer and the receipt, of frame 0
 	Pages     string `json:"pages"`      // the second: page of above
+
+	// The same keys in a session of geometry 2, whose halves are bytes b1 (PUT) and b2 (GET) of the sizes of two layers.
+	Up2   string `json:"up_2"`   // the first frame: lag 6 s, follows nobody, delays as above
+	Down2 string `json:"down_2"` // the first that comes down: an answer of bytes b3 to frame 0, two receipts of bytes b4 to frames 0 and 1
 }
 
 func TestVectors(t *testing.T) {
@@ -170,6 +176,39 @@ func checkSessionVectors(t *testing.T, s testStore, v vectors, un func(string) [
 	if pages, err := parsePageFrame(p); err != nil || len(pages) != 1 || !bytes.Equal(pages[0].Part, un(v.Page)) {
 		t.Errorf("page frame: %v", err)
 	}
+	up2, down2 := layeredFrames(t, onion, reply, salt)
+	if !bytes.Equal(up2, un(x.Up2)) || !bytes.Equal(down2, un(x.Down2)) {
+		t.Error("frames of geometry 2 differ")
+	}
+	layout, _ = LayoutOf(GeometryLayers)
+	u, d = SessionChannels(layout, reply, salt)
+	if f, err = u.OpenUpFrame(un(x.Up2)); err != nil || !bytes.Equal(f.Put.Box, bytes.Repeat([]byte{0xb1}, layout.put())) || !bytes.Equal(f.Get.Box, bytes.Repeat([]byte{0xb2}, layout.get())) {
+		t.Errorf("frame up of geometry 2: %v", err)
+	}
+	if p, err = d.openDown(un(x.Down2)); err != nil {
+		t.Fatal(err)
+	}
+	if g, err := parseDownFrame(layout, p); err != nil || g.Get == nil || g.Get.Data[0] != 0xb3 || len(g.Receipts) != 2 || g.Receipts[1].Data[0] != 0xb4 {
+		t.Errorf("frame down of geometry 2: %+v, %v", g, err)
+	}
+}
+
+// layeredFrames are up_2 and down_2.
+func layeredFrames(t *testing.T, onion []byte, reply *sealed.Reply, salt []byte) (up, down []byte) {
+	layout, _ := LayoutOf(GeometryLayers)
+	u, d := SessionChannels(layout, reply, salt)
+	half := func(b byte, size int) []byte { return bytes.Repeat([]byte{b}, size) }
+	up, err := u.AppendUpFrame(nil, &UpFrame{Lag: 6 * time.Second,
+		Put: SubRequest{[32]byte(onion), 2 * time.Second, vectorEpoch, half(0xb1, layout.put())}, Get: SubRequest{[32]byte(onion), 1500 * time.Millisecond, vectorEpoch, half(0xb2, layout.get())}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	receipt := half(0xb4, layout.receipt())
+	down, err = d.AppendDownFrame(nil, &DownFrame{Get: &HalfAnswer{0, half(0xb3, layout.answer())}, Receipts: []HalfAnswer{{0, receipt}, {1, receipt}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return up, down
 }
 
 // makeSessionVectors is a session as it goes.
@@ -210,6 +249,8 @@ func makeSessionVectors(t *testing.T, s testStore, descriptor, page []byte) (x s
 	frame, err = d.AppendPageFrame(nil, []PushedPage{{[32]byte(onion), page}})
 	must(err)
 	x.Pages = h(frame)
+	up2, down2 := layeredFrames(t, onion, reply, salt[:])
+	x.Up2, x.Down2 = h(up2), h(down2)
 	return x
 }
 
