@@ -28,7 +28,9 @@ type gathering struct {
 	stays      map[*node]bool // those of the beginning, by whom the others reach each other: nobody removes them
 	events     int            // that clients were told are made
 
-	letIn map[*node]map[*node]bool // who invited whom, since that one was not in the room; true: while he was being removed himself
+	letIn map[*node]map[*node]bool // who invited whom, since that one was not in the room; true: while he was being removed himself, or not knowing that the other had left
+	again map[*node]map[*node]bool // who invited whom when another invite was there or under way
+	left  map[*node]string         // the event by which somebody left the last time
 }
 
 // message is what somebody wrote. It counts from the moment at which the node's answer was 200.
@@ -185,7 +187,7 @@ func (w *world) answerInvites(n *node) {
 func (w *world) found(i int) {
 	rng := rand.New(rand.NewPCG(w.size.seed, 0x9a7e<<32+uint64(i)))
 	creator := w.nodes[rng.IntN(len(w.nodes))]
-	g := &gathering{letIn: map[*node]map[*node]bool{}, n: i, rng: rng, creator: creator, encrypted: rng.Float64() < w.size.encrypted,
+	g := &gathering{letIn: map[*node]map[*node]bool{}, again: map[*node]map[*node]bool{}, left: map[*node]string{}, n: i, rng: rng, creator: creator, encrypted: rng.Float64() < w.size.encrypted,
 		visibility: []string{"shared", "joined", "invited"}[rng.IntN(3)], version: []string{"11", "12"}[rng.IntN(2)]}
 	g.stays = map[*node]bool{creator: true}
 	var users []string
@@ -400,6 +402,7 @@ func (w *world) churn(g *gathering) {
 			c.look()
 			if do(n, "POST", path+"/leave", object{}) {
 				c.look()
+				g.leaves(n)
 			}
 		}
 	case x < 14: // kick, ban
@@ -447,12 +450,35 @@ func (w *world) churn(g *gathering) {
 	}
 }
 
-// invited notes who lets whom in.
+// invited notes who lets whom in. An invite by one who has not heard that the other was in the room and left comes beside that: where the leave came
+// first the join is soft-failed, and elsewhere not.
 func (g *gathering) invited(by, who *node) {
 	if v := who.client.views[g.id]; g.letIn[who] == nil || v == nil || !v.joined && !v.invited {
-		g.letIn[who] = map[*node]bool{}
+		maps.DeleteFunc(g.letIn[who], func(_ *node, contested bool) bool { return !contested })
 	}
-	g.letIn[who][by] = g.contested(by)
+	if g.letIn[who] == nil {
+		g.letIn[who], g.again[who] = map[*node]bool{}, map[*node]bool{}
+	}
+	if len(g.letIn[who]) > 0 {
+		g.again[who][by] = true
+	}
+	id := g.left[who]
+	g.letIn[who][by] = g.contested(by) || id != "" && by.client.views[g.id].shown[id] == 0
+}
+
+// leaves notes that somebody has left, while others may be inviting him anew.
+func (g *gathering) leaves(n *node) {
+	var state []struct {
+		shownEvent
+		ID string `json:"event_id"`
+	}
+	n.client.ask("GET", api+"/rooms/"+escape(g.id)+"/state", nil, &state)
+	for _, e := range state {
+		if e.Type == "m.room.member" && e.StateKey != nil && *e.StateKey == string(n.user) {
+			g.left[n] = e.ID
+		}
+	}
+	g.letIn[n], g.again[n] = g.again[n], map[*node]bool{}
 }
 
 // contested: what somebody writes now may be shown or not.
@@ -471,8 +497,7 @@ func (w *world) removed(g *gathering, by, who *node, shown map[string]bool) {
 	for more := true; more; {
 		more = false
 		for x, inviters := range g.letIn {
-			v := x.client.views[g.id]
-			if hit[x] || shown[string(x.user)] || v == nil || !v.joined && !v.invited {
+			if hit[x] || shown[string(x.user)] {
 				continue
 			}
 			for y := range inviters {

@@ -231,7 +231,7 @@ func (n *node) open() {
 	n.starts++ // a process that begins again draws another seed
 	n.engine, err = replicate.New(replicate.Config{
 		KV: n.kv, Rooms: served, Accounts: accounts, Profile: w.profile(), Identity: replicate.Identity{Key: n.onion, Name: server, Certificate: n.cert},
-		Stores: n.own, Couriers: carriers, Introductions: replicate.EncryptedIntroductions, Log: slog.New(slog.DiscardHandler), Seed: [32]byte(digest("soak schedule", w.size.seed, uint64(n.n), uint64(n.starts))),
+		Stores: n.own, Couriers: carriers, Introductions: replicate.NeededIntroductions, Log: slog.New(slog.DiscardHandler), Seed: [32]byte(digest("soak schedule", w.size.seed, uint64(n.n), uint64(n.starts))),
 		Dial: func(a mailbox.Address) replicate.Mailbox { return mailbox.NewClient(a, n.host) },
 		Session: func(a mailbox.Address, p replicate.SessionParams) replicate.Courier {
 			return &counting{replicate.NewSession(a, n.host, p), n}
