@@ -438,6 +438,11 @@ func (p *plan) accept(ev *matrix.Event, from matrix.ServerName, awaited bool) (*
 	if err != nil || in.Status == dag.Rejected || denied {
 		return e, nil, err
 	}
+	if in.Status == dag.SoftFailed {
+		if err := p.turnAway(ev, from); err != nil {
+			return nil, nil, err
+		}
+	}
 	more, err := p.farewells(ev, from, to)
 	p.outbox = append(append(p.outbox, to...), more...)
 	if in.Status == dag.Accepted && decides(ev) {

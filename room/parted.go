@@ -73,14 +73,53 @@ func (in *ingest) latecomers(p *plan) error {
 			if by == nil {
 				continue
 			}
-			if told, err := p.partedAt(in.from, by); told || err != nil {
-				return err
-			}
-			h := mustHash(by.ev.ID())
-			p.change(h, by)
-			p.parted[in.from], p.servers[in.from] = h, true
-			p.outbox = append(p.outbox, delivery{in.from, store.ItemEvent, itemData(p.row.id, by.ev.ID())})
-			return nil
+			return p.tellWhy(in.from, by)
+		}
+	}
+	return nil
+}
+
+// tellWhy gives a contact the event by which its users are not in the room, once, as if they had been in it before.
+func (p *plan) tellWhy(to matrix.ServerName, by *held) error {
+	if told, err := p.partedAt(to, by); told || err != nil {
+		return err
+	}
+	h := mustHash(by.ev.ID())
+	p.change(h, by)
+	p.parted[to], p.servers[to] = h, true
+	p.outbox = append(p.outbox, delivery{to, store.ItemEvent, itemData(p.row.id, by.ev.ID())})
+	return nil
+}
+
+// turnAway tells a contact why the join of a user of its, which it gave, is not let in here: the removal of who invited, or what else was decided
+// beside the join.
+func (p *plan) turnAway(join *matrix.Event, from matrix.ServerName) error {
+	if join.Membership() != matrix.MemberJoin || join.Server() != from || p.census.servers[from] > 0 {
+		return nil
+	}
+	if in, err := p.admitted(p.current, p.r.contacts([]matrix.ServerName{from})); len(in) == 0 || err != nil {
+		return err
+	}
+	var why []matrix.EventID
+	for _, id := range join.AuthEvents() {
+		e, err := p.byID(id)
+		if err != nil {
+			return err
+		}
+		if e != nil && e.ev.Membership() == matrix.MemberInvite {
+			why = append(why, p.current[matrix.StateKey{Type: matrix.TypeMember, Key: string(e.ev.Sender())}])
+		}
+	}
+	for _, t := range []string{matrix.TypePowerLevels, matrix.TypeJoinRules} {
+		why = append(why, p.current[matrix.StateKey{Type: t}])
+	}
+	for _, id := range why {
+		by, err := p.byID(id)
+		if err != nil {
+			return err
+		}
+		if by != nil && decides(by.ev) && !slices.Contains(join.AuthEvents(), id) {
+			return p.tellWhy(from, by)
 		}
 	}
 	return nil

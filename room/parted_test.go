@@ -117,3 +117,34 @@ func TestWhoJoinsOnTheWordOfOneThatWasRemovedLearnsOfIt(t *testing.T) {
 		}
 	}
 }
+
+// Who removed is a contact of the one who was let in; between the two that were removed and let in nothing comes through. He who removed says so himself.
+func TestWhoIsRefusedByAContactIsToldWhy(t *testing.T) {
+	for _, v := range []matrix.RoomVersion{"11", "12"} {
+		w := &world{t: t, links: [][]bool{{false, true, true}, {true, false, true}, {true, true, false}}}
+		w.gather(3)
+		w.peers()
+		a, b, c := w.players[0], w.players[1], w.players[2]
+		room := a.create(Create{Creator: a.user, Version: v})
+		a.member(room, a.user, b.user, matrix.MemberInvite)
+		a.post(b)
+		b.member(room, b.user, b.user, matrix.MemberJoin)
+		b.post(a)
+		a.member(room, a.user, b.user, matrix.MemberLeave) // b does not hear of it any more
+		b.member(room, b.user, c.user, matrix.MemberInvite)
+		b.post(c)
+		c.member(room, c.user, c.user, matrix.MemberJoin)
+		c.say(room, "is anybody here?")
+		c.post(a)
+		if len(a.post(c)) == 0 {
+			t.Errorf("version %s: c is told nothing", v)
+		}
+		if m, err := c.Membership(c.user, room); err != nil || m != matrix.MemberLeave {
+			t.Errorf("version %s: c goes on in a room of its own: %s %v", v, m, err)
+		}
+		c.post(a)
+		if a.post(c) != nil {
+			t.Errorf("version %s: c is told again and again", v)
+		}
+	}
+}
