@@ -38,9 +38,12 @@ type Accounts interface {
 
 var _ Accounts = (*people.Accounts)(nil)
 
-// How many one-time keys a contact gets. Clients keep some 50 of each device and make new ones when half are gone.
+// How many one-time keys a contact gets. Clients keep some 50 of each device and make new ones when half are gone. Of those that are gone and were not used yet a client
+// need not keep more than some 50 (libolm keeps 100 in all, and drops the oldest): who writes by an older one is not understood. So the more
+// contacts there are, the fewer each gets.
 const (
 	handBatch = 8                // at a time
+	handAhead = 16               // at a time, of all contacts together; each gets one at least
 	handDaily = 64               // of one device, a day: beyond, the contact uses the fallback key
 	handAgain = 24 * time.Hour   // a contact that asks by an older batch has lost the newer one, if that is so old
 	maxTold   = bundle.MaxRecord // bytes of one user's keys; devices beyond are left out
@@ -220,7 +223,7 @@ func (e *Engine) handKeys(l listener, user matrix.UserID, d people.PublishedDevi
 	}
 	h := was
 	h.renew(d, now)
-	n := min(handBatch, handDaily-h.given)
+	n := min(max(1, handAhead/uint64(l.among)), handBatch, handDaily-h.given)
 	if !h.asked || n == 0 {
 		return h.asked, nil
 	}

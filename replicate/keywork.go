@@ -93,6 +93,7 @@ func (e *Engine) workKeys(ctx context.Context) {
 type listener struct {
 	name  onionid.Name
 	floor uint64 // serials of batches are higher
+	among int    // contacts, this one included
 }
 
 // errMoved: a row is not as it was when it was read; all is compared again.
@@ -107,7 +108,7 @@ func (e *Engine) tellKeys(c *contact) {
 		return
 	}
 	turn := c.keys.turn
-	l := listener{name: c.name}
+	l := listener{name: c.name, among: len(e.contacts)}
 	if !c.recovered.IsZero() {
 		l.floor = uint64(c.recovered.Add(people.RestoreSlack).UnixMilli())
 	}
