@@ -35,8 +35,9 @@ type Node struct {
 	// Invite codes that operators of your mailboxes gave you, where a mailbox wants one: "LINE CODE", the mailbox's line
 	// and the code. A code is used once; it can stay here.
 	MailboxCodes []string `toml:"mailbox_codes"`
-	// In which rooms nodes that share a room become contacts by themselves, introduced by a contact of both that is in it: "encrypted" (without
-	// it their people cannot read each other there), "rooms" (all: receipts and files cross then, too) or "off". It counts for
+	// When nodes that share a room become contacts by themselves, introduced by a contact of both that is in it: "needed" (in encrypted rooms all,
+	// for without it their people cannot read each other there; in others until two contacts are in the room, for with one the room is lost to you when that
+	// one leaves), "rooms" (all in all rooms: receipts and files cross then, too) or "off". It counts for
 	// this node in all three parts. `node forget` ends such a contact for good.
 	Introductions string `toml:"introductions"`
 	// How many contacts may be introduced, at most, 1 to 1000. Each may leave boxes for you; and each whose mailboxes nobody else of your contacts
@@ -131,7 +132,7 @@ func DefaultNode() Node {
 
 		MailboxCodes: []string{},
 
-		Introductions: "encrypted", MaxIntroduced: 32,
+		Introductions: "needed", MaxIntroduced: 32,
 
 		LogLevel: "info",
 		Client:   Client{Listen: "127.0.0.1:8008"},
@@ -166,8 +167,8 @@ func (n *Node) Check() error {
 	if _, err := n.Codes(); err != nil {
 		return err
 	}
-	if !slices.Contains([]string{"encrypted", "rooms", "off"}, n.Introductions) {
-		return fmt.Errorf(`introductions is %q: it can be "encrypted", "rooms" or "off"`, n.Introductions)
+	if !slices.Contains([]string{"needed", "rooms", "off"}, n.Introductions) {
+		return fmt.Errorf(`introductions is %q: it can be "needed", "rooms" or "off"`, n.Introductions)
 	}
 	if n.MaxIntroduced < 1 || n.MaxIntroduced > 1000 {
 		return fmt.Errorf("max_introduced is %d: it must be between 1 and 1000", n.MaxIntroduced)

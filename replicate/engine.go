@@ -59,9 +59,9 @@ type Rooms interface {
 	// SetPeers says who the contacts are and whose events they get from themselves; Fellows are the servers in the rooms shared with server.
 	SetPeers(peers map[matrix.ServerName]room.Peer)
 	Fellows(server matrix.ServerName) ([]matrix.ServerName, error)
-	// Strangers are the servers in (encrypted) rooms with us that are no contacts, each with the contacts there that are its; Meet tells whether
-	// there is such a room with members of all these servers.
-	Strangers(encrypted bool) (map[matrix.ServerName][]matrix.ServerName, error)
+	// Strangers are the servers in rooms with us that are no contacts and wanted as such; lack is how many each thin room lacks. Meet tells whether
+	// there is a room, or an encrypted one, with members of all these servers.
+	Strangers(all bool) (strangers map[matrix.ServerName]*room.Stranger, lack map[matrix.RoomID]int, err error)
 	Meet(encrypted bool, servers ...matrix.ServerName) (bool, error)
 	IngestReceipts(from matrix.ServerName, room matrix.RoomID, rs []room.Receipt) error
 	AddCertificate(c onionid.Certificate) error
@@ -92,7 +92,7 @@ type Config struct {
 	// what Dial makes must be a Sealer too, or a *mailbox.Client.
 	Session func(mailbox.Address, SessionParams) Courier
 	Codes   map[mailbox.Address]mailbox.Code // invite codes for accounts with own mailboxes
-	// Introductions says in which rooms contacts of contacts become contacts; MaxIntroduced bounds them, 0: DefaultIntroduced.
+	// Introductions says when contacts of contacts become contacts; MaxIntroduced bounds them, 0: DefaultIntroduced.
 	Introductions Introductions
 	MaxIntroduced int
 	patience      int // tests: frames, instead of patienceFrames

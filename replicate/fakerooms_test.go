@@ -67,6 +67,7 @@ func (f *fakeRooms) join(id matrix.RoomID, members ...onionid.Name) {
 		f.events[id] = map[matrix.EventID][]byte{}
 	}
 	f.members[id] = members
+	f.changed++
 }
 
 // encrypt is join of an encrypted room.
@@ -78,7 +79,6 @@ func (f *fakeRooms) encrypt(id matrix.RoomID, members ...onionid.Name) {
 		f.encrypted = map[matrix.RoomID]bool{}
 	}
 	f.encrypted[id] = true
-	f.changed++
 }
 
 // send makes an event and queues it for every other member, in one Update, as package room does.
@@ -181,7 +181,7 @@ func (f *fakeRooms) SetPeers(peers map[matrix.ServerName]room.Peer) {
 func (f *fakeRooms) Fellows(server matrix.ServerName) (out []matrix.ServerName, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for id := range f.encrypted {
+	for id := range f.members {
 		if !slices.Contains(f.members[id], server) {
 			continue
 		}
@@ -194,28 +194,42 @@ func (f *fakeRooms) Fellows(server matrix.ServerName) (out []matrix.ServerName, 
 	return out, nil
 }
 
-// Strangers and Meet have rooms that are not encrypted too, if they are asked for any.
-func (f *fakeRooms) Strangers(encrypted bool) (map[matrix.ServerName][]matrix.ServerName, error) {
+func (f *fakeRooms) Strangers(all bool) (map[matrix.ServerName]*room.Stranger, map[matrix.RoomID]int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	out := map[matrix.ServerName][]matrix.ServerName{}
+	out, lack, wanted := map[matrix.ServerName]*room.Stranger{}, map[matrix.RoomID]int{}, map[matrix.ServerName]bool{}
 	for id, members := range f.members {
-		if encrypted && !f.encrypted[id] || !slices.Contains(members, f.self) {
+		contacts := slices.DeleteFunc(slices.Clone(members), func(s matrix.ServerName) bool { _, contact := f.peers[s]; return !contact })
+		thin := !all && !f.encrypted[id]
+		if thin && len(contacts) >= room.EnoughContacts || !slices.Contains(members, f.self) {
 			continue
 		}
+		if thin {
+			lack[id] = room.EnoughContacts - len(contacts)
+		}
 		for _, s := range members {
-			if _, contact := f.peers[s]; contact || s == f.self {
+			if slices.Contains(contacts, s) || s == f.self {
 				continue
 			}
-			out[s] = slices.Clip(out[s])
-			for _, c := range members {
-				if p, contact := f.peers[c]; contact && p.Sources[s] && !slices.Contains(out[s], c) {
-					out[s] = append(out[s], c)
+			if out[s] == nil {
+				out[s] = &room.Stranger{}
+			}
+			if !thin {
+				wanted[s] = true
+			} else {
+				out[s].Thin = append(out[s].Thin, id)
+			}
+			for _, c := range contacts {
+				if f.peers[c].Sources[s] && !slices.Contains(out[s].By, c) {
+					out[s].By = append(out[s].By, c)
 				}
 			}
 		}
 	}
-	return out, nil
+	for s := range wanted {
+		out[s].Thin = nil
+	}
+	return out, lack, nil
 }
 
 func (f *fakeRooms) Meet(encrypted bool, servers ...matrix.ServerName) (bool, error) {

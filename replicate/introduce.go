@@ -15,12 +15,14 @@ import (
 	"tarn/crypto/onionid"
 	"tarn/crypto/sealed"
 	"tarn/matrix"
+	"tarn/room"
 	"tarn/store"
 )
 
 // Introductions. Two nodes in one room that are no contacts hear each other's events by way of others, and nothing else of each other: no keys of
 // devices, no to-device messages, no receipts, no files. In an encrypted room their people do not read each other. So such nodes
 // become contacts by themselves: one makes a link as a person would, asks a contact of both that is in the room to pass it on, and the other follows it.
+// And so do nodes in any room, as far as one of them has but one contact there, by whom alone it hears of the room: when that one leaves it would hear nothing more.
 // SPEC §7.11.
 //
 // The introducer sees the link, and has no part in what it makes: the payload is signed by who made it, the reply by who follows it, and each
@@ -29,27 +31,27 @@ import (
 //
 // This file is the one that asks; introduced.go has the other two.
 
-// Introductions says in which rooms a node takes part in introductions, as any of the three.
+// Introductions says for what a node takes part in introductions, as any of the three.
 type Introductions byte
 
 // The kinds of it.
 const (
-	NoIntroductions        Introductions = iota // in none
-	EncryptedIntroductions                      // in encrypted ones, where people do not read each other without
-	AllIntroductions                            // in all
+	NoIntroductions     Introductions = iota // for nothing
+	NeededIntroductions                      // to all in encrypted rooms, where people do not read each other without; in others to so many that it does not hang on one contact
+	AllIntroductions                         // to all in all rooms
 )
 
-// ParseIntroductions reads the configuration's word: "off", "encrypted" or "rooms". ErrConfig.
+// ParseIntroductions reads the configuration's word: "off", "needed" or "rooms". ErrConfig.
 func ParseIntroductions(word string) (Introductions, error) {
 	switch word {
 	case "off":
 		return NoIntroductions, nil
-	case "encrypted":
-		return EncryptedIntroductions, nil
+	case "needed":
+		return NeededIntroductions, nil
 	case "rooms":
 		return AllIntroductions, nil
 	}
-	return 0, fmt.Errorf(`%w: introductions can be "encrypted", "rooms" or "off", not %q`, ErrConfig, word)
+	return 0, fmt.Errorf(`%w: introductions can be "needed", "rooms" or "off", not %q`, ErrConfig, word)
 }
 
 // DefaultIntroduced is how many contacts a node has at most that were introduced, not made by a person.
@@ -158,13 +160,11 @@ func (e *Engine) workIntroductions(ctx context.Context) {
 	}
 }
 
-func (e *Engine) encryptedAlone() bool { return e.introductions == EncryptedIntroductions }
-
 // introductionWanted is one that is to be asked for.
 type introductionWanted struct{ peer, by onionid.Name }
 
 func (e *Engine) seekIntroductions(ctx context.Context, now time.Time) error {
-	known, err := e.rooms.Strangers(e.encryptedAlone())
+	known, lack, err := e.rooms.Strangers(e.introductions == AllIntroductions)
 	if err != nil {
 		return err
 	}
@@ -172,7 +172,7 @@ func (e *Engine) seekIntroductions(ctx context.Context, now time.Time) error {
 	e.dropVain(now)
 	var wanted []introductionWanted
 	if err = e.noteStrangers(known, now); err == nil && len(e.own) > 0 {
-		wanted = e.chooseIntroductions(known, now)
+		wanted = e.chooseIntroductions(known, lack, now)
 	}
 	e.mu.Unlock()
 	for _, w := range wanted {
@@ -187,7 +187,7 @@ func (e *Engine) seekIntroductions(ctx context.Context, now time.Time) error {
 }
 
 // noteStrangers keeps since when there are which strangers: a restart does not begin the waiting anew. The caller holds mu.
-func (e *Engine) noteStrangers(known map[matrix.ServerName][]matrix.ServerName, now time.Time) error {
+func (e *Engine) noteStrangers(known map[matrix.ServerName]*room.Stranger, now time.Time) error {
 	fresh, gone := map[onionid.Name]*stranger{}, []onionid.Name(nil)
 	for name, s := range e.strangers {
 		if _, there := known[name]; !there && now.Sub(s.since) > keepStranger && now.Sub(s.next) > keepStranger {
@@ -249,8 +249,8 @@ func (e *Engine) introduced(now time.Time) int {
 }
 
 // chooseIntroductions are those to ask for now. Of two servers the one with the smaller name asks, so that links seldom cross; the other one after
-// a while, for the first may have lost what it knew, or have no room for more. The caller holds mu.
-func (e *Engine) chooseIntroductions(known map[matrix.ServerName][]matrix.ServerName, now time.Time) (out []introductionWanted) {
+// a while, for the first may have lost what it knew, or have no room for more. lack are the rooms that want some of their strangers, and how many. The caller holds mu.
+func (e *Engine) chooseIntroductions(known map[matrix.ServerName]*room.Stranger, lack map[matrix.RoomID]int, now time.Time) (out []introductionWanted) {
 	patience := e.patience()
 	asked, open, of := 0, 0, map[onionid.Name]int{}
 	for _, in := range e.invites {
@@ -261,32 +261,55 @@ func (e *Engine) chooseIntroductions(known map[matrix.ServerName][]matrix.Server
 		of[in.peer]++
 		if now.Sub(in.created) < patience {
 			asked++
+			if x := known[in.peer]; x != nil && len(x.Thin) > 0 {
+				supply(lack, x.Thin)
+			}
 		}
 	}
 	names := slices.Sorted(maps.Keys(known))
 	e.rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 	names = slices.DeleteFunc(names, func(n onionid.Name) bool { return e.strangers[n] == nil || !e.introducible(n) || e.contacts[n] != nil })
 	slices.SortStableFunc(names, func(a, b onionid.Name) int { return cmp.Compare(e.strangers[a].tries, e.strangers[b].tries) })
-	places := e.maxIntroduced - e.introduced(now)
+	introduced := e.introduced(now)
 	for _, name := range names {
 		s := e.strangers[name]
 		if asked >= maxFresh || open >= maxIntroLinks {
 			break
 		}
-		if now.Before(s.next) || of[name] >= maxLinksOf || of[name] == 0 && places <= 0 || name < e.self.Name && now.Before(s.since.Add(2*patience)) {
+		thin := known[name].Thin
+		if now.Before(s.next) || of[name] >= maxLinksOf || of[name] == 0 && introduced >= e.introductionsFor(len(thin) > 0) || name < e.self.Name && now.Before(s.since.Add(2*patience)) {
 			continue
 		}
-		by := e.chooseIntroducer(s, known[name], now)
+		if len(thin) > 0 && !slices.ContainsFunc(thin, func(id matrix.RoomID) bool { return lack[id] > 0 }) {
+			continue
+		}
+		by := e.chooseIntroducer(s, known[name].By, now)
 		if by == "" {
 			continue
 		}
 		if of[name] == 0 {
-			places--
+			introduced++
 		}
+		supply(lack, thin)
 		asked, open = asked+1, open+1
 		out = append(out, introductionWanted{name, by})
 	}
 	return out
+}
+
+// supply notes that these rooms will have a contact more.
+func supply(lack map[matrix.RoomID]int, rooms []matrix.RoomID) {
+	for _, id := range rooms {
+		lack[id]--
+	}
+}
+
+// introductionsFor is how many contacts may have been introduced before one more is: for rooms that people read without it half of the places.
+func (e *Engine) introductionsFor(thin bool) int {
+	if thin {
+		return (e.maxIntroduced + 1) / 2
+	}
+	return e.maxIntroduced
 }
 
 // chooseIntroducer is, of some contacts, the one that was asked the longest ago; "" if none may be asked now.

@@ -90,7 +90,7 @@ func (e *Engine) introducing(c *contact, other onionid.Name, raw [bundle.LinkSiz
 	if e.introductions == NoIntroductions || other == c.name || other == e.self.Name || !link.current(now) {
 		return Link{}, false, nil
 	}
-	ok, err = e.rooms.Meet(e.encryptedAlone(), c.name, other)
+	ok, err = e.rooms.Meet(false, c.name, other)
 	return link, ok, err
 }
 
@@ -158,8 +158,14 @@ func (e *Engine) takeIntroduced(c *contact, data []byte) (effect, error) {
 	if !ok || err != nil {
 		return effect{}, err
 	}
+	wanted := e.introductions == AllIntroductions // whatever the room is
+	if !wanted {
+		if wanted, err = e.rooms.Meet(true, c.name, i.From); err != nil {
+			return effect{}, err
+		}
+	}
 	e.mu.Lock()
-	follow, err := e.mayFollow(c, i.From, link, now)
+	follow, err := e.mayFollow(c, i.From, link, !wanted, now)
 	e.mu.Unlock()
 	if !follow || err != nil {
 		return effect{}, err
@@ -169,7 +175,7 @@ func (e *Engine) takeIntroduced(c *contact, data []byte) (effect, error) {
 	return effect{
 		write: func(txn store.Txn) error {
 			a = nil
-			if follow, err := e.mayFollow(c, i.From, link, now); !follow || err != nil {
+			if follow, err := e.mayFollow(c, i.From, link, !wanted, now); !follow || err != nil {
 				return nil // another was faster
 			}
 			row = c.intro.on(now)
@@ -187,8 +193,8 @@ func (e *Engine) takeIntroduced(c *contact, data []byte) (effect, error) {
 	}, nil
 }
 
-// mayFollow tells whether an introduction is followed. errFollowing: not now. The caller holds mu.
-func (e *Engine) mayFollow(c *contact, from onionid.Name, link Link, now time.Time) (bool, error) {
+// mayFollow tells whether an introduction is followed; thin: only for rooms that people read without. errFollowing: not now. The caller holds mu.
+func (e *Engine) mayFollow(c *contact, from onionid.Name, link Link, thin bool, now time.Time) (bool, error) {
 	old := e.contacts[from]
 	switch {
 	case !e.introducible(from), len(e.own) == 0, e.invites[link.Voucher] != nil, e.accepts[link.Voucher] != nil:
@@ -212,7 +218,7 @@ func (e *Engine) mayFollow(c *contact, from onionid.Name, link Link, now time.Ti
 	for _, in := range e.invites {
 		known = known || in.peer == from && now.Before(in.expiry)
 	}
-	if !known && e.introduced(now) >= e.maxIntroduced || len(e.accepts) >= 4*maxLinks {
+	if !known && e.introduced(now) >= e.introductionsFor(thin) || len(e.accepts) >= 4*maxLinks {
 		return false, nil
 	}
 	if open >= maxFollowedBy || his >= maxFollowed {

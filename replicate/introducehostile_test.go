@@ -114,7 +114,7 @@ func TestABadIntroducer(t *testing.T) {
 			w.noContact(a, b, 5*time.Minute)
 			// Another contact of both does better.
 			d := w.node(9, fast())
-			d.introductions = EncryptedIntroductions
+			d.introductions = NeededIntroductions
 			d.start()
 			w.contact(a, d)
 			w.contact(d, b)

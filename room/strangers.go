@@ -12,19 +12,33 @@ import (
 )
 
 // A room's servers need not be contacts of each other: events are passed on (relay.go). Keys of devices, to-device messages, receipts and files
-// are not; so in an encrypted room people do not read each other if their nodes are no contacts. What package replicate needs to
-// know to mend that, by having a contact of both introduce them, is here: it reads, and decides nothing.
+// are not; so in an encrypted room people do not read each other if their nodes are no contacts. And who hears of a room by one contact alone hears
+// nothing more of it, and is heard no more, when that one leaves. What package replicate needs to
+// know to mend both, by having a contact of both introduce them, is here: it reads, and decides nothing.
 
-// Strangers are the servers that have joined members in rooms with joined local users and are no contacts; encrypted: in encrypted rooms alone. Of
-// each it gives the contacts that are joined to such a room too and said that they get the stranger's events from itself (Peer.Sources), so
-// are its contacts, sorted: maybe none. What a room's ACL denies is not in it. It reads the keys of one table, and the state of those rooms.
-func (r *Rooms) Strangers(encrypted bool) (map[matrix.ServerName][]matrix.ServerName, error) {
+// EnoughContacts is how many contacts in a room that is not encrypted are enough. With one that all have, and two more by lot, those who stay
+// hear of each other when it leaves: a graph in which each draws two is connected, but for few of the smallest (Fenner, Frieze: On the connectivity of random m-orientable
+// graphs and digraphs, 1982).
+const EnoughContacts = 3
+
+// Stranger is a server that has joined members in a room with joined local users, and is no contact.
+type Stranger struct {
+	// By are the contacts that are joined to such a room too and said that they get the stranger's events from itself (Peer.Sources), so
+	// are its contacts, sorted: maybe none.
+	By []matrix.ServerName
+	// Thin are the rooms of the two if all of them are such as have fewer than EnoughContacts, and so need not all of their strangers.
+	Thin []matrix.RoomID
+}
+
+// Strangers are those whom the node is to get to know: all of the encrypted rooms, or of all rooms; and those of the thin rooms, with how many contacts each of
+// these lacks. What a room's ACL denies is not in it. It reads the keys of one table, and the state of those rooms.
+func (r *Rooms) Strangers(all bool) (found map[matrix.ServerName]*Stranger, lack map[matrix.RoomID]int, err error) {
 	peers := r.peers.Load()
 	if peers == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
-	found := map[matrix.ServerName][]matrix.ServerName{}
-	err := r.view(func(rd snapshot) error {
+	found, lack = map[matrix.ServerName]*Stranger{}, map[matrix.RoomID]int{}
+	err = r.view(func(rd snapshot) error {
 		rooms, with := map[uint32][]matrix.ServerName{}, map[uint32]bool{}
 		if err := rd.Scan([]byte{tabServer}, nil, func(k, _ []byte) (bool, error) {
 			if len(k) < 1+1+4 {
@@ -42,6 +56,7 @@ func (r *Rooms) Strangers(encrypted bool) (map[matrix.ServerName][]matrix.Server
 		}); err != nil {
 			return err
 		}
+		wanted := map[matrix.ServerName]bool{} // whatever is thin
 		for n := range with {
 			q, err := r.openNumber(rd, n)
 			if errors.Is(err, ErrUnknownRoom) {
@@ -50,27 +65,46 @@ func (r *Rooms) Strangers(encrypted bool) (map[matrix.ServerName][]matrix.Server
 			if err != nil {
 				return err
 			}
-			in, err := q.meeting(encrypted, rooms[n])
+			in, encrypted, err := q.meeting(rooms[n])
 			if err != nil {
 				return err
 			}
+			contacts := slices.DeleteFunc(slices.Clone(in), func(s matrix.ServerName) bool { _, contact := (*peers)[s]; return !contact })
+			thin := !all && !encrypted
+			if thin && len(contacts) >= EnoughContacts {
+				continue
+			}
+			if thin {
+				lack[q.row.id] = EnoughContacts - len(contacts)
+			}
 			for _, s := range in {
-				if _, contact := (*peers)[s]; contact {
+				if slices.Contains(contacts, s) {
 					continue
 				}
-				by := found[s]
-				for _, c := range in {
-					if peer, contact := (*peers)[c]; contact && peer.Sources[s] && !slices.Contains(by, c) {
-						by = append(by, c)
+				x := found[s]
+				if x == nil {
+					x = &Stranger{}
+					found[s] = x
+				}
+				if !thin {
+					wanted[s] = true
+				} else {
+					x.Thin = append(x.Thin, q.row.id)
+				}
+				for _, c := range contacts {
+					if (*peers)[c].Sources[s] && !slices.Contains(x.By, c) {
+						x.By = append(x.By, c)
 					}
 				}
-				slices.Sort(by)
-				found[s] = by
+				slices.Sort(x.By)
 			}
+		}
+		for s := range wanted {
+			found[s].Thin = nil
 		}
 		return nil
 	})
-	return found, err
+	return found, lack, err
 }
 
 // Meet tells whether there is a room in which a local user and members of all these servers are joined, and none of them is denied by its
@@ -96,8 +130,8 @@ func (r *Rooms) Meet(encrypted bool, servers ...matrix.ServerName) (bool, error)
 			if err != nil {
 				return err
 			}
-			in, err := q.meeting(encrypted, servers)
-			if meet = len(in) == len(servers); err != nil || meet {
+			in, on, err := q.meeting(servers)
+			if meet = len(in) == len(servers) && (on || !encrypted); err != nil || meet {
 				return err
 			}
 		}
@@ -106,17 +140,16 @@ func (r *Rooms) Meet(encrypted bool, servers ...matrix.ServerName) (bool, error)
 	return meet, err
 }
 
-// meeting are those of some servers that the room's ACL does not deny; none if no local user is joined, or it is not encrypted and has to be.
-func (q *reading) meeting(encrypted bool, servers []matrix.ServerName) ([]matrix.ServerName, error) {
+// meeting are those of some servers that the room's ACL does not deny, none if no local user is joined; and whether the room is encrypted.
+func (q *reading) meeting(servers []matrix.ServerName) (in []matrix.ServerName, encrypted bool, err error) {
 	if !q.row.active {
-		return nil, nil
+		return nil, false, nil
 	}
 	s, err := q.state(q.row.current)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	if _, on := s[matrix.StateKey{Type: matrix.TypeEncryption}]; encrypted && !on {
-		return nil, nil
-	}
-	return q.admitted(s, servers)
+	_, encrypted = s[matrix.StateKey{Type: matrix.TypeEncryption}]
+	in, err = q.admitted(s, servers)
+	return in, encrypted, err
 }

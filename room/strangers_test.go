@@ -12,34 +12,51 @@ import (
 	"tarn/matrix"
 )
 
-// Whoever is in an encrypted room and no contact is a stranger there, with the contacts that know it; nobody else is.
-func TestStrangersAreThoseOfEncryptedRoomsAlone(t *testing.T) {
+// Whoever is in an encrypted room, or in one with few contacts, and no contact is a stranger there, with the contacts that know it; nobody else is.
+func TestStrangersAreThoseOfEncryptedRoomsAndOfThin(t *testing.T) {
 	checks(t, 10, func(rt *rapid.T) {
 		n := rapid.IntRange(3, 7).Draw(rt, "servers")
 		_, links := drawLinks(rt, n)
 		w := linked(rt, links, matrix.DefaultVersion)
 		w.tellAll()
-		look := func(when string, encrypted bool, want func(i, j int) bool) {
+		look := func(when string, any, encrypted bool) {
 			rt.Helper()
 			for i, p := range w.players {
-				got, err := p.Strangers(encrypted)
+				got, lack, err := p.Strangers(any)
 				if err != nil {
 					rt.Fatal(err)
 				}
+				contacts := 0
+				for j := range links[i] {
+					if i != j && links[i][j] {
+						contacts++
+					}
+				}
+				thin := !any && !encrypted && contacts < EnoughContacts && contacts < n-1
+				lacks := 0
+				if thin {
+					lacks = EnoughContacts - contacts
+				}
+				if lack[w.room] != lacks {
+					rt.Fatalf("%s, %d lacks %d of its %d contacts", when, i, lack[w.room], contacts)
+				}
+				want := any || encrypted || thin
 				expected := map[matrix.ServerName][]matrix.ServerName{}
 				for j, o := range w.players {
-					if i == j || links[i][j] || !want(i, j) {
+					if i == j || links[i][j] || !want {
 						continue
 					}
 					expected[o.s.Server] = nil
 					for k, c := range w.players {
-						if links[i][k] && links[k][j] && want(i, k) {
+						if k != i && k != j && links[i][k] && links[k][j] {
 							expected[o.s.Server] = append(expected[o.s.Server], c.s.Server)
 						}
 					}
 					slices.Sort(expected[o.s.Server])
 				}
-				if !maps.EqualFunc(got, expected, slices.Equal) {
+				if !maps.EqualFunc(got, expected, func(s *Stranger, by []matrix.ServerName) bool {
+					return slices.Equal(s.By, by) && thin == slices.Equal(s.Thin, []matrix.RoomID{w.room})
+				}) {
 					rt.Fatalf("%s, %d has the strangers %v, not %v", when, i, got, expected)
 				}
 				for j, o := range w.players {
@@ -47,32 +64,31 @@ func TestStrangersAreThoseOfEncryptedRoomsAlone(t *testing.T) {
 						if i == j || j == k || i == k {
 							continue
 						}
-						meet, err := p.Meet(encrypted, o.s.Server, c.s.Server)
-						if err != nil || meet != (want(i, j) && want(i, k)) {
+						meet, err := p.Meet(!any, o.s.Server, c.s.Server)
+						if err != nil || meet != (any || encrypted) {
 							rt.Fatalf("%s, %d, %d and %d meet: %v, %v", when, i, j, k, meet, err)
 						}
 					}
 				}
 			}
 		}
-		all := func(int, int) bool { return true }
-		look("of any room", false, all)
-		look("without encryption", true, func(int, int) bool { return false })
+		look("of any room", true, false)
+		look("without encryption", false, false)
 		a := w.players[0]
 		a.set(w.room, matrix.TypeEncryption, "", map[string]any{"algorithm": "m.megolm.v1.aes-sha2"})
 		w.flow()
-		look("with encryption", true, all)
+		look("with encryption", false, true)
 		// Who is denied meets nobody there, and knows nobody.
 		denied := w.players[rapid.IntRange(1, n-1).Draw(rt, "denied")].s.Server
 		a.set(w.room, matrix.TypeServerACL, "", map[string]any{"allow": []string{"*"}, "deny": []string{string(denied)}})
 		w.flow()
-		got, err := a.Strangers(true)
+		got, _, err := a.Strangers(false)
 		if err != nil {
 			rt.Fatal(err)
 		}
-		for s, by := range got {
-			if s == denied || slices.Contains(by, denied) {
-				rt.Fatalf("a denied server is a stranger or knows one: %v", got)
+		for s, x := range got {
+			if s == denied || slices.Contains(x.By, denied) {
+				rt.Fatalf("a denied server is a stranger or knows one: %v", x)
 			}
 		}
 		if meet, err := a.Meet(true, denied); meet || err != nil {
@@ -81,7 +97,7 @@ func TestStrangersAreThoseOfEncryptedRoomsAlone(t *testing.T) {
 		// Nobody shares a room with who left it.
 		p := w.players[n-1]
 		p.member(w.room, p.user, p.user, matrix.MemberLeave)
-		if got, err = p.Strangers(false); err != nil || len(got) != 0 {
+		if got, _, err = p.Strangers(true); err != nil || len(got) != 0 {
 			rt.Fatalf("who left has the strangers %v, %v", got, err)
 		}
 	})

@@ -27,8 +27,8 @@ func (n *node) isContact(peer *node) (yes bool, by matrix.ServerName) {
 	return false, ""
 }
 
-// Three nodes in a row. In a room that is not encrypted the ends hear each other and are no contacts; when it is encrypted they are introduced by
-// the one between, also if that one and an end are started anew meanwhile, and then have each other's keys, and to-device messages and receipts cross.
+// Three nodes in a row. The ends of a room are introduced by the one between, also if that one and an end are started anew meanwhile, and then have
+// each other's keys, and to-device messages and receipts cross.
 func TestMembersOfAnEncryptedRoomAreIntroduced(t *testing.T) {
 	long(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -36,13 +36,6 @@ func TestMembersOfAnEncryptedRoomAreIntroduced(t *testing.T) {
 		ann, ben, cid := nodes[0], nodes[1], nodes[2]
 		phone, laptop := ann.device(t, 20), cid.device(t, 20)
 		room := gather(t, nodes, 0, 1)
-		time.Sleep(30 * time.Second)
-		if yes, _ := ann.isContact(cid.node); yes {
-			t.Fatal("introduced without an encrypted room")
-		}
-		if devices, _, failed := ann.query(cid.user); len(devices) > 0 || !failed {
-			t.Fatalf("keys of one that is no contact: %v, failed %v", devices, failed)
-		}
 		began := time.Now()
 		ann.call("PUT", client+"/rooms/"+room+"/state/m.room.encryption", object{"algorithm": "m.megolm.v1.aes-sha2"}, nil)
 		time.Sleep(3 * time.Second)

@@ -98,7 +98,7 @@ func newNodeAt(t *testing.T, name string, seed byte, at func(*replicate.Config))
 		n.api = api
 		cfg := replicate.Config{
 			KV: n.kv, Rooms: rooms, Accounts: accounts, Files: kept, Signs: api, Profile: profile(), Identity: replicate.Identity{Key: onion, Name: server, Certificate: cert},
-			Seed: [32]byte{seed}, Log: slog.New(slog.DiscardHandler), Introductions: replicate.EncryptedIntroductions,
+			Seed: [32]byte{seed}, Log: slog.New(slog.DiscardHandler), Introductions: replicate.NeededIntroductions,
 		}
 		at(&cfg)
 		n.engine, err = replicate.New(cfg)

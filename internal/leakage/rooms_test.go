@@ -123,7 +123,9 @@ func (r *rooms) SetPeers(map[matrix.ServerName]room.Peer) {}
 
 func (r *rooms) Fellows(matrix.ServerName) ([]matrix.ServerName, error) { return nil, nil }
 
-func (r *rooms) Strangers(bool) (map[matrix.ServerName][]matrix.ServerName, error) { return nil, nil }
+func (r *rooms) Strangers(bool) (map[matrix.ServerName]*room.Stranger, map[matrix.RoomID]int, error) {
+	return nil, nil, nil
+}
 
 func (r *rooms) Meet(bool, ...matrix.ServerName) (bool, error) { return false, nil }
 
