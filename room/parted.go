@@ -91,8 +91,8 @@ func (p *plan) tellWhy(to matrix.ServerName, by *held) error {
 	return nil
 }
 
-// turnAway tells a contact why the join of a user of its, which it gave, is not let in here: the removal of who invited, or what else was decided
-// beside the join.
+// turnAway tells a contact that the join of a user of its, which it gave, is not let in here, for who invited was removed. (Of what else may be why it is told nothing: who
+// was removed himself could ask so for what was said since, by a join that leans on old events. Who invited had all up to his own removal.)
 func (p *plan) turnAway(join *matrix.Event, from matrix.ServerName) error {
 	if join.Membership() != matrix.MemberJoin || join.Server() != from || p.census.servers[from] > 0 {
 		return nil
@@ -100,25 +100,19 @@ func (p *plan) turnAway(join *matrix.Event, from matrix.ServerName) error {
 	if in, err := p.admitted(p.current, p.r.contacts([]matrix.ServerName{from})); len(in) == 0 || err != nil {
 		return err
 	}
-	var why []matrix.EventID
 	for _, id := range join.AuthEvents() {
-		e, err := p.byID(id)
+		invite, err := p.byID(id)
 		if err != nil {
 			return err
 		}
-		if e != nil && e.ev.Membership() == matrix.MemberInvite {
-			why = append(why, p.current[matrix.StateKey{Type: matrix.TypeMember, Key: string(e.ev.Sender())}])
+		if invite == nil || invite.ev.Membership() != matrix.MemberInvite {
+			continue
 		}
-	}
-	for _, t := range []string{matrix.TypePowerLevels, matrix.TypeJoinRules} {
-		why = append(why, p.current[matrix.StateKey{Type: t}])
-	}
-	for _, id := range why {
-		by, err := p.byID(id)
+		by, err := p.byID(p.current[matrix.StateKey{Type: matrix.TypeMember, Key: string(invite.ev.Sender())}])
 		if err != nil {
 			return err
 		}
-		if by != nil && decides(by.ev) && !slices.Contains(join.AuthEvents(), id) {
+		if by != nil && decides(by.ev) {
 			return p.tellWhy(from, by)
 		}
 	}

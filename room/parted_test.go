@@ -3,6 +3,7 @@
 package room
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -130,12 +131,19 @@ func TestWhoIsRefusedByAContactIsToldWhy(t *testing.T) {
 		a.post(b)
 		b.member(room, b.user, b.user, matrix.MemberJoin)
 		b.post(a)
-		a.member(room, a.user, b.user, matrix.MemberLeave) // b does not hear of it any more
+		kick := a.member(room, a.user, b.user, matrix.MemberLeave) // b does not hear of it any more
+		after := a.say(room, "who comes now is not to see it")
 		b.member(room, b.user, c.user, matrix.MemberInvite)
 		b.post(c)
 		c.member(room, c.user, c.user, matrix.MemberJoin)
 		c.say(room, "is anybody here?")
 		c.post(a)
+		if _, err := a.RawFor(c.s.Server, room, kick); err != nil {
+			t.Errorf("version %s: the removal: %v", v, err)
+		}
+		if _, err := a.RawFor(c.s.Server, room, after); !errors.Is(err, ErrUnknownEvent) {
+			t.Errorf("version %s: what came after the removal: %v", v, err)
+		}
 		if len(a.post(c)) == 0 {
 			t.Errorf("version %s: c is told nothing", v)
 		}
