@@ -147,7 +147,7 @@ func CheckRoomID(v RoomVersion, r RoomID) error {
 func isHash(s string) bool {
 	var out [33]byte
 	n, err := base64.RawURLEncoding.Strict().Decode(out[:], []byte(s))
-	return err == nil && n == 32
+	return err == nil && n == 32 && len(s) == 43 // the decoder passes over line breaks
 }
 
 // CreateEventID is the id of the create event of a version 12 room (room version 12, "Room IDs as hashes"), or "".

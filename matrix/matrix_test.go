@@ -429,3 +429,16 @@ func TestKnownEventID(t *testing.T) {
 		t.Errorf("id %s, want %s", e.ID(), want)
 	}
 }
+
+// base64 passes over line breaks; an id with some in it would be another name of the same room.
+func TestARoomIDWithLineBreaksIsNone(t *testing.T) {
+	hash := strings.Repeat("A", 43)
+	if err := CheckRoomID("12", RoomID("!"+hash)); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"!" + hash[:20] + "\n" + hash[20:], "!" + hash + "\r\n", "!" + hash[:42] + "\n"} {
+		if CheckRoomID("12", RoomID(id)) == nil {
+			t.Errorf("%q is a room id", id)
+		}
+	}
+}

@@ -380,7 +380,7 @@ func (s *Store) Expire(now time.Time) error {
 // DecodeID gives the bytes of an id as it stands in an mxc URI; false: it is none of a node like ours.
 func DecodeID(id string) (b [16]byte, ok bool) {
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(id)
-	if err != nil || len(raw) != len(b) {
+	if err != nil || len(raw) != len(b) || EncodeID([16]byte(raw)) != id { // line breaks, which the decoder passes over
 		return b, false
 	}
 	return [16]byte(raw), true

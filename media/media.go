@@ -177,8 +177,8 @@ func newID() string {
 
 // validID says whether id can be one of ours; others are never looked up.
 func validID(id string) bool {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(id)
-	return err == nil && len(b) == 16
+	_, ok := DecodeID(id)
+	return ok
 }
 
 // Create makes a place for a file that user will upload until expires (C-S API, POST /media/v1/create). Places that

@@ -371,3 +371,16 @@ func BenchmarkRawFile8MiB(b *testing.B) {
 		}
 	}
 }
+
+// base64 passes over line breaks; an id with some in it would be another name of the same file.
+func TestAnIDWithLineBreaksIsNone(t *testing.T) {
+	id := EncodeID([16]byte{1, 2, 3})
+	if b, ok := DecodeID(id); !ok || b != [16]byte{1, 2, 3} {
+		t.Fatal(b, ok)
+	}
+	for _, bad := range []string{id + "\n", id[:5] + "\r" + id[5:], id[:21] + "\n", ""} {
+		if _, ok := DecodeID(bad); ok || validID(bad) {
+			t.Errorf("%q is an id", bad)
+		}
+	}
+}

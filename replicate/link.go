@@ -75,6 +75,9 @@ func ParseLink(s string) (Link, error) {
 	if err != nil {
 		return Link{}, fmt.Errorf("%w: %w", ErrLink, err)
 	}
+	if len(b) != linkSize {
+		return Link{}, fmt.Errorf("%w: there are line breaks in it", ErrLink) // the decoder passes over them
+	}
 	return parseLinkBytes([linkSize]byte(b))
 }
 
