@@ -387,7 +387,7 @@ func (e *Engine) takeHello(c *contact, data []byte) (effect, error) {
 		return effect{}, refuse(bundle.ErrMalformed)
 	}
 	nonce := [32]byte(data)
-	row := c.contactRow
+	var row contactRow
 	changed := false
 	return effect{
 		write: func(txn store.Txn) error {
