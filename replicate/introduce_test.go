@@ -15,7 +15,6 @@ import (
 	"tarn/bundle"
 	"tarn/crypto/onionid"
 	"tarn/matrix"
-	"tarn/room"
 	"tarn/store"
 	"tarn/store/storetest"
 )
@@ -214,63 +213,6 @@ func TestNobodyIsIntroducedWithoutNeedOrIfOneOfTheThreeIsAgainstIt(t *testing.T)
 			})
 		})
 	}
-}
-
-// In a room without encryption those get to know each other who would lose the room with one contact, and not everybody.
-func TestARoomDoesNotHangOnOneContact(t *testing.T) {
-	measures(t)
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 2)
-		defer w.stopAll()
-		ns := acquaintances(w, 7)
-		hub, others := ns[0], ns[1:]
-		var names, rest []onionid.Name
-		for _, n := range ns {
-			n.start()
-			names = append(names, n.name())
-		}
-		for _, n := range others {
-			w.contact(hub, n)
-			rest = append(rest, n.name())
-		}
-		for _, n := range ns {
-			n.rooms.join(lounge, names...)
-		}
-		count := func(n *node) int {
-			all, _ := n.contacts()
-			return all
-		}
-		w.until(12*time.Hour, "contacts enough", func() bool {
-			return !slices.ContainsFunc(others, func(n *node) bool { return count(n) < room.EnoughContacts })
-		})
-		time.Sleep(time.Hour)
-		pairs := 0
-		for _, n := range others {
-			pairs += count(n) - 1
-		}
-		if pairs /= 2; pairs > len(others)*(room.EnoughContacts-1) {
-			t.Errorf("%d of %d pairs are contacts", pairs, len(others)*(len(others)-1)/2)
-		}
-		t.Logf("%d pairs are contacts", pairs)
-		// The hub leaves. What one says still comes to all.
-		hub.rooms.join(lounge)
-		for _, n := range others {
-			n.rooms.join(lounge, rest...)
-		}
-		reached, work := map[onionid.Name]bool{rest[0]: true}, []onionid.Name{rest[0]}
-		for len(work) > 0 {
-			n := others[slices.Index(rest, work[0])]
-			work = work[1:]
-			for _, o := range others {
-				if n.state(o.name()) == Active && !reached[o.name()] {
-					reached[o.name()], work = true, append(work, o.name())
-				}
-			}
-		}
-		if len(reached) != len(others) {
-			t.Errorf("only %d of %d hear of each other", len(reached), len(others))
-		}
-	})
 }
 
 // The one with the greater name asks if the other one does not: it may have lost a contact that this one still has.
