@@ -16,9 +16,9 @@ import (
 // nothing more of it, and is heard no more, when that one leaves. What package replicate needs to
 // know to mend both, by having a contact of both introduce them, is here: it reads, and decides nothing.
 
-// EnoughContacts is how many contacts in a room that is not encrypted are enough. With one that all have, and two more by lot, those who stay
-// hear of each other when it leaves: a graph in which each draws two is connected, but for few of the smallest (Fenner, Frieze: On the connectivity of random m-orientable
-// graphs and digraphs, 1982).
+// EnoughContacts is how many contacts in a room that is not encrypted are taken to be enough: one that all have, say, and two more by lot. In large rooms those who stay
+// then almost surely hear of each other when it leaves (a random graph in which each draws two is connected with a probability that goes to 1); in small ones it is likely,
+// not sure, and nothing is if several leave at once.
 const EnoughContacts = 3
 
 // Stranger is a server that has joined members in a room with joined local users, and is no contact.
