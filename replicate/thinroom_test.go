@@ -68,3 +68,40 @@ func TestARoomDoesNotHangOnOneContact(t *testing.T) {
 		}
 	})
 }
+
+// For rooms that people read without it a node gives half of its places; the rest is kept for encrypted rooms.
+func TestThinRoomsTakeHalfOfTheIntroductions(t *testing.T) {
+	measures(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		defer w.stopAll()
+		ns := acquaintances(w, 7)
+		hub, others := ns[0], ns[1:]
+		var names []onionid.Name
+		few := others[2]
+		few.maxIntroduced = 2
+		for _, n := range ns {
+			n.start()
+			names = append(names, n.name())
+		}
+		for _, n := range others {
+			w.contact(hub, n)
+		}
+		introduced := func(n *node) int {
+			_, k := n.contacts()
+			return k
+		}
+		for _, n := range ns {
+			n.rooms.join(lounge, names...)
+		}
+		w.until(12*time.Hour, "an introduction of all", func() bool {
+			return !slices.ContainsFunc(others, func(n *node) bool { return introduced(n) == 0 })
+		})
+		time.Sleep(2 * time.Hour)
+		if k := introduced(few); k != 1 {
+			t.Errorf("introduced without need, of two: %d", k)
+		}
+		gather(cellar, ns...)
+		w.until(12*time.Hour, "more, where people do not read each other", func() bool { return introduced(few) == 2 })
+	})
+}
