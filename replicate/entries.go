@@ -65,6 +65,7 @@ func (e *Engine) entries(c *contact, f *filling) (out []entry, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the outbox: %w", err)
 	}
+	f.full = len(all) == packItems
 	size := 0
 	for _, it := range all {
 		en, err := e.entry(c, it.Item)
@@ -85,6 +86,7 @@ func (e *Engine) entries(c *contact, f *filling) (out []entry, err error) {
 				n = len(en.record.Data)
 			}
 			if size += n; size > packBytes && len(out) > 0 {
+				f.full = true
 				return out, nil
 			}
 			en.class, en.lane = it.class, it.lane

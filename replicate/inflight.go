@@ -296,11 +296,10 @@ func (e *Engine) rewrite(c *contact, bx *box, w *where, now time.Time) (job, boo
 		bx.due = now.Add(time.Minute)
 		return job{}, false
 	}
-	overtaken := c.highAcked > bx.index && bx.epoch == c.pair.Epoch() || c.highAcked > 0 && bx.epoch < c.pair.Epoch()
 	// A store forgets a box after its TTL. A copy under a new index is there before, and looks like any new box; the same
 	// box again after the TTL would show that it is a real one.
 	ttl := e.ttlOf(c)
-	lost := c.unreadable(bx) || ttl > 0 && now.Sub(bx.sealed) > ttl/2 || bx.exists >= existsLimit || bx.attempts >= skippedLimit && overtaken
+	lost := c.unreadable(bx) || ttl > 0 && now.Sub(bx.sealed) > ttl/2 || bx.exists >= existsLimit || bx.attempts >= skippedLimit && c.overtaken(bx.boxAt)
 	if lost && c.roomForBox(maxReseal) {
 		plaintext := make([]byte, bundle.Size)
 		copy(plaintext, row[mailbox.BoxSize:])
@@ -310,6 +309,11 @@ func (e *Engine) rewrite(c *contact, bx *box, w *where, now time.Time) (job, boo
 		e.counts.rewrites.Add(1)
 	}
 	return e.putJob(c, bx, (*[mailbox.BoxSize]byte)(row), w), true
+}
+
+// overtaken tells whether the peer has acknowledged a box that was sealed later.
+func (c *contact) overtaken(at boxAt) bool {
+	return at.epoch < c.pair.Epoch() && c.highAcked > 0 || at.epoch == c.pair.Epoch() && at.index < c.highAcked
 }
 
 // reseal gives a box up under its index and seals its plaintext under the next one, in one Update. The head in it is

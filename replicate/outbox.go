@@ -182,9 +182,18 @@ func (e *Engine) putNew(c *contact, w *where, now time.Time) (job, bool) {
 	if !fresh {
 		return job{}, false
 	}
-	f, err := e.fill(c, now)
+	var f *filling
+	var err error
+	if e.gathers(c, now) {
+		f, err = e.fullBox(c, now)
+	} else {
+		f, err = e.fill(c, now)
+	}
 	if err != nil {
 		e.warn("a box for a contact could not be filled", err)
+		return job{}, false
+	}
+	if f == nil {
 		return job{}, false
 	}
 	if !f.eliciting {
@@ -238,6 +247,7 @@ type filling struct {
 	pair      ratchet.Pair // the streams with the step that head has
 	packer    *bundle.Packer
 	eliciting bool     // the peer will acknowledge it
+	full      bool     // more waits than there was room for
 	once      bool     // it will not, and need not
 	whole     []uint64 // items that are whole in this box
 	pieces    []fragmentKey
@@ -275,6 +285,7 @@ func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
 	if err != nil {
 		return nil, err
 	}
+	all := len(entries)
 	// A long record and short ones share the stream by lot, so that neither waits for the other's end.
 	if c.fragments > 0 && (len(entries) == 0 || e.rng.IntN(2) == 0) {
 		if err := e.addFragments(c, f, add); err != nil {
@@ -293,6 +304,7 @@ func (e *Engine) fill(c *contact, now time.Time) (*filling, error) {
 			p := bundle.NewPacker(f.head)
 			if addAll(p, prefix) && addRecords(p, records) {
 				f.packer, f.given, f.eliciting = p, given, true
+				f.full = f.full || n < all
 				for _, en := range entries[:n] {
 					f.whole = append(f.whole, en.seq)
 					f.turns[en.class] = en.lane
