@@ -28,14 +28,21 @@ func (c *contact) silence(now time.Time) (silence time.Duration, last time.Time)
 	return silence, last
 }
 
-// gathers tells whether what waits for a contact is to wait for more. What it is asked for goes out: the answer may be had elsewhere.
+// gathers tells whether what waits for a contact is to wait for more. An acknowledgement takes along what there is: else two who are late
+// would each wait for the other's. And what the contact is asked for goes out: the answer may be had elsewhere.
 func (e *Engine) gathers(c *contact, now time.Time) bool {
+	if !c.ackDue.IsZero() && now.After(c.ackDue) {
+		return false
+	}
 	silence, last := c.silence(now)
 	return silence > e.profile.Load().Retransmit && now.Sub(last) < silence/2 && c.fragments == 0 && !c.wantDue(now) && !e.fileQuestions(c, now)
 }
 
-// fullBox fills a box for a contact for which is gathered; nil: not yet. That is not looked at with every frame.
-func (e *Engine) fullBox(c *contact, now time.Time) (*filling, error) {
+// nextBox fills a box for a contact; nil: what there is waits for more. While something is gathered it is not looked with every frame whether a box is full.
+func (e *Engine) nextBox(c *contact, now time.Time) (*filling, error) {
+	if !e.gathers(c, now) {
+		return e.fill(c, now)
+	}
 	if now.Before(c.gatherLook) {
 		return nil, nil
 	}

@@ -74,7 +74,7 @@ func (e *Engine) chooseSmall(w *where, now time.Time) (job, bool) {
 			}
 		}
 	}
-	if len(waiting) > 0 && slices.ContainsFunc(reachable, func(c *contact) bool { return w.aimNext(c) != nil && e.hasNew(c, now) }) {
+	if len(waiting) > 0 && (w.cover || slices.ContainsFunc(reachable, func(c *contact) bool { return w.aimNext(c) != nil && e.hasNew(c, now) })) {
 		for _, c := range waiting {
 			offers = append(offers, func() (job, bool) { return e.putAck(c, w, now) })
 		}
@@ -118,7 +118,7 @@ func (e *Engine) chooseSmall(w *where, now time.Time) (job, bool) {
 }
 
 // ackOverdue tells whether an acknowledgement to c has waited for a place of cover for so long that c is about to write its box a second
-// time. So long it waits only where each slot has something new to carry: it has a turn among that then. No box more is written for it: it
+// time. So long it waits only where each slot has something to carry, new or again: it has a turn among what is new then. No box more is written for it: it
 // saves that second copy. Were it to wait on, he who writes much would never acknowledge what he is told, be told it all twice, and again,
 // and those rewrites would take the slots of what is new at the other end, which so has no slot for its acknowledgements either.
 func (e *Engine) ackOverdue(c *contact, w *where, now time.Time) bool {
@@ -182,13 +182,7 @@ func (e *Engine) putNew(c *contact, w *where, now time.Time) (job, bool) {
 	if !fresh {
 		return job{}, false
 	}
-	var f *filling
-	var err error
-	if e.gathers(c, now) {
-		f, err = e.fullBox(c, now)
-	} else {
-		f, err = e.fill(c, now)
-	}
+	f, err := e.nextBox(c, now)
 	if err != nil {
 		e.warn("a box for a contact could not be filled", err)
 		return job{}, false
