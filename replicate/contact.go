@@ -89,6 +89,7 @@ type contact struct {
 	relay     relayState
 	signs     signState
 	intro     introducerRow
+	unneeded  time.Time // since when no room needs it, though it was introduced; zero: one does
 }
 
 // contactRow is what is kept of a contact beside its streams.
@@ -309,7 +310,7 @@ func (e *Engine) loadContact(r store.Reader, c *contact, now time.Time) error {
 	if err := loadPartial(r, c); err != nil {
 		return err
 	}
-	if err := errors.Join(c.loadTokens(r), c.loadLeft(r), c.loadSources(r), c.loadSigns(r), c.loadIntroducer(r)); err != nil {
+	if err := errors.Join(c.loadTokens(r), c.loadLeft(r), c.loadSources(r), c.loadSigns(r), c.loadIntroducer(r), c.loadUnneeded(r)); err != nil {
 		return err
 	}
 	if _, err := r.Get(store.Key(tableCut, peer)); err == nil {
@@ -358,7 +359,7 @@ func scanOf(r store.Reader, table byte, peer string, fn func(*store.KeyReader, [
 
 // contactTables are those whose keys begin with a contact's name.
 var contactTables = []byte{tableContact, tableStreams, tableRecovery, tableBoxMeta, tableBox, tableItem, tableFragment,
-	tableInbox, tableAssembly, tableGiven, tableWant, tableTokens, tableLeft, tableCut, tableTold, tableHanded, tableSources, tableToldSources, tableSigns, tableIntroducer}
+	tableInbox, tableAssembly, tableGiven, tableWant, tableTokens, tableLeft, tableCut, tableTold, tableHanded, tableSources, tableToldSources, tableSigns, tableIntroducer, tableUnneeded}
 
 // erase deletes all rows of a contact but its outbox and what was received and not worked off yet (keepInbox).
 func erase(txn store.Txn, name onionid.Name, keepInbox bool) error {

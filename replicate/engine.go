@@ -63,6 +63,8 @@ type Rooms interface {
 	// there is a room, or an encrypted one, with members of all these servers.
 	Strangers(all bool) (strangers map[matrix.ServerName]*room.Stranger, lack map[matrix.RoomID]int, err error)
 	Meet(encrypted bool, servers ...matrix.ServerName) (bool, error)
+	// Companions are the servers that share a room with us, or an invite or knock is between us.
+	Companions() (map[matrix.ServerName]bool, error)
 	IngestReceipts(from matrix.ServerName, room matrix.RoomID, rs []room.Receipt) error
 	AddCertificate(c onionid.Certificate) error
 	Certificate(server matrix.ServerName) (onionid.Certificate, bool, error)
@@ -131,6 +133,7 @@ type Engine struct {
 
 	introductions  Introductions
 	maxIntroduced  int
+	unneededAfter  time.Time // of workIntroductions alone: it is looked then which introduced contacts are of no use
 	patienceFrames int
 
 	// mu guards everything below, and the order of this package's writes to its own tables. It is held over an Update

@@ -232,6 +232,18 @@ func (f *fakeRooms) Strangers(all bool) (map[matrix.ServerName]*room.Stranger, m
 	return out, lack, nil
 }
 
+func (f *fakeRooms) Companions() (map[matrix.ServerName]bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := map[matrix.ServerName]bool{}
+	for _, members := range f.members {
+		for _, m := range members {
+			out[m] = out[m] || slices.Contains(members, f.self)
+		}
+	}
+	return out, nil
+}
+
 func (f *fakeRooms) Meet(encrypted bool, servers ...matrix.ServerName) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -164,6 +164,9 @@ func (e *Engine) workIntroductions(ctx context.Context) {
 type introductionWanted struct{ peer, by onionid.Name }
 
 func (e *Engine) seekIntroductions(ctx context.Context, now time.Time) error {
+	if err := e.endUnneeded(now); err != nil {
+		return err
+	}
 	known, lack, err := e.rooms.Strangers(e.introductions == AllIntroductions)
 	if err != nil {
 		return err

@@ -55,6 +55,7 @@ const (
 	tableStranger    = store.TableRelay + 0x2 // server → strangerRow: no contact, but in a room with us; whom we asked for an introduction
 	tableIntroducer  = store.TableRelay + 0x3 // peer → introducerRow: what was done for it, and taken from it, of introductions on a day
 	tableShunned     = store.TableRelay + 0x4 // server → nothing: a person forgot it; it is not introduced again
+	tableUnneeded    = store.TableRelay + 0x5 // peer → time: since when no room needs it, though it was introduced
 	tableSigns       = store.TableRelay + 0x8 // peer → nothing: it is told who is here and who types
 )
 

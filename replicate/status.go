@@ -369,6 +369,11 @@ func (e *Engine) Forget(name string) error {
 	if _, err := server.Key(); err != nil {
 		return nil // it was a link
 	}
+	return e.forgetBeside(server)
+}
+
+// forgetBeside makes the others forget what a node that is no contact any more gave them.
+func (e *Engine) forgetBeside(server onionid.Name) error {
 	if e.files != nil {
 		if err := e.files.ForgetServer(server); err != nil {
 			return err
@@ -409,16 +414,24 @@ func (e *Engine) forget(name string) error {
 		return e.shunNow(onionid.Name(name)) // a stranger
 	}
 	end := func() {}
-	err := e.kv.Update(func(txn store.Txn) (err error) {
-		if end, err = e.shun(txn, c.name); err != nil {
-			return err
-		}
-		return errors.Join(erase(txn, c.name, false), txn.Delete(store.Key(tableAccept, c.voucher[:])))
-	})
-	if err != nil {
-		return fmt.Errorf("forget a contact: %w", err)
+	if err := e.endContact(c, func(txn store.Txn) (err error) {
+		end, err = e.shun(txn, c.name)
+		return err
+	}); err != nil {
+		return err
 	}
 	end()
+	_, err := e.emptyOutbox(name)
+	return err
+}
+
+// endContact ends a contact but for what waits for it. The caller holds mu.
+func (e *Engine) endContact(c *contact, with func(store.Txn) error) error {
+	if err := e.kv.Update(func(txn store.Txn) error {
+		return errors.Join(with(txn), erase(txn, c.name, false), txn.Delete(store.Key(tableAccept, c.voucher[:])))
+	}); err != nil {
+		return fmt.Errorf("forget a contact: %w", err)
+	}
 	e.unexpect(c)
 	delete(e.contacts, c.name)
 	e.setPeers()
@@ -431,8 +444,7 @@ func (e *Engine) forget(name string) error {
 		}
 	}
 	e.reroute()
-	_, err = e.emptyOutbox(name)
-	return err
+	return nil
 }
 
 // emptyOutbox drops what waits for a server, by pieces: after a crash in between the rest is a stranger's, and can be

@@ -107,6 +107,70 @@ func (r *Rooms) Strangers(all bool) (found map[matrix.ServerName]*Stranger, lack
 	return found, lack, err
 }
 
+// Companions are the servers that have anything to do with us: with joined or invited members in a room with joined local users, or a local user was
+// invited by a user of theirs, or knocked there.
+func (r *Rooms) Companions() (map[matrix.ServerName]bool, error) {
+	out := map[matrix.ServerName]bool{}
+	err := r.view(func(rd snapshot) error {
+		active := map[uint32]bool{}
+		for _, table := range []byte{tabServer, tabGuest} {
+			if err := rd.Scan([]byte{table}, nil, func(k, _ []byte) (bool, error) {
+				if len(k) < 1+1+4 {
+					return false, fmt.Errorf("%w: server", errRow)
+				}
+				n := numberFromKey(k)
+				if _, known := active[n]; !known {
+					q, err := r.openNumber(rd, n)
+					if err != nil && !errors.Is(err, ErrUnknownRoom) {
+						return false, err
+					}
+					active[n] = err == nil && q.row.active
+				}
+				if active[n] {
+					out[matrix.ServerName(k[1:len(k)-5])] = true
+				}
+				return true, nil
+			}); err != nil {
+				return err
+			}
+		}
+		return r.courting(rd, out)
+	})
+	return out, err
+}
+
+// courting adds the servers that local users are invited by, or knocked at.
+func (r *Rooms) courting(rd snapshot, out map[matrix.ServerName]bool) error {
+	return rd.Scan([]byte{tabUser}, nil, func(k, v []byte) (bool, error) {
+		row, err := decodeUser(v)
+		if err != nil || row.membership != matrix.MemberInvite && row.membership != matrix.MemberKnock || len(k) < 1+1+4 {
+			return err == nil, err
+		}
+		q, err := r.openNumber(rd, numberFromKey(k))
+		if err != nil {
+			if errors.Is(err, ErrUnknownRoom) {
+				return true, nil
+			}
+			return false, err
+		}
+		e, err := q.held(row.event)
+		if err != nil {
+			return false, err
+		}
+		if e != nil {
+			out[e.ev.Server()] = true
+		}
+		if row.membership == matrix.MemberKnock {
+			asked, err := q.strippedRow(matrix.UserID(k[1 : len(k)-5]))
+			if err != nil {
+				return false, err
+			}
+			out[asked.By] = true
+		}
+		return true, nil
+	})
+}
+
 // Meet tells whether there is a room in which a local user and members of all these servers are joined, and none of them is denied by its
 // ACL; encrypted: an encrypted one.
 func (r *Rooms) Meet(encrypted bool, servers ...matrix.ServerName) (bool, error) {

@@ -102,3 +102,30 @@ func TestStrangersAreThoseOfEncryptedRoomsAndOfThin(t *testing.T) {
 		}
 	})
 }
+
+// TestCompanionsAreThoseOfRoomsAndInvites: who invited is one until it is declined, and who was invited, until then and while both are in the room.
+func TestCompanionsAreThoseOfRoomsAndInvites(t *testing.T) {
+	a, b, room, s := invited(t, Create{})
+	look := func(when string, want bool) {
+		t.Helper()
+		for p, o := range map[*player]*player{a: b, b: a} {
+			got, err := p.Companions()
+			if err != nil || got[o.s.Server] != want {
+				t.Errorf("%s: %v, %v", when, got, err)
+			}
+		}
+	}
+	b.take(a, s)
+	look("invited", true)
+	b.member(room, b.user, b.user, matrix.MemberLeave)
+	b.post(a)
+	look("declined", false)
+	a.member(room, a.user, b.user, matrix.MemberInvite)
+	a.post(b)
+	b.member(room, b.user, b.user, matrix.MemberJoin)
+	b.post(a)
+	look("joined", true)
+	a.member(room, a.user, a.user, matrix.MemberLeave)
+	a.post(b)
+	look("left", false)
+}

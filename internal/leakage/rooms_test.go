@@ -127,6 +127,8 @@ func (r *rooms) Strangers(bool) (map[matrix.ServerName]*room.Stranger, map[matri
 	return nil, nil, nil
 }
 
+func (r *rooms) Companions() (map[matrix.ServerName]bool, error) { return nil, nil }
+
 func (r *rooms) Meet(bool, ...matrix.ServerName) (bool, error) { return false, nil }
 
 func (r *rooms) Snapshot(matrix.RoomID, matrix.EventID) (*room.Snapshot, error) {

@@ -37,7 +37,7 @@ func sizeOf(t *testing.T) size {
 	if out == "" {
 		t.Skip("make shortsoak, make soak")
 	}
-	s := size{nodes: 50, days: 30, seed: 1, frame: 10 * time.Minute, talk: 2, encrypted: 0.4, largest: 8, faults: true, out: out}
+	s := size{nodes: 50, days: 30, seed: 1, frame: 5 * time.Minute, talk: 2, encrypted: 0.4, largest: 8, faults: true, out: out}
 	number := func(name string, v float64) float64 {
 		text := os.Getenv("TARN_SOAK_" + name)
 		if text == "" {

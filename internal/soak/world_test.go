@@ -48,7 +48,7 @@ func pace(frame time.Duration) replicate.Profile {
 		panic(err)
 	}
 	p.Name, p.Frame, p.Push = "soak", frame, max(frame, time.Second)
-	p.AckDelay, p.SecondCopy, p.Want = 4*frame, 45*frame, 5*frame
+	p.AckDelay, p.SecondCopy, p.Want = 4*frame, 24*frame, 5*frame
 	p.Retransmit, p.RetransmitMax = 96*frame, max(24*time.Hour, 288*frame)
 	p.Heads = max(time.Hour, 96*frame)
 	return p

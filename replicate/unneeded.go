@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"tarn/crypto/onionid"
+	"tarn/store"
+)
+
+// A contact that was introduced is there for the rooms that the two are in. Of such contacts a node has a bounded number; were those kept whom it has no room with any
+// more, it would in time have no place for those whom it needs. So each end ends such a contact after two weeks without a room, or an invite, between the two: as long as
+// one may be away and still be told all. It is not shunned: when they meet again they are introduced again. SPEC §7.11.
+
+const (
+	unneededFor  = 14 * 24 * time.Hour
+	unneededLook = time.Hour
+)
+
+func unneededKey(name onionid.Name) []byte { return store.Key(tableUnneeded, string(name)) }
+
+func (c *contact) loadUnneeded(r store.Reader) error {
+	v, err := r.Get(unneededKey(c.name))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	d := reader{b: v}
+	d.version()
+	c.unneeded = d.time()
+	return errors.Join(err, d.end())
+}
+
+// endUnneeded notes since when introduced contacts have nothing to do with us, and ends those of whom that goes for long. One Update notes; another ends a contact: after a
+// crash between the two, or before what others keep of it is gone, it is a stranger of whom nothing more comes.
+func (e *Engine) endUnneeded(now time.Time) error {
+	if now.Before(e.unneededAfter) {
+		return nil
+	}
+	e.unneededAfter = now.Add(unneededLook)
+	needed, err := e.rooms.Companions()
+	if err != nil {
+		return err
+	}
+	for _, c := range e.introducedContacts() {
+		since := c.unneeded
+		switch {
+		case needed[c.name]:
+			since = time.Time{}
+		case since.IsZero() || since.After(now): // the clock was set back
+			since = now
+		case now.Sub(since) >= unneededFor:
+			if err := e.endIntroduced(c); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := e.noteUnneeded(c, since); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Engine) introducedContacts() (out []*contact) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.contacts {
+		if c.introducer != "" {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func (e *Engine) noteUnneeded(c *contact, since time.Time) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.contacts[c.name] != c || since.Equal(c.unneeded) {
+		return nil
+	}
+	if err := e.kv.Update(func(txn store.Txn) error {
+		if since.IsZero() {
+			return txn.Delete(unneededKey(c.name))
+		}
+		w := writer{}
+		w.u8(rowVersion)
+		w.time(since)
+		return txn.Set(unneededKey(c.name), w.b)
+	}); err != nil {
+		return fmt.Errorf("note what a contact is needed for: %w", err)
+	}
+	c.unneeded = since
+	return nil
+}
+
+func (e *Engine) endIntroduced(c *contact) error {
+	e.mu.Lock()
+	if e.contacts[c.name] != c || c.introducer == "" { // a person has made it a contact meanwhile
+		e.mu.Unlock()
+		return nil
+	}
+	err := e.endContact(c, func(store.Txn) error { return nil })
+	if err == nil {
+		_, err = e.emptyOutbox(string(c.name))
+	}
+	e.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return e.forgetBeside(c.name)
+}
