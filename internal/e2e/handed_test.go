@@ -15,6 +15,7 @@ import (
 // TestContactsTogetherGetFewOneTimeKeys: a client forgets the oldest of the keys that it has published and nobody has used, so many contacts are
 // not each handed as many as one would be.
 func TestContactsTogetherGetFewOneTimeKeys(t *testing.T) {
+	long(t)
 	synctest.Test(t, func(t *testing.T) {
 		box := mailboxtest.New(t)
 		alice := newNode(t, "alice", 1, box)
