@@ -270,6 +270,7 @@ func (w *world) settle(limit time.Duration) (found []finding) {
 		found = w.judge(&r)
 		w.r = r
 		w.r.Quiet = time.Since(began).Hours()
+		w.note("after %.0f h of silence: %d findings; %d lost, %d undecryptable, %d diverged", w.r.Quiet, len(found), r.Lost, r.Undecryptable, r.Diverged)
 		if len(found) == 0 || w.last {
 			return found
 		}
