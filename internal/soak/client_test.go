@@ -35,6 +35,8 @@ type view struct {
 	invited bool
 	removed bool           // somebody ended the membership, and the client has not heard of it
 	shown   map[string]int // events, and how often they came by /sync
+	own     string         // its user's membership by the newest event about it
+	ownTime int64          // of that event
 }
 
 type shownEvent struct {
@@ -153,6 +155,12 @@ func (c *client) look() bool {
 		for room, r := range a.Rooms.Leave {
 			v := c.view(room)
 			c.read(room, v, &r.Timeline)
+			if v.joined && v.own == "join" {
+				if g := c.n.w.gathering(room); g != nil {
+					c.n.w.note("room %d, node %d: out by state resolution", g.n, c.n.n)
+					c.n.w.outvoted(g, c.n)
+				}
+			}
 			v.joined, v.invited, v.removed = false, false, false
 		}
 		same := a.NextBatch == c.since
@@ -200,6 +208,11 @@ func (c *client) event(room string, v *view, e *shownEvent) {
 	v.shown[e.ID]++
 	if v.shown[e.ID] > 1 {
 		return
+	}
+	if e.Type == "m.room.member" && e.StateKey != nil && *e.StateKey == string(c.n.user) && e.Time >= v.ownTime {
+		var content struct{ Membership string }
+		_ = json.Unmarshal(e.Content, &content)
+		v.own, v.ownTime = content.Membership, e.Time
 	}
 	if text := c.olm.text(room, e); text != "" {
 		if m := c.n.w.texts[text]; m != nil {

@@ -30,7 +30,17 @@ type gathering struct {
 
 	letIn map[*node]map[*node]bool // who invited whom, since that one was not in the room; true: while he was being removed himself, or not knowing that the other had left
 	again map[*node]map[*node]bool // who invited whom when another invite was there or under way
+	risks map[*node]*risk          // who may be out by state resolution, for who let him in was removed
 	left  map[*node]string         // the event by which somebody left the last time
+}
+
+func (w *world) gathering(id string) *gathering {
+	for _, g := range w.rooms {
+		if g.id == id {
+			return g
+		}
+	}
+	return nil
 }
 
 // message is what somebody wrote. It counts from the moment at which the node's answer was 200.
@@ -187,7 +197,7 @@ func (w *world) answerInvites(n *node) {
 func (w *world) found(i int) {
 	rng := rand.New(rand.NewPCG(w.size.seed, 0x9a7e<<32+uint64(i)))
 	creator := w.nodes[rng.IntN(len(w.nodes))]
-	g := &gathering{letIn: map[*node]map[*node]bool{}, again: map[*node]map[*node]bool{}, left: map[*node]string{}, n: i, rng: rng, creator: creator, encrypted: rng.Float64() < w.size.encrypted,
+	g := &gathering{letIn: map[*node]map[*node]bool{}, again: map[*node]map[*node]bool{}, left: map[*node]string{}, risks: map[*node]*risk{}, n: i, rng: rng, creator: creator, encrypted: rng.Float64() < w.size.encrypted,
 		visibility: []string{"shared", "joined", "invited"}[rng.IntN(3)], version: []string{"11", "12"}[rng.IntN(2)]}
 	g.stays = map[*node]bool{creator: true}
 	var users []string
