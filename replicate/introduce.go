@@ -29,7 +29,7 @@ import (
 // of the two takes the one whom it was told of, and nobody else. So a bad introducer can keep two nodes apart, as one that does nothing can; then another
 // contact is asked. What is said here rides in streams that are there anyway, at the schedule's times.
 //
-// This file is the one that asks; introduced.go has the other two.
+// This file is the one that asks; introduced.go has the other two, and unneeded.go how it ends.
 
 // Introductions says for what a node takes part in introductions, as any of the three.
 type Introductions byte
