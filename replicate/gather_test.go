@@ -11,11 +11,16 @@ import (
 
 // TestWhatIsSaidToWhoIsAwayIsGathered: who comes back has few boxes to fetch, and soon has all.
 func TestWhatIsSaidToWhoIsAwayIsGathered(t *testing.T) {
+	measures(t)
 	synctest.Test(t, func(t *testing.T) {
-		w, a, b := pair(t)
+		w := newWorld(t, 1)
+		a, b := w.node(1, CustomProfile(5*time.Second, 0.3)), w.node(2, CustomProfile(5*time.Second, 0.3))
+		a.start()
+		b.start()
+		w.friends(a, b)
 		defer w.stopAll()
-		talk(t, w, a, b, 2, 10*time.Minute)
-		quiet(w, a, b, time.Hour)
+		talk(t, w, a, b, 2, time.Hour)
+		quiet(w, a, b, 6*time.Hour)
 		b.stop()
 		const said = 300
 		for i := range said {
@@ -27,22 +32,27 @@ func TestWhatIsSaidToWhoIsAwayIsGathered(t *testing.T) {
 		}
 		back := time.Now()
 		b.start()
-		w.has(b, lounge, 2+said, time.Hour)
+		w.has(b, lounge, 2+said, 2*time.Hour)
 		t.Logf("all of it came %v after b was back", time.Since(back))
 		// From then on each word is a box again.
-		quiet(w, a, b, time.Hour)
-		talk(t, w, a, b, 1, time.Minute)
-		talk(t, w, a, b, 1, time.Minute)
+		quiet(w, a, b, 6*time.Hour)
+		talk(t, w, a, b, 1, 5*time.Minute)
+		talk(t, w, a, b, 1, 5*time.Minute)
 	})
 }
 
 // TestMuchForWhoIsAwayFillsBoxes: what is enough for a box does not wait.
 func TestMuchForWhoIsAwayFillsBoxes(t *testing.T) {
+	measures(t)
 	synctest.Test(t, func(t *testing.T) {
-		w, a, b := pair(t)
+		w := newWorld(t, 1)
+		a, b := w.node(1, CustomProfile(5*time.Second, 0.3)), w.node(2, CustomProfile(5*time.Second, 0.3))
+		a.start()
+		b.start()
+		w.friends(a, b)
 		defer w.stopAll()
-		talk(t, w, a, b, 2, 10*time.Minute)
-		quiet(w, a, b, time.Hour)
+		talk(t, w, a, b, 2, time.Hour)
+		quiet(w, a, b, 6*time.Hour)
 		b.stop()
 		a.rooms.send(t, lounge, "the first")
 		time.Sleep(12 * time.Hour)
@@ -51,11 +61,11 @@ func TestMuchForWhoIsAwayFillsBoxes(t *testing.T) {
 		for i := range said {
 			a.rooms.send(t, lounge, fmt.Sprint("at once ", i))
 		}
-		w.until(10*time.Minute, "full boxes", func() bool { return a.status(b.name()).Unacked >= before+4 })
+		w.until(time.Hour, "full boxes", func() bool { return a.status(b.name()).Unacked >= before+4 })
 		if n := a.status(b.name()).Unacked - before; n > 6 {
 			t.Errorf("%d messages are in %d boxes", said, n)
 		}
 		b.start()
-		w.has(b, lounge, 3+said, time.Hour)
+		w.has(b, lounge, 3+said, 2*time.Hour)
 	})
 }

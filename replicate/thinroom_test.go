@@ -97,7 +97,7 @@ func TestThinRoomsTakeHalfOfTheIntroductions(t *testing.T) {
 		w.until(12*time.Hour, "an introduction of all", func() bool {
 			return !slices.ContainsFunc(others, func(n *node) bool { return introduced(n) == 0 })
 		})
-		time.Sleep(2 * time.Hour)
+		time.Sleep(30 * time.Minute)
 		if k := introduced(few); k != 1 {
 			t.Errorf("introduced without need, of two: %d", k)
 		}
