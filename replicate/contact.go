@@ -49,24 +49,24 @@ type contact struct {
 
 	recoveryDay uint32 // the day for which its places are in the engine's map
 
-	boxes      map[boxAt]*box    // unacknowledged
-	floorDue   time.Time         // when the peer is told (again) that we gave up a box it waits for
-	floorTold  int               // how often it was
-	highAcked  uint64            // the index after the highest one of this epoch acknowledged since the engine began
-	mapped     map[uint32]uint64 // of each epoch: expected slots are in the engine's map below this index
-	fragments  int               // rows that wait for a box
-	gatherLook time.Time         // before, it is not looked whether what is gathered for it fills a box (gather.go)
-	ackDue     time.Time         // zero: nothing to acknowledge alone
-	headsDue   time.Time
-	headsAt    int                           // which shared room the next summary begins with
-	witnessAt  int                           // which mailbox the next witness begins with
-	shown      map[mailbox.Address]time.Time // when it was shown what a mailbox signed
-	probeDue   time.Time                     // when the lowest missing box is looked for unlisted (fetch.go), as planned for
-	probeFor   boxAt                         // this one,
-	probeHole  bool                          // with or without a later box here,
-	probes     int                           // after so many times
-	lastRead   time.Time                     // when one of its boxes was last chosen to be read (chooseRead)
-	inbox      int                           // rows
+	boxes     map[boxAt]*box    // unacknowledged
+	floorDue  time.Time         // when the peer is told (again) that we gave up a box it waits for
+	floorTold int               // how often it was
+	highAcked uint64            // the index after the highest one of this epoch acknowledged since the engine began
+	mapped    map[uint32]uint64 // of each epoch: expected slots are in the engine's map below this index
+	fragments int               // rows that wait for a box
+	gatherAt  time.Time         // before, it is not looked whether what is gathered for it fills a box (gather.go)
+	ackDue    time.Time         // zero: nothing to acknowledge alone
+	headsDue  time.Time
+	headsAt   int                           // which shared room the next summary begins with
+	witnessAt int                           // which mailbox the next witness begins with
+	shown     map[mailbox.Address]time.Time // when it was shown what a mailbox signed
+	probeDue  time.Time                     // when the lowest missing box is looked for unlisted (fetch.go), as planned for
+	probeFor  boxAt                         // this one,
+	probeHole bool                          // with or without a later box here,
+	probes    int                           // after so many times
+	lastRead  time.Time                     // when one of its boxes was last chosen to be read (chooseRead)
+	inbox     int                           // rows
 	// The inbox's worker's own: where its next turn begins (nil: at the first row), when the first row is due that it has passed since
 	// the first, and the engine's wakes when it was there.
 	turnFrom  []byte

@@ -8,7 +8,7 @@ import "time"
 // of every room, and one with many contacts is told more each day than it can fetch. But a box holds some dozens of small events. So what is for
 // a contact that has not acknowledged for long is gathered: it leaves when a box is full of it, or when half as long as the oldest box has waited
 // passed since the last one. To one who is away for a time t so go log t boxes that are not full; and one who fetches
-// late is told seldom enough that it keeps up. When it acknowledges all that was written, what was gathered leaves at once. SPEC §7.4.
+// late is told seldom enough that it keeps up. When it acknowledges, what was gathered leaves at once. SPEC §7.4.
 
 // lookAgain is how many frames pass until it is looked again whether what was gathered fills a box.
 const lookAgain = 10
@@ -43,13 +43,13 @@ func (e *Engine) nextBox(c *contact, now time.Time) (*filling, error) {
 	if !e.gathers(c, now) {
 		return e.fill(c, now)
 	}
-	if now.Before(c.gatherLook) {
+	if now.Before(c.gatherAt) {
 		return nil, nil
 	}
 	f, err := e.fill(c, now)
 	if err != nil || f.full || f.split != 0 || !f.eliciting {
 		return f, err
 	}
-	c.gatherLook = now.Add(e.jitter(lookAgain * e.profile.Load().Frame))
+	c.gatherAt = now.Add(e.jitter(lookAgain * e.profile.Load().Frame))
 	return nil, nil
 }

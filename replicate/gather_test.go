@@ -13,11 +13,7 @@ import (
 func TestWhatIsSaidToWhoIsAwayIsGathered(t *testing.T) {
 	measures(t)
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 1)
-		a, b := w.node(1, CustomProfile(5*time.Second, 0.3)), w.node(2, CustomProfile(5*time.Second, 0.3))
-		a.start()
-		b.start()
-		w.friends(a, b)
+		w, a, b := pairAt(t, CustomProfile(5*time.Second, 0.3))
 		defer w.stopAll()
 		talk(t, w, a, b, 2, time.Hour)
 		quiet(w, a, b, 6*time.Hour)
@@ -45,11 +41,7 @@ func TestWhatIsSaidToWhoIsAwayIsGathered(t *testing.T) {
 func TestMuchForWhoIsAwayFillsBoxes(t *testing.T) {
 	measures(t)
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 1)
-		a, b := w.node(1, CustomProfile(5*time.Second, 0.3)), w.node(2, CustomProfile(5*time.Second, 0.3))
-		a.start()
-		b.start()
-		w.friends(a, b)
+		w, a, b := pairAt(t, CustomProfile(5*time.Second, 0.3))
 		defer w.stopAll()
 		talk(t, w, a, b, 2, time.Hour)
 		quiet(w, a, b, 6*time.Hour)

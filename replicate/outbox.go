@@ -241,8 +241,8 @@ type filling struct {
 	pair      ratchet.Pair // the streams with the step that head has
 	packer    *bundle.Packer
 	eliciting bool     // the peer will acknowledge it
-	full      bool     // more waits than there was room for
 	once      bool     // it will not, and need not
+	full      bool     // more waits than there was room for
 	whole     []uint64 // items that are whole in this box
 	pieces    []fragmentKey
 	dropped   []uint64 // items that can never be sent

@@ -18,9 +18,11 @@ func fast() Profile { return CustomProfile(500*time.Millisecond, 0.3) }
 const lounge matrix.RoomID = "!lounge:x"
 
 // pair is two nodes on one store, contacts already, in one room.
-func pair(t *testing.T) (*world, *node, *node) {
+func pair(t *testing.T) (*world, *node, *node) { return pairAt(t, fast()) }
+
+func pairAt(t *testing.T, p Profile) (*world, *node, *node) {
 	w := newWorld(t, 1)
-	a, b := w.node(1, fast()), w.node(2, fast())
+	a, b := w.node(1, p), w.node(2, p)
 	a.start()
 	b.start()
 	w.friends(a, b)

@@ -52,7 +52,7 @@ func (e *Engine) endUnneeded(now time.Time) error {
 		case since.IsZero() || since.After(now): // the clock was set back
 			since = now
 		case now.Sub(since) >= unneededFor:
-			if err := e.endIntroduced(c); err != nil {
+			if err := e.endIntroduced(c, now); err != nil {
 				return err
 			}
 			continue
@@ -96,19 +96,35 @@ func (e *Engine) noteUnneeded(c *contact, since time.Time) error {
 	return nil
 }
 
-func (e *Engine) endIntroduced(c *contact) error {
-	e.mu.Lock()
-	if e.contacts[c.name] != c || c.introducer == "" { // a person has made it a contact meanwhile
-		e.mu.Unlock()
-		return nil
-	}
-	err := e.endContact(c, func(store.Txn) error { return nil })
-	if err == nil {
-		_, err = e.emptyOutbox(string(c.name))
-	}
-	e.mu.Unlock()
-	if err != nil {
+// endIntroduced ends a contact, unless a person has made it one meanwhile, or something is on its way between the two: what was acknowledged and is not worked off, or what a
+// contact that is there is still to be given. Then it is looked at again later.
+func (e *Engine) endIntroduced(c *contact, now time.Time) error {
+	ended, err := e.endIdle(c, now)
+	if err != nil || !ended {
 		return err
 	}
 	return e.forgetBeside(c.name)
+}
+
+func (e *Engine) endIdle(c *contact, now time.Time) (ended bool, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.contacts[c.name] != c || c.introducer == "" || c.inbox > 0 {
+		return false, nil
+	}
+	var waiting []store.Item
+	if err := e.kv.View(func(r store.Reader) (err error) {
+		waiting, err = store.Pending(r, string(c.name), 0, 1)
+		return err
+	}); err != nil {
+		return false, fmt.Errorf("read what waits for a contact: %w", err)
+	}
+	if len(waiting) > 0 && now.Sub(c.lastHeard) < unneededFor {
+		return false, nil
+	}
+	if err := e.endContact(c, func(store.Txn) error { return nil }); err != nil {
+		return false, err
+	}
+	_, err = e.emptyOutbox(string(c.name))
+	return true, err
 }

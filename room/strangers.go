@@ -142,8 +142,11 @@ func (r *Rooms) Companions() (map[matrix.ServerName]bool, error) {
 // courting adds the servers that local users are invited by, or knocked at.
 func (r *Rooms) courting(rd snapshot, out map[matrix.ServerName]bool) error {
 	return rd.Scan([]byte{tabUser}, nil, func(k, v []byte) (bool, error) {
+		if len(k) < 1+1+4 {
+			return false, fmt.Errorf("%w: user", errRow)
+		}
 		row, err := decodeUser(v)
-		if err != nil || row.membership != matrix.MemberInvite && row.membership != matrix.MemberKnock || len(k) < 1+1+4 {
+		if err != nil || row.membership != matrix.MemberInvite && row.membership != matrix.MemberKnock {
 			return err == nil, err
 		}
 		q, err := r.openNumber(rd, numberFromKey(k))
