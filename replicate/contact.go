@@ -89,7 +89,7 @@ type contact struct {
 	relay     relayState
 	signs     signState
 	intro     introducerRow
-	unneeded  time.Time // since when no room needs it, though it was introduced; zero: one does
+	unneeded  time.Duration // in which no room needed it, though it was introduced
 }
 
 // contactRow is what is kept of a contact beside its streams.

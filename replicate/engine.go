@@ -133,7 +133,7 @@ type Engine struct {
 
 	introductions  Introductions
 	maxIntroduced  int
-	unneededAfter  time.Time // of workIntroductions alone: it is looked then which introduced contacts are of no use
+	unneededLooked time.Time // of workIntroductions alone: when it was looked which introduced contacts are of no use
 	patienceFrames int
 
 	// mu guards everything below, and the order of this package's writes to its own tables. It is held over an Update

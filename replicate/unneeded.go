@@ -5,19 +5,23 @@ package replicate
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"tarn/crypto/onionid"
+	"tarn/mailbox"
 	"tarn/store"
 )
 
 // A contact that was introduced is there for the rooms that the two are in. Of such contacts a node has a bounded number; were those kept whom it has no room with any
 // more, it would in time have no place for those whom it needs. So each end ends such a contact after two weeks without a room, or an invite, between the two: as long as
-// one may be away and still be told all. It is not shunned: when they meet again they are introduced again. SPEC §7.11.
+// one may be away and still be told all. Only hours count in which the node was there: who comes back after weeks first reads what waits for it, which may be an invite by
+// that contact. It is not shunned: when they meet again they are introduced again. SPEC §7.11.
 
 const (
-	unneededFor  = 14 * 24 * time.Hour
+	unneededFor  = 14 * 24 * time.Hour // in which a mailbox of ours answered
 	unneededLook = time.Hour
+	unneededMost = 4 * time.Hour // between two looks: else the node was off, or asleep
 )
 
 func unneededKey(name onionid.Name) []byte { return store.Key(tableUnneeded, string(name)) }
@@ -29,42 +33,45 @@ func (c *contact) loadUnneeded(r store.Reader) error {
 	}
 	d := reader{b: v}
 	d.version()
-	c.unneeded = d.time()
+	c.unneeded = time.Duration(d.uvarint()) * time.Second
 	return errors.Join(err, d.end())
 }
 
-// endUnneeded notes since when introduced contacts have nothing to do with us, and ends those of whom that goes for long. One Update notes; another ends a contact: after a
-// crash between the two, or before what others keep of it is gone, it is a stranger of whom nothing more comes.
+// endUnneeded adds up the time in which introduced contacts have nothing to do with us, and ends those of whom that goes for long. One Update counts; another ends a contact:
+// after a crash between the two, or before what others keep of it is gone, it is a stranger of whom nothing more comes.
 func (e *Engine) endUnneeded(now time.Time) error {
-	if now.Before(e.unneededAfter) {
+	passed := now.Sub(e.unneededLooked)
+	switch {
+	case passed < 0, passed > unneededMost:
+		passed = 0
+	case passed < unneededLook:
 		return nil
 	}
-	e.unneededAfter = now.Add(unneededLook)
+	e.unneededLooked = now
 	needed, err := e.rooms.Companions()
 	if err != nil {
 		return err
 	}
-	for _, c := range e.introducedContacts() {
-		since := c.unneeded
+	cs, there := e.introducedContacts(now)
+	for _, c := range cs {
 		switch {
 		case needed[c.name]:
-			since = time.Time{}
-		case since.IsZero() || since.After(now): // the clock was set back
-			since = now
-		case now.Sub(since) >= unneededFor:
-			if err := e.endIntroduced(c, now); err != nil {
-				return err
-			}
-			continue
+			err = e.countUnneeded(c, 0)
+		case !there:
+		case c.unneeded >= unneededFor:
+			err = e.endIntroduced(c, now)
+		default:
+			err = e.countUnneeded(c, c.unneeded+passed)
 		}
-		if err := e.noteUnneeded(c, since); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (e *Engine) introducedContacts() (out []*contact) {
+// introducedContacts are those who were, and whether a mailbox of ours answered since the last look, so that we would know of what comes from them.
+func (e *Engine) introducedContacts(now time.Time) (out []*contact, there bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, c := range e.contacts {
@@ -72,27 +79,30 @@ func (e *Engine) introducedContacts() (out []*contact) {
 			out = append(out, c)
 		}
 	}
-	return out
+	return out, slices.ContainsFunc(e.own, func(a mailbox.Address) bool {
+		d := e.depots[a]
+		return d != nil && now.Sub(d.lastOK) < unneededLook
+	})
 }
 
-func (e *Engine) noteUnneeded(c *contact, since time.Time) error {
+func (e *Engine) countUnneeded(c *contact, spent time.Duration) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.contacts[c.name] != c || since.Equal(c.unneeded) {
+	if e.contacts[c.name] != c || spent == c.unneeded {
 		return nil
 	}
 	if err := e.kv.Update(func(txn store.Txn) error {
-		if since.IsZero() {
+		if spent == 0 {
 			return txn.Delete(unneededKey(c.name))
 		}
 		w := writer{}
 		w.u8(rowVersion)
-		w.time(since)
+		w.uvarint(uint64(spent / time.Second))
 		return txn.Set(unneededKey(c.name), w.b)
 	}); err != nil {
 		return fmt.Errorf("note what a contact is needed for: %w", err)
 	}
-	c.unneeded = since
+	c.unneeded = spent
 	return nil
 }
 
@@ -114,7 +124,7 @@ func (e *Engine) endIdle(c *contact, now time.Time) (ended bool, err error) {
 	}
 	var waiting []store.Item
 	if err := e.kv.View(func(r store.Reader) (err error) {
-		waiting, err = store.Pending(r, string(c.name), 0, 1)
+		waiting, err = store.Pending(r, string(c.name), 0, 1) // those in boxes that are not acknowledged too
 		return err
 	}); err != nil {
 		return false, fmt.Errorf("read what waits for a contact: %w", err)
